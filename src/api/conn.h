@@ -1,0 +1,262 @@
+/* ---- connections ----------------------------------------------------------
+ *
+ * A conn is a stream in a loop: accepted, dialled or adopted. Its handle stays
+ * valid until on_close has returned. */
+
+/* What was being done when a conn ended. */
+typedef enum netkit_op {
+    NETKIT_OP_NONE = 0,
+    NETKIT_OP_OPEN,    /* making the socket */
+    NETKIT_OP_CONNECT, /* connecting */
+    NETKIT_OP_ACCEPT,  /* accepting, by a listener */
+    NETKIT_OP_READ,    /* receiving */
+    NETKIT_OP_WRITE,   /* sending */
+    NETKIT_OP_CLOSE,   /* an end that was asked for: close, abort, destroy */
+    NETKIT_OP_TIMER    /* a timeout, deadline or minimum rate */
+} netkit_op;
+
+/* How far a conn had come. */
+typedef enum netkit_phase {
+    NETKIT_PHASE_CONNECTING = 1, /* no on_open yet */
+    NETKIT_PHASE_OPEN = 2,
+    NETKIT_PHASE_CLOSING = 3 /* netkit_conn_close was called */
+} netkit_phase;
+
+/* Why a conn ended: "op failed with code (os_code) in phase". */
+typedef struct netkit_close_info {
+    int code;         /* NETKIT_OK: a graceful close that reached its end on both sides */
+    int os_code;      /* the system's code behind it, or 0 */
+    netkit_op op;     /* what ended it */
+    netkit_phase phase;
+    const char *text; /* a sentence in static memory */
+    size_t unsent;    /* bytes that send took and that never left this machine's process */
+} netkit_close_info;
+
+/* The whole reason as one sentence with its numbers. Returns its length as
+ * snprintf does. Thread: any. */
+NETKIT_API int netkit_close_describe(const netkit_close_info *info, char *text, size_t size);
+
+/* One table of callbacks for each behaviour; conns share it. NULL = default. */
+typedef struct netkit_handler {
+    /* Ready for application data. */
+    void (*on_open)(netkit_loop *loop, netkit_conn conn, void *user);
+
+    /* Bytes have come; `data` lives until the return. Returns how many were
+     * used: the rest is kept and comes again with more behind it.
+     * NULL: bytes are discarded. */
+    size_t (*on_data)(netkit_loop *loop, netkit_conn conn, const void *data, size_t len,
+                      void *user);
+
+    /* After a send that gave NETKIT_E_FULL: as much fits now. */
+    void (*on_drain)(netkit_loop *loop, netkit_conn conn, void *user);
+
+    /* The peer will send no more; sending still works. Closing is up to you.
+     * NULL: the conn is closed gracefully. */
+    void (*on_eof)(netkit_loop *loop, netkit_conn conn, void *user);
+
+    /* The end, exactly once, last. The handle dies when it returns. */
+    void (*on_close)(netkit_loop *loop, netkit_conn conn, const netkit_close_info *info,
+                     void *user);
+} netkit_handler;
+
+/* Limits and switches of a conn; all zero = defaults. */
+typedef struct netkit_conn_options {
+    uint32_t ext_size;          /* bytes of netkit_conn_ext, 0 = none */
+    uint32_t recv_max;          /* bytes on_data may leave unused, 0 = 65,536 */
+    uint32_t send_max;          /* bytes the queue takes, 0 = 262,144 */
+    uint32_t chunks_max;        /* borrowed chunks the queue takes, 0 = 1,024 */
+    uint32_t drain_max;         /* input discarded by a graceful close, 0 = 1 MiB */
+    uint32_t close_deadline_ms; /* for a whole graceful close, 0 = 5,000 */
+    uint32_t idle_timeout_ms;   /* no byte either way for so long ends it, 0 = never */
+    uint32_t deadline_ms;       /* end it so long after its start, 0 = never */
+    uint32_t rate_min;          /* bytes to be received in each rate_period_ms, 0 = any */
+    uint32_t rate_period_ms;    /* 0 = 5,000 */
+    uint32_t user_timeout_ms;   /* sent data unacknowledged for so long ends it (Linux), 0 = off */
+    uint32_t keepalive_s;       /* probe after so many silent seconds, 0 = off */
+    bool duplex;                /* on_data comes even while the queue could not take an answer */
+    bool no_nodelay;            /* leave Nagle's algorithm on */
+} netkit_conn_options;
+
+/* ---- listeners ------------------------------------------------------------ */
+
+typedef struct netkit_listen_desc {
+    const char *address;      /* as netkit_addr_parse; used during the call */
+    const netkit_addr *addr;  /* or an address; used during the call */
+    netkit_socket socket;     /* or a listening socket to adopt; owned from success on */
+    int backlog;              /* 0 = the most the system takes */
+    uint32_t conns_max;       /* conns alive at a time, closing ones too; 0 = no limit but the
+                                 loop's. At the limit connections wait in the backlog */
+    bool reuse_port;          /* several listeners share the port, the kernel balances */
+    bool v6only;              /* an IPv6 wildcard takes no IPv4 */
+    netkit_handler handler;   /* of the conns */
+    netkit_conn_options conn; /* of the conns */
+    void *user;               /* for the callbacks below and, at first, of each conn */
+
+    /* A connection waits, from `peer`. Return 0 to take it; anything else
+     * resets it, and no conn comes to be. NULL: take all. */
+    int (*on_accept)(netkit_loop *loop, netkit_listener listener, const netkit_addr *peer,
+                     void *user);
+
+    /* Accepting failed; it goes on by itself (after a pause when the machine
+     * is short of descriptors or memory: then one report for the burst). */
+    void (*on_error)(netkit_loop *loop, netkit_listener listener, int code, int os_code,
+                     void *user);
+
+    /* The listener is closed; last. */
+    void (*on_close)(netkit_loop *loop, netkit_listener listener, void *user);
+} netkit_listen_desc;
+
+/* Listen and accept. `out` may be NULL. When it fails nothing was created.
+ * Returns NETKIT_OK, NETKIT_E_INVALID, NETKIT_E_ADDRINUSE, NETKIT_E_ACCESS,
+ * NETKIT_E_ADDRNOTAVAIL, NETKIT_E_NOSYS, NETKIT_E_FULL, NETKIT_E_NOMEM,
+ * NETKIT_E_MFILE. */
+NETKIT_API int netkit_listen(netkit_loop *loop, const netkit_listen_desc *desc,
+                             netkit_listener *out);
+
+/* Stop listening; accepted conns live on. on_close comes from the loop. */
+NETKIT_API int netkit_listener_close(netkit_loop *loop, netkit_listener listener);
+
+/* The address it is bound to: the real port after port 0. */
+NETKIT_API int netkit_listener_local(netkit_loop *loop, netkit_listener listener,
+                                     netkit_addr *out);
+
+/* Whether it keeps netkit_loop_run going (at first it does). */
+NETKIT_API int netkit_listener_set_referenced(netkit_loop *loop, netkit_listener listener,
+                                              bool referenced);
+
+/* ---- making conns ---------------------------------------------------------- */
+
+typedef struct netkit_connect_desc {
+    const char *address;       /* a literal, as netkit_addr_parse; used during the call */
+    const netkit_addr *addr;   /* or an address; used during the call */
+    const netkit_addr *source; /* bind to this first, NULL = the system chooses */
+    uint32_t timeout_ms;       /* for connecting, 0 = 30,000 */
+    netkit_handler handler;
+    netkit_conn_options conn;
+    void *user;
+} netkit_connect_desc;
+
+/* Start connecting. Sending is legal at once and goes out after on_open. From
+ * success on on_close comes exactly once, whatever happens; before on_open it
+ * says why connecting failed.
+ * Returns NETKIT_OK, or an error that could be told at once and then nothing is
+ * called. `out` may be NULL. */
+NETKIT_API int netkit_connect(netkit_loop *loop, const netkit_connect_desc *desc,
+                              netkit_conn *out);
+
+typedef struct netkit_adopt_desc {
+    netkit_socket socket; /* a connected stream; owned from success on */
+    netkit_handler handler;
+    netkit_conn_options conn;
+    void *user;
+} netkit_adopt_desc;
+
+/* Take a connected socket into the loop; on_open comes from the loop. */
+NETKIT_API int netkit_adopt(netkit_loop *loop, const netkit_adopt_desc *desc, netkit_conn *out);
+
+/* ---- using conns ------------------------------------------------------------
+ *
+ * All of these give NETKIT_E_STALE for a handle that names nothing alive, and
+ * NETKIT_E_CLOSED once the conn is closing, but the getters, close and abort. */
+
+/* Queue bytes; they are copied and go out together when the callback returns.
+ * Takes all or nothing.
+ * Returns NETKIT_OK; NETKIT_E_FULL: nothing was taken, on_drain comes once when
+ * this size fits; NETKIT_E_TOOBIG: it can never fit; NETKIT_E_NOMEM: the conn
+ * ends, as a stream must not lose its middle; NETKIT_E_CLOSED after
+ * netkit_conn_shutdown. */
+NETKIT_API int netkit_conn_send(netkit_loop *loop, netkit_conn conn, const void *data, size_t len);
+
+/* The same for the spans of an array, as one. */
+NETKIT_API int netkit_conn_sendv(netkit_loop *loop, netkit_conn conn, const netkit_span *spans,
+                                 size_t count);
+
+/* Called from the loop exactly once for memory that was lent: NETKIT_OK when the
+ * system has taken it all, else why not. In order, before on_close. */
+typedef void (*netkit_release_fn)(netkit_loop *loop, int status, void *user);
+
+/* Queue bytes without copying: `data` is lent until release is called. When the
+ * call fails release is not called and the memory is the caller's. Borrowed
+ * bytes do not count against send_max, but their number against chunks_max
+ * (then NETKIT_E_FULL and on_drain). */
+NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, const void *data,
+                                         size_t len, netkit_release_fn release, void *user);
+
+/* Send what is queued now instead of when the callback returns. Calls nothing
+ * back. */
+NETKIT_API int netkit_conn_flush(netkit_loop *loop, netkit_conn conn);
+
+/* Stop and restart on_data; pausing in the callback is legal. End of file and
+ * reset are held back behind data that is not delivered. Resuming offers what
+ * was left unused again. */
+NETKIT_API int netkit_conn_pause(netkit_loop *loop, netkit_conn conn);
+NETKIT_API int netkit_conn_resume(netkit_loop *loop, netkit_conn conn);
+
+/* End our direction after what is queued; receiving goes on. */
+NETKIT_API int netkit_conn_shutdown(netkit_loop *loop, netkit_conn conn);
+
+/* Close gracefully: send what is queued, end our direction, discard input until
+ * the peer ends its own, then on_close. Bounded by close_deadline_ms and
+ * drain_max. A second close is NETKIT_OK. */
+NETKIT_API int netkit_conn_close(netkit_loop *loop, netkit_conn conn);
+
+/* End at once with a reset; what is queued is dropped, releases and on_close
+ * follow from the loop. */
+NETKIT_API int netkit_conn_abort(netkit_loop *loop, netkit_conn conn);
+
+/* Bytes queued and not yet taken by the system; bytes received and not used. */
+NETKIT_API int netkit_conn_queued(netkit_loop *loop, netkit_conn conn, size_t *out);
+NETKIT_API int netkit_conn_unread(netkit_loop *loop, netkit_conn conn, size_t *out);
+
+/* NETKIT_PHASE_* of a conn. */
+NETKIT_API int netkit_conn_phase(netkit_loop *loop, netkit_conn conn);
+
+/* Addresses of both ends, written to the caller's *out. */
+NETKIT_API int netkit_conn_local(netkit_loop *loop, netkit_conn conn, netkit_addr *out);
+NETKIT_API int netkit_conn_remote(netkit_loop *loop, netkit_conn conn, netkit_addr *out);
+
+/* The system's descriptor: look, set options; never close it. */
+NETKIT_API int netkit_conn_native(netkit_loop *loop, netkit_conn conn, uintptr_t *native);
+
+/* Options of its socket, as netkit_socket_set and _get. */
+NETKIT_API int netkit_conn_set_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
+                                      int value);
+NETKIT_API int netkit_conn_get_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
+                                      int *value);
+
+/* The pointer given to callbacks; NULL for a stale handle. */
+NETKIT_API void *netkit_conn_user(netkit_loop *loop, netkit_conn conn);
+NETKIT_API int netkit_conn_set_user(netkit_loop *loop, netkit_conn conn, void *user);
+
+/* The conn's own ext_size bytes: zeroed at first, aligned to 16, in place until
+ * on_close has returned; NULL for a stale handle or ext_size 0. */
+NETKIT_API void *netkit_conn_ext(netkit_loop *loop, netkit_conn conn);
+
+/* Replace table and user (a change of protocol); the table is copied. */
+NETKIT_API int netkit_conn_set_handler(netkit_loop *loop, netkit_conn conn,
+                                       const netkit_handler *handler, void *user);
+
+/* Change a timeout; 0 = none. The deadline counts from now. */
+NETKIT_API int netkit_conn_set_idle_timeout(netkit_loop *loop, netkit_conn conn,
+                                            uint32_t timeout_ms);
+NETKIT_API int netkit_conn_set_deadline(netkit_loop *loop, netkit_conn conn,
+                                        uint32_t deadline_ms);
+
+/* Whether it keeps netkit_loop_run going (at first it does). */
+NETKIT_API int netkit_conn_set_referenced(netkit_loop *loop, netkit_conn conn, bool referenced);
+
+/* Received bytes kept beyond the callback. */
+typedef struct netkit_buf {
+    const void *data;
+    size_t len;
+    void *owner; /* netkit's */
+} netkit_buf;
+
+/* Keep the whole span that on_data was called with (only there): large spans
+ * without copying. NETKIT_E_FULL when desc.keep_max bytes are kept already,
+ * NETKIT_E_BUSY outside on_data. */
+NETKIT_API int netkit_conn_keep(netkit_loop *loop, netkit_conn conn, netkit_buf *out);
+
+/* Give it back, before or after the loop is destroyed (then the allocator's
+ * free is called here). *buf becomes {0}. Thread: any. */
+NETKIT_API void netkit_buf_release(netkit_buf *buf);

@@ -1,0 +1,5 @@
+/* Feature macros must come before the first system header of the file, so they
+ * stand outside the include guard, in the implementing file only. */
+#if defined(NETKIT_IMPLEMENTATION) && defined(__linux__) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE 1 /* NOLINT(bugprone-reserved-identifier): glibc's own name */
+#endif

@@ -1,0 +1,3 @@
+/* netkit.h - v@VERSION@ - networking for C and C++ in one header
+ * MIT or public domain, see the end of this file.
+ */

@@ -1,0 +1,130 @@
+/* ---- plain sockets --------------------------------------------------------
+ *
+ * A socket of the operating system without hidden state, for blocking programs
+ * and for loops of one's own. Close-on-exec always, SIGPIPE never. A socket is
+ * non-blocking unless opened with NETKIT_SOCKET_BLOCKING; the calls below that
+ * take a timeout wait by themselves either way.
+ * Thread: any, one at a time for each socket; send and recv may run side by side.
+ * Calls that wait must not be made inside a loop's callback: they would stop
+ * everything else on that loop. */
+
+typedef struct netkit_socket {
+    uintptr_t value; /* the system's descriptor plus one: {0} is no socket */
+} netkit_socket;
+
+enum { NETKIT_SOCK_STREAM = 0, NETKIT_SOCK_DGRAM = 1 };
+
+enum {
+    NETKIT_SOCKET_BLOCKING = 1,   /* open: leave the socket blocking */
+    NETKIT_SOCKET_REUSE_PORT = 2, /* bind: several sockets share the port; NOSYS where it cannot
+                                     balance */
+    NETKIT_SOCKET_V6ONLY = 4,     /* bind: an IPv6 wildcard takes no IPv4 */
+    NETKIT_SOCKET_NO_REUSE = 8    /* bind: not even over connections in TIME_WAIT */
+};
+
+enum { NETKIT_SHUT_READ = 1, NETKIT_SHUT_WRITE = 2, NETKIT_SHUT_BOTH = 3 };
+
+/* Options of a socket: integers, booleans as 0 and 1. */
+typedef enum netkit_option {
+    NETKIT_OPT_NODELAY = 1,      /* TCP: send small segments at once */
+    NETKIT_OPT_KEEPALIVE,        /* probe a silent peer */
+    NETKIT_OPT_KEEPALIVE_IDLE,   /* seconds of silence before the first probe */
+    NETKIT_OPT_KEEPALIVE_PERIOD, /* seconds between probes */
+    NETKIT_OPT_KEEPALIVE_COUNT,  /* probes lost before the connection is */
+    NETKIT_OPT_USER_TIMEOUT,     /* ms that sent data may stay unacknowledged (Linux) */
+    NETKIT_OPT_REUSE_ADDR,       /* POSIX: bind over TIME_WAIT */
+    NETKIT_OPT_EXCLUSIVE_ADDR,   /* Windows: nobody else binds the port */
+    NETKIT_OPT_REUSE_PORT,       /* several sockets share a port */
+    NETKIT_OPT_V6ONLY,           /* an IPv6 socket takes no IPv4 */
+    NETKIT_OPT_BLOCKING,         /* calls wait */
+    NETKIT_OPT_CLOSE_ON_EXEC,    /* not inherited by a program that is started */
+    NETKIT_OPT_ERROR             /* read only: pending error as a netkit code, cleared by reading */
+} netkit_option;
+
+/* Open a socket. `family` is NETKIT_AF_*, `type` NETKIT_SOCK_*, `flags` 0 or
+ * NETKIT_SOCKET_BLOCKING. *out is {0} on failure.
+ * Returns NETKIT_OK, NETKIT_E_INVALID, NETKIT_E_NOSYS, NETKIT_E_MFILE,
+ * NETKIT_E_NOMEM, NETKIT_E_ACCESS. */
+NETKIT_API int netkit_socket_open(netkit_socket *out, int family, int type, int flags);
+
+/* Two connected sockets (unix where there are, TCP over loopback elsewhere). */
+NETKIT_API int netkit_socket_pair(netkit_socket out[2], int type, int flags);
+
+/* Wrap a descriptor of the system, or give it out. Ownership does not change:
+ * whoever closes it last loses. */
+NETKIT_API netkit_socket netkit_socket_from_native(uintptr_t native);
+NETKIT_API uintptr_t netkit_socket_native(netkit_socket s);
+
+/* Bind to an address; `flags` are NETKIT_SOCKET_REUSE_PORT, _V6ONLY, _NO_REUSE.
+ * SO_REUSEADDR is set for streams (exclusive use on Windows): restarting a
+ * server works, stealing its port does not. Port 0 takes a free one: read it
+ * back with netkit_socket_local. */
+NETKIT_API int netkit_socket_bind(netkit_socket s, const netkit_addr *addr, int flags);
+
+/* Listen; backlog 0 = the most the system takes. */
+NETKIT_API int netkit_socket_listen(netkit_socket s, int backlog);
+
+/* Open, bind and listen in one call: a stream socket for `addr` (an address
+ * made from ":port" gives one IPv6 socket that takes IPv4 too, or an IPv4 one
+ * where there is no IPv6). */
+NETKIT_API int netkit_socket_listen_on(netkit_socket *out, const netkit_addr *addr, int flags,
+                                       int backlog);
+
+/* Take one waiting connection; *peer (may be NULL) is its address. The new
+ * socket is non-blocking and close-on-exec.
+ * Returns NETKIT_OK; NETKIT_E_AGAIN: none waits; NETKIT_E_ABORTED: that one is
+ * gone, try the next; NETKIT_E_MFILE or NETKIT_E_NOMEM: back off; others are
+ * final. */
+NETKIT_API int netkit_socket_accept(netkit_socket s, netkit_socket *out, netkit_addr *peer);
+
+/* Connect within timeout_ms (negative: no limit; 0: start, and NETKIT_E_AGAIN
+ * means under way: wait until it can be written, then ask
+ * netkit_socket_connect_result). After a failure the socket is only good for
+ * closing. Returns NETKIT_OK, NETKIT_E_REFUSED, NETKIT_E_TIMEOUT,
+ * NETKIT_E_UNREACHABLE, ... */
+NETKIT_API int netkit_socket_connect(netkit_socket s, const netkit_addr *addr, int timeout_ms);
+NETKIT_API int netkit_socket_connect_result(netkit_socket s);
+
+/* Send or receive what can be moved now. Return the count (1 or more, 0 only
+ * for len 0 or an empty datagram), NETKIT_E_AGAIN, NETKIT_E_EOF (recv of a
+ * stream), NETKIT_E_RESET, ... Counts are at most INT_MAX. */
+NETKIT_API int netkit_socket_send(netkit_socket s, const void *data, size_t len);
+NETKIT_API int netkit_socket_recv(netkit_socket s, void *data, size_t len);
+
+/* Gathered send of at most 64 spans. */
+NETKIT_API int netkit_socket_sendv(netkit_socket s, const netkit_span *spans, size_t count);
+
+/* Move all of `len` bytes within timeout_ms (negative: no limit). *done (may be
+ * NULL) is what was moved, on failure too.
+ * Returns NETKIT_OK, NETKIT_E_TIMEOUT, NETKIT_E_EOF, NETKIT_E_RESET, ... */
+NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t len,
+                                      int timeout_ms, size_t *done);
+NETKIT_API int netkit_socket_recv_all(netkit_socket s, void *data, size_t len, int timeout_ms,
+                                      size_t *done);
+
+/* Wait until the socket can be read and/or written (NETKIT_POLL_READ,
+ * NETKIT_POLL_WRITE). Returns the NETKIT_POLL_* that hold, or NETKIT_E_TIMEOUT. */
+NETKIT_API int netkit_socket_wait(netkit_socket s, int events, int timeout_ms);
+
+/* End one direction or both (NETKIT_SHUT_*). */
+NETKIT_API int netkit_socket_shutdown(netkit_socket s, int how);
+
+/* Close. *s becomes {0}; closing {0} is NETKIT_OK. Never repeated on EINTR: the
+ * descriptor is gone even then (close(2)). */
+NETKIT_API int netkit_socket_close(netkit_socket *s);
+
+/* Close with a reset instead of an orderly end (SO_LINGER 0). */
+NETKIT_API int netkit_socket_reset(netkit_socket *s);
+
+/* Addresses of both ends, written to the caller's *out. */
+NETKIT_API int netkit_socket_local(netkit_socket s, netkit_addr *out);
+NETKIT_API int netkit_socket_remote(netkit_socket s, netkit_addr *out);
+
+/* Set and get an option. NETKIT_E_NOSYS where the system has none such. */
+NETKIT_API int netkit_socket_set(netkit_socket s, netkit_option option, int value);
+NETKIT_API int netkit_socket_get(netkit_socket s, netkit_option option, int *value);
+
+/* The code of the operating system behind the last failure of a socket call on
+ * this thread (errno, WSAGetLastError): ask at once, any other call may change
+ * it. */
+NETKIT_API int netkit_socket_os_code(void);

@@ -1,0 +1,58 @@
+/* Atomics: the few operations the library needs, each with the order it needs.
+ *
+ * `__atomic` builtins exist in gcc and clang for C99 and C++11 alike, where
+ * <stdatomic.h> does not. Without threads they are plain accesses. */
+
+#if !NKI_HAS_THREADS
+#define nki_atomic_load(p) (*(p))
+#define nki_atomic_load_relaxed(p) (*(p))
+#define nki_atomic_store(p, v) ((void)(*(p) = (v)))
+#define nki_atomic_store_relaxed(p, v) ((void)(*(p) = (v)))
+static uint32_t nki_atomic_exchange(uint32_t *p, uint32_t v) {
+    uint32_t old = *p;
+    *p = v;
+    return old;
+}
+static uint32_t nki_atomic_add(uint32_t *p, uint32_t v) {
+    return *p += v;
+}
+static bool nki_atomic_cas_size(size_t *p, size_t *expected, size_t v) {
+    NKI_UNUSED(expected);
+    *p = v;
+    return true;
+}
+static bool nki_atomic_cas_ptr(void **p, void **expected, void *v) {
+    NKI_UNUSED(expected);
+    *p = v;
+    return true;
+}
+static void *nki_atomic_exchange_ptr(void **p, void *v) {
+    void *old = *p;
+    *p = v;
+    return old;
+}
+#elif defined(__GNUC__)
+#define nki_atomic_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define nki_atomic_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#define nki_atomic_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define nki_atomic_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+/* Sequentially consistent: the wake flag is a store that must not pass the loads behind it. */
+static uint32_t nki_atomic_exchange(uint32_t *p, uint32_t v) {
+    return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);
+}
+/* Returns the new value. */
+static uint32_t nki_atomic_add(uint32_t *p, uint32_t v) {
+    return __atomic_add_fetch(p, v, __ATOMIC_ACQ_REL);
+}
+static bool nki_atomic_cas_size(size_t *p, size_t *expected, size_t v) {
+    return __atomic_compare_exchange_n(p, expected, v, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+static bool nki_atomic_cas_ptr(void **p, void **expected, void *v) {
+    return __atomic_compare_exchange_n(p, expected, v, true, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+static void *nki_atomic_exchange_ptr(void **p, void *v) {
+    return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL);
+}
+#else
+#error "no atomics for this compiler yet: define NETKIT_NO_THREADS"
+#endif

@@ -1,0 +1,125 @@
+/* Platform: what system this is, its headers, and the seam to the world.
+ *
+ * Every call that leaves the process goes through one NKI_SYS_ macro (src/os/seam_*.h),
+ * and each of those asks NKI_FAIL(name) first, which is 0 unless a test says otherwise:
+ * so a test can fail the n-th call of any kind, and see every one of them.
+ * NKI_CLIP(name, len) lets it shorten transfers. */
+
+#if defined(_MSC_VER)
+#pragma warning(push)
+#pragma warning(disable : 4127) /* do {} while (0) has a constant condition by design */
+#endif
+
+#if defined(_WIN32)
+#define NKI_WINDOWS 1
+#else
+#define NKI_WINDOWS 0
+#endif
+#define NKI_POSIX (!NKI_WINDOWS)
+
+#if defined(__linux__)
+#define NKI_LINUX 1
+#else
+#define NKI_LINUX 0
+#endif
+
+#if defined(__APPLE__)
+#define NKI_APPLE 1
+#else
+#define NKI_APPLE 0
+#endif
+
+#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__OpenBSD__) || defined(__NetBSD__) ||  \
+    defined(__DragonFly__)
+#define NKI_BSD 1
+#else
+#define NKI_BSD 0
+#endif
+
+#define NKI_HAS_EPOLL NKI_LINUX
+#define NKI_HAS_POLL NKI_POSIX
+
+#ifdef NETKIT_NO_THREADS
+#define NKI_HAS_THREADS 0
+#else
+#define NKI_HAS_THREADS 1
+#endif
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if NKI_POSIX
+#include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+#if NKI_HAS_THREADS
+#include <pthread.h>
+#endif
+#endif
+
+#if NKI_LINUX
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#if defined(__GLIBC__) && !defined(__USE_GNU)
+#error "include netkit.h before any system header in the file with NETKIT_IMPLEMENTATION"
+#endif
+#endif
+
+#ifndef NKI_FAIL
+#define NKI_FAIL(name) 0
+#endif
+#ifndef NKI_CLIP
+#define NKI_CLIP(name, len) (len)
+#endif
+
+#ifndef NETKIT_ASSERT
+#include <assert.h>
+#define NETKIT_ASSERT(cond) assert(cond)
+#endif
+
+#if defined(NETKIT_MALLOC) != defined(NETKIT_FREE)
+#error "define both NETKIT_MALLOC and NETKIT_FREE, or neither"
+#endif
+#ifndef NETKIT_MALLOC
+#define NETKIT_MALLOC(size) malloc(size)
+#define NETKIT_FREE(memory) free(memory)
+#endif
+
+#define NKI_UNUSED(x) ((void)(x))
+#define NKI_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+#define NKI_MIN(a, b) ((a) < (b) ? (a) : (b))
+#define NKI_MAX(a, b) ((a) > (b) ? (a) : (b))
+#define NKI_STATIC_ASSERT(name, cond) typedef char nki_assert_##name[(cond) ? 1 : -1]
+
+#if defined(_MSC_VER)
+#define NKI_LIKELY(x) (x)
+#define NKI_UNLIKELY(x) (x)
+#define NKI_COLD
+#elif defined(__GNUC__)
+#define NKI_LIKELY(x) __builtin_expect(!!(x), 1)
+#define NKI_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define NKI_COLD __attribute__((cold, noinline))
+#else
+#define NKI_LIKELY(x) (x)
+#define NKI_UNLIKELY(x) (x)
+#define NKI_COLD
+#endif
+
+#define NKI_NS_PER_US 1000u
+#define NKI_NS_PER_MS 1000000u
+#define NKI_NS_PER_S 1000000000u
+#define NKI_NEVER UINT64_MAX /* as a due time */

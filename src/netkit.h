@@ -1,0 +1,48 @@
+#include "api/manual.h"
+#include "api/feature.h"
+#ifndef NETKIT_H
+#define NETKIT_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+#include "api/config.h"
+#include "api/error.h"
+#include "api/memory.h"
+#include "api/addr.h"
+#include "api/socket.h"
+#include "api/poller.h"
+#include "api/loop.h"
+#include "api/timer.h"
+#include "api/conn.h"
+#include "api/event.h"
+#ifdef __cplusplus
+}
+#endif
+#endif /* NETKIT_H */
+
+#if defined(NETKIT_IMPLEMENTATION) && !defined(NETKIT_IMPLEMENTATION_DONE)
+#define NETKIT_IMPLEMENTATION_DONE
+#include "base/platform.h"
+#include "base/atomic.h"
+#include "base/error.c"
+#include "base/memory.c"
+#include "base/addr.c"
+#include "base/slots.c"
+#include "base/timers.c"
+#include "base/posts.c"
+#include "os/seam_posix.h"
+#include "os/system_posix.c"
+#include "os/socket_posix.c"
+#include "os/option_posix.c"
+#include "os/socket.c"
+#include "poll/poll.h"
+#include "poll/epoll.c"
+#include "poll/poll.c"
+#include "poll/poller.c"
+#include "loop/types.h"
+#include "base/end.h"
+#endif /* NETKIT_IMPLEMENTATION */
+#include "api/license.h"
