@@ -1,0 +1,37 @@
+/* What the rooms above may ask of the operating system: one set of functions, implemented by
+ * *_posix.c and *_windows.c side by side. Each returns 0 or a count, or a negative NETKIT_E_*,
+ * and then nki_os_code() is the system's own code. A socket is a uintptr_t nobody interprets. */
+
+static int nki_os_code(void);
+
+static uint64_t nki_os_now_ns(void);                /* monotonic */
+static int nki_os_random(void *out, size_t size);   /* from the kernel */
+static uintptr_t nki_os_thread_id(void);            /* never 0 */
+static uint32_t nki_os_interface(const char *name); /* index, or 0 */
+
+/* A descriptor that another thread, or a signal handler, can make readable. */
+typedef struct nki_wake {
+    uintptr_t reader;
+    uintptr_t writer; /* the same as reader for an eventfd */
+} nki_wake;
+static int nki_os_wake_open(nki_wake *out);
+static void nki_os_wake_close(nki_wake *wake);
+static int nki_os_wake_signal(const nki_wake *wake); /* a full one is as good as signalled */
+static void nki_os_wake_drain(const nki_wake *wake);
+
+static int nki_os_socket(int family, int type, bool is_blocking, uintptr_t *out);
+static int nki_os_bind(uintptr_t s, const netkit_addr *addr, int flags); /* NETKIT_SOCKET_* */
+static int nki_os_listen(uintptr_t s, int backlog);
+static int nki_os_accept(uintptr_t s, uintptr_t *out, netkit_addr *peer); /* peer may be NULL */
+static int nki_os_connect(uintptr_t s, const netkit_addr *addr); /* NETKIT_E_AGAIN: under way */
+static int nki_os_connect_result(uintptr_t s);
+static int nki_os_recv(uintptr_t s, void *data, size_t len); /* NETKIT_E_EOF at the end */
+static int nki_os_send(uintptr_t s, const void *data, size_t len);
+static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count); /* at most 64 */
+static int nki_os_shutdown(uintptr_t s, int how);
+static int nki_os_close(uintptr_t s);
+static int nki_os_reset(uintptr_t s); /* close with RST */
+static int nki_os_local(uintptr_t s, netkit_addr *out);
+static int nki_os_remote(uintptr_t s, netkit_addr *out);
+static int nki_os_set_option(uintptr_t s, netkit_option option, int value);
+static int nki_os_get_option(uintptr_t s, netkit_option option, int *value);
