@@ -1,0 +1,524 @@
+/* Conns, as users call them: find the conn, check its state, do the least that is right now, and
+ * leave the rest to the turn, as nothing may be called back from inside a call. */
+
+static int nki_conn_find(netkit_loop *loop, netkit_conn conn, nki_conn **out) {
+    int error = nki_enter(loop);
+    if (NKI_UNLIKELY(error != NETKIT_OK)) {
+        return error;
+    }
+    *out = (nki_conn *)nki_slots_find(&loop->sources, conn.id, NKI_KIND_CONN);
+    return NKI_LIKELY(*out != NULL) ? NETKIT_OK : NETKIT_E_STALE;
+}
+
+/* The same for calls that a closing conn refuses. */
+static int nki_conn_find_open(netkit_loop *loop, netkit_conn conn, nki_conn **out) {
+    int error = nki_conn_find(loop, conn, out);
+    if (NKI_LIKELY(error == NETKIT_OK) &&
+        NKI_UNLIKELY(((*out)->flags & (NKI_C_CLOSING | NKI_C_DEAD)) != 0)) {
+        return NETKIT_E_CLOSED;
+    }
+    return error;
+}
+
+/* ---- sending ---- */
+
+static int nki_send_check(netkit_loop *loop, netkit_conn conn, nki_conn **out) {
+    int error = nki_conn_find(loop, conn, out);
+    const uint32_t closed = NKI_C_SHUT | NKI_C_CLOSING | NKI_C_DEAD;
+    if (NKI_LIKELY(error == NETKIT_OK) && NKI_UNLIKELY(((*out)->flags & closed) != 0)) {
+        return NETKIT_E_CLOSED;
+    }
+    return error;
+}
+
+static NKI_COLD int nki_send_refuse(netkit_loop *loop, nki_conn *c, size_t len) {
+    if (len > c->behaviour->options.send_max) {
+        return NETKIT_E_TOOBIG;
+    }
+    c->refused = (uint32_t)len;
+    c->flags &= ~(uint32_t)NKI_C_DRAIN_DUE;
+    if (loop->desc.debug && (c->flags & (NKI_C_DUPLEX | NKI_C_IN_DATA)) ==
+                                (uint32_t)(NKI_C_DUPLEX | NKI_C_IN_DATA)) {
+        loop->ignored = c;
+    }
+    return NETKIT_E_FULL;
+}
+
+static NKI_COLD int nki_send_nomem(netkit_loop *loop, nki_conn *c) {
+    nki_conn_fail(loop, c, NETKIT_OP_WRITE, NETKIT_E_NOMEM, NKI_WHY_NOMEM_SEND, 0, true);
+    return NETKIT_E_NOMEM;
+}
+
+/* After bytes were queued: now at 64 KiB, else when the callback returns or the turn ends. */
+static int nki_send_queued(netkit_loop *loop, nki_conn *c) {
+    if (NKI_UNLIKELY(c->unflushed >= NKI_FLUSH_AT)) {
+        nki_conn_flush(loop, c);
+    }
+    nki_conn_mark_dirty(loop, c);
+    return NETKIT_OK;
+}
+
+/* A large send on an empty queue goes to the system from the caller's memory. Returns the count
+ * that went, or an error that has ended the conn. */
+static int nki_send_direct(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+    const uint32_t cannot = NKI_C_STALLED | NKI_C_CONNECTING;
+    if (loop->driver->send == NULL || c->out != NULL || (c->flags & cannot) != 0) {
+        return 0;
+    }
+    int n = loop->driver->send(loop, c, data, len);
+    if (n < 0) {
+        nki_conn_fail(loop, c, NETKIT_OP_WRITE, n, NKI_WHY_WRITE, loop->driver->os_code(), false);
+    }
+    return n;
+}
+
+NETKIT_API int netkit_conn_send(netkit_loop *loop, netkit_conn conn, const void *data, size_t len) {
+    nki_conn *c;
+    int error = nki_send_check(loop, conn, &c);
+    if (NKI_UNLIKELY(error != NETKIT_OK)) {
+        return error;
+    }
+    if (NKI_UNLIKELY(data == NULL || len == 0)) {
+        return len == 0 ? NETKIT_OK : NETKIT_E_INVALID;
+    }
+    uint32_t send_max = c->behaviour->options.send_max;
+    if (NKI_UNLIKELY(c->queued > send_max || len > send_max - c->queued)) {
+        return nki_send_refuse(loop, c, len);
+    }
+    if (len >= NKI_DIRECT_MIN) {
+        int n = nki_send_direct(loop, c, data, len);
+        if (n < 0 || (size_t)n == len) {
+            return n < 0 ? n : NETKIT_OK;
+        }
+        data = (const char *)data + n;
+        len -= (size_t)n;
+    }
+    if (NKI_UNLIKELY(nki_out_copy(loop, c, data, len) != NETKIT_OK)) {
+        return nki_send_nomem(loop, c);
+    }
+    return nki_send_queued(loop, c);
+}
+
+NETKIT_API int netkit_conn_sendv(netkit_loop *loop, netkit_conn conn, const netkit_span *spans,
+                                 size_t count) {
+    nki_conn *c;
+    int error = nki_send_check(loop, conn, &c);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (spans == NULL && count != 0) {
+        return NETKIT_E_INVALID;
+    }
+    uint32_t send_max = c->behaviour->options.send_max;
+    size_t sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (spans[i].data == NULL && spans[i].len != 0) {
+            return NETKIT_E_INVALID;
+        }
+        if (spans[i].len > send_max || sum + spans[i].len > send_max) {
+            return NETKIT_E_TOOBIG;
+        }
+        sum += spans[i].len;
+    }
+    if (c->queued > send_max || sum > send_max - c->queued) {
+        return nki_send_refuse(loop, c, sum);
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (spans[i].len != 0 &&
+            nki_out_copy(loop, c, spans[i].data, spans[i].len) != NETKIT_OK) {
+            return nki_send_nomem(loop, c);
+        }
+    }
+    return nki_send_queued(loop, c);
+}
+
+NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, const void *data,
+                                         size_t len, netkit_release_fn release, void *user) {
+    nki_conn *c;
+    int error = nki_send_check(loop, conn, &c);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (data == NULL && len != 0) {
+        return NETKIT_E_INVALID;
+    }
+    if (c->borrowed >= c->behaviour->options.chunks_max) {
+        return nki_send_refuse(loop, c, 1);
+    }
+    /* Failing to note the loan takes nothing from the stream: the memory is the caller's still. */
+    error = nki_out_lend(loop, c, data, len, release, user);
+    return error != NETKIT_OK ? error : nki_send_queued(loop, c);
+}
+
+NETKIT_API int netkit_conn_flush(netkit_loop *loop, netkit_conn conn) {
+    nki_conn *c;
+    int error = nki_conn_find_open(loop, conn, &c);
+    if (error == NETKIT_OK) {
+        nki_conn_flush(loop, c);
+        nki_conn_mark_dirty(loop, c);
+    }
+    return error;
+}
+
+/* ---- flow ---- */
+
+NETKIT_API int netkit_conn_pause(netkit_loop *loop, netkit_conn conn) {
+    nki_conn *c;
+    int error = nki_conn_find_open(loop, conn, &c);
+    if (error == NETKIT_OK) {
+        c->flags = (c->flags | NKI_C_PAUSED) & ~(uint32_t)NKI_C_REOFFER;
+        nki_conn_arm(loop, c);
+    }
+    return error;
+}
+
+NETKIT_API int netkit_conn_resume(netkit_loop *loop, netkit_conn conn) {
+    nki_conn *c;
+    int error = nki_conn_find_open(loop, conn, &c);
+    if (error != NETKIT_OK || (c->flags & NKI_C_PAUSED) == 0) {
+        return error;
+    }
+    c->flags &= ~(uint32_t)NKI_C_PAUSED;
+    if (c->carry != NULL || (c->flags & NKI_C_IN_DATA) != 0) {
+        c->flags |= NKI_C_REOFFER;
+    }
+    nki_enqueue(loop, &c->source);
+    nki_conn_arm(loop, c);
+    return NETKIT_OK;
+}
+
+NETKIT_API int netkit_conn_shutdown(netkit_loop *loop, netkit_conn conn) {
+    nki_conn *c;
+    int error = nki_conn_find_open(loop, conn, &c);
+    if (error == NETKIT_OK) {
+        c->flags |= NKI_C_SHUT;
+        nki_conn_mark_dirty(loop, c);
+    }
+    return error;
+}
+
+NETKIT_API int netkit_conn_close(netkit_loop *loop, netkit_conn conn) {
+    nki_conn *c;
+    int error = nki_conn_find(loop, conn, &c);
+    if (error == NETKIT_OK && (c->flags & (NKI_C_CLOSING | NKI_C_DEAD)) == 0) {
+        nki_conn_begin_close(loop, c);
+        if ((c->flags & NKI_C_DEAD) == 0) {
+            nki_conn_mark_dirty(loop, c);
+        }
+    }
+    return error;
+}
+
+NETKIT_API int netkit_conn_abort(netkit_loop *loop, netkit_conn conn) {
+    nki_conn *c;
+    int error = nki_conn_find(loop, conn, &c);
+    if (error == NETKIT_OK) {
+        nki_conn_fail(loop, c, NETKIT_OP_CLOSE, NETKIT_E_ABORTED, NKI_WHY_ABORTED, 0, true);
+    }
+    return error;
+}
+
+/* ---- looking ---- */
+
+NETKIT_API int netkit_conn_queued(netkit_loop *loop, netkit_conn conn, size_t *out) {
+    nki_conn *c;
+    int error = nki_conn_find(loop, conn, &c);
+    if (error != NETKIT_OK || out == NULL) {
+        return error != NETKIT_OK ? error : NETKIT_E_INVALID;
+    }
+    *out = nki_out_bytes(c);
+    return NETKIT_OK;
+}
+
+NETKIT_API int netkit_conn_unread(netkit_loop *loop, netkit_conn conn, size_t *out) {
+    nki_conn *c;
+    int error = nki_conn_find(loop, conn, &c);
+    if (error != NETKIT_OK || out == NULL) {
+        return error != NETKIT_OK ? error : NETKIT_E_INVALID;
+    }
+    *out = nki_carry_len(c);
+    return NETKIT_OK;
+}
+
+NETKIT_API int netkit_conn_phase(netkit_loop *loop, netkit_conn conn) {
+    nki_conn *c;
+    int error = nki_conn_find(loop, conn, &c);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if ((c->flags & (NKI_C_CLOSING | NKI_C_DEAD)) != 0) {
+        return NETKIT_PHASE_CLOSING;
+    }
+    return (c->flags & NKI_C_OPENED) != 0 ? NETKIT_PHASE_OPEN : NETKIT_PHASE_CONNECTING;
+}
+
+/* A conn whose descriptor is still there. */
+static int nki_conn_find_socket(netkit_loop *loop, netkit_conn conn, const void *out,
+                                nki_conn **found) {
+    int error = nki_conn_find(loop, conn, found);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (((*found)->flags & NKI_C_DEAD) != 0) {
+        return NETKIT_E_CLOSED;
+    }
+    return out == NULL ? NETKIT_E_INVALID : NETKIT_OK;
+}
+
+NETKIT_API int netkit_conn_local(netkit_loop *loop, netkit_conn conn, netkit_addr *out) {
+    nki_conn *c;
+    int error = nki_conn_find_socket(loop, conn, out, &c);
+    return error != NETKIT_OK ? error : loop->driver->local(loop, c->source.socket, out);
+}
+
+NETKIT_API int netkit_conn_remote(netkit_loop *loop, netkit_conn conn, netkit_addr *out) {
+    nki_conn *c;
+    int error = nki_conn_find_socket(loop, conn, out, &c);
+    return error != NETKIT_OK ? error : loop->driver->remote(loop, c->source.socket, out);
+}
+
+NETKIT_API int netkit_conn_native(netkit_loop *loop, netkit_conn conn, uintptr_t *native) {
+    nki_conn *c;
+    int error = nki_conn_find_socket(loop, conn, native, &c);
+    if (error == NETKIT_OK) {
+        *native = c->source.socket;
+    }
+    return error;
+}
+
+NETKIT_API int netkit_conn_set_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
+                                      int value) {
+    nki_conn *c;
+    int error = nki_conn_find_socket(loop, conn, &value, &c);
+    if (error == NETKIT_OK && option == NETKIT_OPT_BLOCKING) {
+        return NETKIT_E_INVALID; /* it would stop the loop */
+    }
+    return error != NETKIT_OK
+               ? error
+               : loop->driver->set_option(loop, c->source.socket, option, value);
+}
+
+NETKIT_API int netkit_conn_get_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
+                                      int *value) {
+    nki_conn *c;
+    int error = nki_conn_find_socket(loop, conn, value, &c);
+    return error != NETKIT_OK
+               ? error
+               : loop->driver->get_option(loop, c->source.socket, option, value);
+}
+
+NETKIT_API void *netkit_conn_user(netkit_loop *loop, netkit_conn conn) {
+    nki_conn *c;
+    return nki_conn_find(loop, conn, &c) == NETKIT_OK ? c->user : NULL;
+}
+
+NETKIT_API int netkit_conn_set_user(netkit_loop *loop, netkit_conn conn, void *user) {
+    nki_conn *c;
+    int error = nki_conn_find(loop, conn, &c);
+    if (error == NETKIT_OK) {
+        c->user = user;
+    }
+    return error;
+}
+
+NETKIT_API void *netkit_conn_ext(netkit_loop *loop, netkit_conn conn) {
+    nki_conn *c;
+    return nki_conn_find(loop, conn, &c) == NETKIT_OK ? c->ext : NULL;
+}
+
+/* ---- changing ---- */
+
+NETKIT_API int netkit_conn_set_handler(netkit_loop *loop, netkit_conn conn,
+                                       const netkit_handler *handler, void *user) {
+    nki_conn *c;
+    int error = nki_conn_find_open(loop, conn, &c);
+    if (error != NETKIT_OK || handler == NULL) {
+        return error != NETKIT_OK ? error : NETKIT_E_INVALID;
+    }
+    nki_behaviour *b = nki_behaviour_derive(loop, c->behaviour, handler);
+    if (b == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    nki_behaviour_drop(loop, c->behaviour);
+    c->behaviour = b;
+    c->user = user;
+    return NETKIT_OK;
+}
+
+NETKIT_API int netkit_conn_set_idle_timeout(netkit_loop *loop, netkit_conn conn,
+                                            uint32_t timeout_ms) {
+    nki_conn *c;
+    int error = nki_conn_find_open(loop, conn, &c);
+    if (error != NETKIT_OK || timeout_ms > INT32_MAX) {
+        return error != NETKIT_OK ? error : NETKIT_E_INVALID;
+    }
+    if (nki_conn_cold(loop, c) == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    nki_refresh_time(loop);
+    c->active_ms = loop->turn_ms;
+    c->cold->idle_ms = timeout_ms;
+    return nki_conn_set_timer(loop, c);
+}
+
+NETKIT_API int netkit_conn_set_deadline(netkit_loop *loop, netkit_conn conn,
+                                        uint32_t deadline_ms) {
+    nki_conn *c;
+    int error = nki_conn_find_open(loop, conn, &c);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (nki_conn_cold(loop, c) == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    nki_refresh_time(loop);
+    c->cold->deadline_ns = deadline_ms == 0 ? NKI_NEVER : nki_after_ms(loop, deadline_ms);
+    return nki_conn_set_timer(loop, c);
+}
+
+NETKIT_API int netkit_conn_set_referenced(netkit_loop *loop, netkit_conn conn, bool referenced) {
+    nki_conn *c;
+    int error = nki_conn_find(loop, conn, &c);
+    return error != NETKIT_OK ? error : nki_set_referenced(loop, &c->source, referenced);
+}
+
+NETKIT_API int netkit_conn_keep(netkit_loop *loop, netkit_conn conn, netkit_buf *out) {
+    nki_conn *c;
+    int error = nki_conn_find(loop, conn, &c);
+    if (error != NETKIT_OK || out == NULL) {
+        return error != NETKIT_OK ? error : NETKIT_E_INVALID;
+    }
+    memset(out, 0, sizeof *out);
+    return (c->flags & NKI_C_IN_DATA) != 0 ? nki_keep(loop, out) : NETKIT_E_BUSY;
+}
+
+NETKIT_API int netkit_close_describe(const netkit_close_info *info, char *text, size_t size) {
+    static const char *const ops[] = {"ending",    "opening", "connecting", "accepting",
+                                      "receiving", "sending", "closing",    "a timer"};
+    static const char *const phases[] = {"", "connecting", "open", "closing"};
+    if (info == NULL || (text == NULL && size != 0)) {
+        return NETKIT_E_INVALID;
+    }
+    const char *op = (unsigned)info->op < NKI_COUNT(ops) ? ops[info->op] : ops[0];
+    const char *phase = (unsigned)info->phase < NKI_COUNT(phases) ? phases[info->phase] : "";
+    return snprintf(text, size, "%s: %s (%s, system code %d) by %s while %s, %lu bytes unsent",
+                    info->text == NULL ? "" : info->text, netkit_error_text(info->code),
+                    netkit_error_name(info->code), info->os_code, op, phase,
+                    (unsigned long)info->unsent);
+}
+
+/* ---- dialling and adopting ---- */
+
+/* Connecting has begun, or has ended at once; on_open comes from the loop either way. */
+static int nki_conn_dial(netkit_loop *loop, nki_conn *c, const netkit_connect_desc *desc,
+                         const netkit_addr *to) {
+    if (to->family == NETKIT_AF_IPV4 || to->family == NETKIT_AF_IPV6) {
+        c->flags |= NKI_C_TCP;
+    }
+    int error = loop->driver->connect(loop, c, to, desc->source);
+    if (error != NETKIT_OK && error != NETKIT_E_AGAIN) {
+        return error;
+    }
+    bool is_done = error == NETKIT_OK;
+    c->flags |= NKI_C_CONNECTING;
+    error = nki_conn_set_options(loop, c, false);
+    if (error == NETKIT_OK) {
+        error = nki_conn_start_timeouts(loop, c, desc->timeout_ms == 0 ? 30000 : desc->timeout_ms);
+    }
+    if (error == NETKIT_OK) {
+        error = loop->driver->attach(loop, &c->source);
+    }
+    if (error != NETKIT_OK) {
+        loop->driver->discard(loop, c->source.socket, true);
+    } else if (is_done) {
+        nki_ready(loop, &c->source, NETKIT_POLL_WRITE);
+    }
+    return error;
+}
+
+NETKIT_API int netkit_connect(netkit_loop *loop, const netkit_connect_desc *desc,
+                              netkit_conn *out) {
+    netkit_addr to;
+    nki_behaviour *b;
+    nki_conn *c;
+    if (out != NULL) {
+        out->id = 0;
+    }
+    int error = nki_enter(loop);
+    if (error == NETKIT_OK) {
+        error = desc == NULL || desc->timeout_ms > INT32_MAX
+                    ? NETKIT_E_INVALID
+                    : nki_desc_addr(desc->address, desc->addr, &to);
+    }
+    if (error == NETKIT_OK) {
+        error = nki_behaviour_create(loop, &desc->handler, &desc->conn, &b);
+    }
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    nki_refresh_time(loop);
+    error = nki_conn_create(loop, b, desc->user, 0, &c);
+    nki_behaviour_drop(loop, b); /* the conn holds it */
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    error = nki_conn_dial(loop, c, desc, &to);
+    if (error != NETKIT_OK) {
+        nki_conn_undo(loop, c);
+        return error;
+    }
+    nki_conn_arm(loop, c);
+    if (out != NULL) {
+        *out = nki_conn_handle(c);
+    }
+    return NETKIT_OK;
+}
+
+static int nki_conn_take_over(netkit_loop *loop, nki_conn *c) {
+    if (nki_is_tcp(loop, c->source.socket)) {
+        c->flags |= NKI_C_TCP;
+    }
+    int error = loop->driver->set_option(loop, c->source.socket, NETKIT_OPT_BLOCKING, 0);
+    if (error == NETKIT_OK) {
+        error = nki_conn_set_options(loop, c, false);
+    }
+    if (error == NETKIT_OK) {
+        error = nki_conn_start_timeouts(loop, c, 0);
+    }
+    return error != NETKIT_OK ? error : loop->driver->attach(loop, &c->source);
+}
+
+NETKIT_API int netkit_adopt(netkit_loop *loop, const netkit_adopt_desc *desc, netkit_conn *out) {
+    nki_behaviour *b;
+    nki_conn *c;
+    if (out != NULL) {
+        out->id = 0;
+    }
+    int error = nki_enter(loop);
+    if (error == NETKIT_OK) {
+        error = desc == NULL || desc->socket.value == 0
+                    ? NETKIT_E_INVALID
+                    : nki_behaviour_create(loop, &desc->handler, &desc->conn, &b);
+    }
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    nki_refresh_time(loop);
+    error = nki_conn_create(loop, b, desc->user, netkit_socket_native(desc->socket), &c);
+    nki_behaviour_drop(loop, b);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    error = nki_conn_take_over(loop, c);
+    if (error != NETKIT_OK) {
+        nki_conn_undo(loop, c);
+        return error;
+    }
+    c->flags |= NKI_C_OPEN_DUE;
+    nki_enqueue(loop, &c->source);
+    nki_conn_arm(loop, c);
+    if (out != NULL) {
+        *out = nki_conn_handle(c);
+    }
+    return NETKIT_OK;
+}

@@ -1,0 +1,55 @@
+/* Drivers: how bytes move. Above this table nothing knows, and nothing touches the world.
+ *
+ * The driver tells what it sees by nki_ready(); the loop then asks for it piece by piece, as far
+ * as budgets, pauses and full queues let it. So a driver on completions parks what has come
+ * and gives it out in order, a driver on readiness asks the system at that moment. */
+
+typedef struct nki_listen_how {
+    const netkit_addr *addr;
+    int backlog;
+    int flags; /* NETKIT_SOCKET_* */
+} nki_listen_how;
+
+typedef struct nki_driver {
+    /* The driver itself. open takes or refuses desc.backend. */
+    int (*open)(netkit_loop *loop);
+    void (*close)(netkit_loop *loop);
+    uint64_t (*now)(netkit_loop *loop);
+    int (*random)(netkit_loop *loop, void *out, size_t size);
+    /* Wait and call nki_ready() for what was seen. 0, or an error that repeats. */
+    int (*wait)(netkit_loop *loop, uint64_t timeout_ns);
+    int (*wake)(netkit_loop *loop); /* any thread, signal handlers */
+    int (*native)(netkit_loop *loop, uintptr_t *out);
+
+    /* Descriptors. shut stops events, closes (with a reset or not) and calls nki_gone() when no
+     * completion can come any more: at once, or later. discard closes one never attached. */
+    int (*attach)(netkit_loop *loop, nki_source *source);
+    void (*shut)(netkit_loop *loop, nki_source *source, bool reset);
+    void (*discard)(netkit_loop *loop, uintptr_t socket, bool reset);
+    /* The loop's wishes have changed: NETKIT_POLL_READ, _WRITE. NULL = not interested. */
+    void (*arm)(netkit_loop *loop, nki_source *source, uint32_t wanted);
+    int (*watch)(netkit_loop *loop, nki_source *source, uint32_t events, bool is_new);
+    void (*unwatch)(netkit_loop *loop, nki_source *source);
+
+    /* Streams. */
+    int (*listen)(netkit_loop *loop, const nki_listen_how *how, uintptr_t *out);
+    int (*accept)(netkit_loop *loop, nki_listener *l, uintptr_t *out, netkit_addr *peer);
+    int (*connect)(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
+                   const netkit_addr *source); /* NETKIT_E_AGAIN: under way */
+    int (*connected)(netkit_loop *loop, nki_conn *c); /* how it ended */
+    /* Up to `max` bytes: count and *data, valid until read_done; NETKIT_E_AGAIN (and then
+     * READ is no longer ready), NETKIT_E_EOF, or an error. */
+    int (*read)(netkit_loop *loop, nki_conn *c, size_t max, const void **data);
+    void (*read_done)(netkit_loop *loop, nki_conn *c);
+    /* Move the queue by nki_out_sent(); NETKIT_OK: as far as it went; or an error. */
+    int (*flush)(netkit_loop *loop, nki_conn *c);
+    /* Bytes straight from the caller: count (0 = none went), or an error. NULL = not offered. */
+    int (*send)(netkit_loop *loop, nki_conn *c, const void *data, size_t len);
+    int (*half_close)(netkit_loop *loop, nki_conn *c);
+
+    int (*local)(netkit_loop *loop, uintptr_t socket, netkit_addr *out);
+    int (*remote)(netkit_loop *loop, uintptr_t socket, netkit_addr *out);
+    int (*set_option)(netkit_loop *loop, uintptr_t socket, netkit_option option, int value);
+    int (*get_option)(netkit_loop *loop, uintptr_t socket, netkit_option option, int *value);
+    int (*os_code)(void); /* behind the error just returned */
+} nki_driver;

@@ -1,0 +1,209 @@
+/* The send queue of a conn: chunks of copied bytes and of borrowed memory, in order.
+ *
+ * Chunks never move, and a chunk's progress is an offset, so a driver may have the system read
+ * from them while more is appended. Copied bytes are bounded by send_max, borrowed chunks by
+ * chunks_max. Empty queues own nothing: a chunk goes back to the loop, which keeps some. */
+
+static nki_chunk *nki_chunk_take(netkit_loop *loop) {
+    nki_chunk *chunk = loop->chunks;
+    if (NKI_LIKELY(chunk != NULL)) {
+        loop->chunks = chunk->next;
+        loop->chunks_count--;
+    } else {
+        chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_CHUNK_SIZE);
+        if (chunk == NULL) {
+            return NULL;
+        }
+    }
+    chunk->next = NULL;
+    chunk->last = chunk;
+    chunk->data = (const unsigned char *)(chunk + 1);
+    chunk->begin = 0;
+    chunk->end = 0;
+    chunk->capacity = NKI_CHUNK_SIZE - sizeof *chunk;
+    chunk->release = NULL;
+    return chunk;
+}
+
+static void nki_chunk_give(netkit_loop *loop, nki_chunk *chunk) {
+    if (chunk->capacity == 0) {
+        nki_free(&loop->allocator, chunk, sizeof *chunk);
+    } else if (loop->chunks_count < NKI_CHUNKS_SPARE) {
+        chunk->next = loop->chunks;
+        loop->chunks = chunk;
+        loop->chunks_count++;
+    } else {
+        nki_free(&loop->allocator, chunk, NKI_CHUNK_SIZE);
+    }
+}
+
+static void nki_chunks_free(netkit_loop *loop) {
+    while (loop->chunks != NULL) {
+        nki_chunk *chunk = loop->chunks;
+        loop->chunks = chunk->next;
+        nki_free(&loop->allocator, chunk, NKI_CHUNK_SIZE);
+    }
+    loop->chunks_count = 0;
+}
+
+static void nki_out_append(nki_conn *c, nki_chunk *chunk) {
+    if (c->out == NULL) {
+        c->out = chunk;
+    } else {
+        c->out->last->next = chunk;
+        c->out->last = chunk;
+    }
+}
+
+/* Count bytes for the flush that comes at 64 KiB; borrowed ones may be many. */
+static void nki_out_count(nki_conn *c, size_t len) {
+    size_t sum = (size_t)c->unflushed + len;
+    c->unflushed = sum > NKI_FLUSH_AT ? NKI_FLUSH_AT : (uint32_t)sum;
+}
+
+/* Copy bytes to the end. On NETKIT_E_NOMEM part of them is there: the caller dooms the conn. */
+static int nki_out_copy(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+    const unsigned char *from = (const unsigned char *)data;
+    c->queued += (uint32_t)len;
+    nki_out_count(c, len);
+    while (len > 0) {
+        nki_chunk *chunk = c->out == NULL ? NULL : c->out->last;
+        if (chunk == NULL || chunk->end == chunk->capacity || chunk->capacity == 0) {
+            chunk = nki_chunk_take(loop);
+            if (chunk == NULL) {
+                return NETKIT_E_NOMEM;
+            }
+            nki_out_append(c, chunk);
+        }
+        size_t n = NKI_MIN(len, chunk->capacity - chunk->end);
+        memcpy((unsigned char *)(chunk + 1) + chunk->end, from, n);
+        chunk->end += n;
+        from += n;
+        len -= n;
+    }
+    return NETKIT_OK;
+}
+
+static int nki_out_lend(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
+                        netkit_release_fn release, void *user) {
+    nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, sizeof *chunk);
+    if (chunk == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    memset(chunk, 0, sizeof *chunk);
+    chunk->last = chunk;
+    chunk->data = (const unsigned char *)data;
+    chunk->end = len;
+    chunk->release = release;
+    chunk->user = user;
+    nki_out_append(c, chunk);
+    c->borrowed++;
+    nki_out_count(c, len);
+    return NETKIT_OK;
+}
+
+/* Bytes waiting, borrowed ones too. */
+static size_t nki_out_bytes(const nki_conn *c) {
+    size_t sum = 0;
+    for (const nki_chunk *chunk = c->out; chunk != NULL; chunk = chunk->next) {
+        sum += chunk->end - chunk->begin;
+    }
+    return sum;
+}
+
+/* For drivers: the first spans of what waits; returns their number. */
+static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_max) {
+    size_t count = 0;
+    for (const nki_chunk *chunk = c->out; chunk != NULL && count < count_max;
+         chunk = chunk->next) {
+        if (chunk->end > chunk->begin) {
+            spans[count].data = chunk->data + chunk->begin;
+            spans[count].len = chunk->end - chunk->begin;
+            count++;
+        }
+    }
+    return count;
+}
+
+/* Take the first chunk off. */
+static nki_chunk *nki_out_pop(nki_conn *c) {
+    nki_chunk *chunk = c->out;
+    c->out = chunk->next;
+    if (c->out != NULL) {
+        c->out->last = chunk->last;
+    }
+    return chunk;
+}
+
+static void nki_release_later(netkit_loop *loop, nki_chunk *chunk) {
+    chunk->next = NULL;
+    chunk->last = chunk;
+    if (loop->releases == NULL) {
+        loop->releases = chunk;
+    } else {
+        loop->releases->last->next = chunk;
+        loop->releases->last = chunk;
+    }
+}
+
+/* Tell the owner of lent memory, and forget it. */
+static void nki_release(netkit_loop *loop, nki_chunk *chunk, int status) {
+    if (chunk->release != NULL) {
+        uint64_t started = nki_call_begin(loop);
+        chunk->release(loop, status, chunk->user);
+        nki_call_end(loop, started);
+    }
+    nki_free(&loop->allocator, chunk, sizeof *chunk);
+}
+
+/* Run one release that is due. Returns false when there was none. */
+static bool nki_release_next(netkit_loop *loop) {
+    nki_chunk *chunk = loop->releases;
+    if (chunk == NULL) {
+        return false;
+    }
+    loop->releases = chunk->next;
+    if (loop->releases != NULL) {
+        loop->releases->last = chunk->last;
+    }
+    nki_release(loop, chunk, NETKIT_OK);
+    return true;
+}
+
+/* For drivers: so many bytes were taken by the system. A lent chunk that is done moves to the
+ * loop's list of releases: they are called back by the turn alone. */
+static void nki_out_sent(netkit_loop *loop, nki_conn *c, size_t len) {
+    c->active_ms = loop->turn_ms;
+    while (c->out != NULL) {
+        nki_chunk *chunk = c->out;
+        size_t n = NKI_MIN(len, chunk->end - chunk->begin);
+        chunk->begin += n;
+        len -= n;
+        if (chunk->capacity != 0) {
+            c->queued -= (uint32_t)n;
+        }
+        if (chunk->begin < chunk->end) {
+            return;
+        }
+        nki_out_pop(c);
+        if (chunk->capacity == 0) {
+            c->borrowed--;
+            nki_release_later(loop, chunk);
+        } else {
+            nki_chunk_give(loop, chunk);
+        }
+    }
+}
+
+/* After the end: the next lent chunk whose release is due, the rest being freed; or NULL. */
+static nki_chunk *nki_out_drop(netkit_loop *loop, nki_conn *c) {
+    while (c->out != NULL) {
+        nki_chunk *chunk = nki_out_pop(c);
+        if (chunk->capacity == 0) {
+            return chunk;
+        }
+        nki_chunk_give(loop, chunk);
+    }
+    c->queued = 0;
+    return NULL;
+}

@@ -1,0 +1,311 @@
+/* The readiness driver: the system says what is ready, and the call is made at that moment.
+ *
+ * Where the poller has edges a descriptor is registered once, for both directions, and never
+ * again: in the steady state a message costs one wait, one recv, one send. A short read ends
+ * reading without asking for EAGAIN, but only on TCP, when the whole buffer was offered and the
+ * event carried nothing special: unix sockets and urgent data split reads, and epoll then stays
+ * silent about the rest (measured on Linux 6.18). Without edges, what the loop does not want is
+ * taken out of the poller, as a level-triggered hang-up would spin. */
+
+#define NKI_WAKE_TOKEN UINT64_MAX
+
+/* nki_source.driver */
+enum {
+    NKI_R_SPECIAL = 1,   /* an event carried more than READ and WRITE: read to EAGAIN from now on */
+    NKI_R_REGISTERED = 2 /* in the poller */
+};
+
+static uint64_t nki_r_now(netkit_loop *loop) {
+    const netkit_clock *clock = &loop->desc.clock;
+    return clock->now_ns != NULL ? clock->now_ns(clock->user) : nki_os_now_ns();
+}
+
+static int nki_r_random(netkit_loop *loop, void *out, size_t size) {
+    NKI_UNUSED(loop);
+    return nki_os_random(out, size);
+}
+
+static int nki_r_open(netkit_loop *loop) {
+    int error = nki_poller_open(&loop->poller, loop->desc.backend, &loop->allocator);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    error = nki_os_wake_open(&loop->wake);
+    if (error != NETKIT_OK) {
+        nki_poller_close(&loop->poller);
+        return error;
+    }
+    size_t size = loop->desc.events_max * sizeof *loop->events;
+    loop->events = (netkit_poll_event *)nki_alloc(&loop->allocator, size);
+    error = loop->events == NULL
+                ? NETKIT_E_NOMEM
+                : loop->poller.ops->add(&loop->poller, loop->wake.reader, NETKIT_POLL_READ,
+                                        NKI_WAKE_TOKEN);
+    if (error != NETKIT_OK) {
+        nki_free(&loop->allocator, loop->events, size);
+        nki_os_wake_close(&loop->wake);
+        nki_poller_close(&loop->poller);
+    }
+    return error;
+}
+
+static void nki_r_close(netkit_loop *loop) {
+    nki_free(&loop->allocator, loop->events, loop->desc.events_max * sizeof *loop->events);
+    nki_os_wake_close(&loop->wake);
+    nki_poller_close(&loop->poller);
+}
+
+static void nki_r_event(netkit_loop *loop, const netkit_poll_event *event) {
+    if (NKI_UNLIKELY(event->data == NKI_WAKE_TOKEN)) {
+        nki_os_wake_drain(&loop->wake);
+        return;
+    }
+    nki_source *source = nki_token_find(loop, event->data);
+    if (NKI_LIKELY(source != NULL)) {
+        if (NKI_UNLIKELY((event->events &
+                          ~(uint32_t)(NETKIT_POLL_READ | NETKIT_POLL_WRITE)) != 0)) {
+            source->driver |= NKI_R_SPECIAL;
+        }
+        nki_ready(loop, source, event->events);
+    }
+}
+
+static int nki_r_wait(netkit_loop *loop, uint64_t timeout_ns) {
+    int count = loop->poller.ops->wait(&loop->poller, loop->events, (int)loop->desc.events_max,
+                                       timeout_ns);
+    for (int i = 0; i < count; i++) {
+        nki_r_event(loop, &loop->events[i]);
+    }
+    return count < 0 ? count : NETKIT_OK;
+}
+
+static int nki_r_wake(netkit_loop *loop) {
+    return nki_os_wake_signal(&loop->wake);
+}
+
+static int nki_r_native(netkit_loop *loop, uintptr_t *out) {
+    *out = loop->poller.native;
+    return loop->poller.native == UINTPTR_MAX ? NETKIT_E_NOSYS : NETKIT_OK;
+}
+
+/* ---- descriptors ---- */
+
+static int nki_r_register(netkit_loop *loop, nki_source *source, uint32_t events) {
+    int error = loop->poller.ops->add(&loop->poller, source->socket, events, nki_token_of(source));
+    if (error == NETKIT_OK) {
+        source->driver |= NKI_R_REGISTERED;
+        source->flags |= NKI_S_ATTACHED;
+    }
+    return error;
+}
+
+static void nki_r_unregister(netkit_loop *loop, nki_source *source) {
+    if ((source->driver & NKI_R_REGISTERED) != 0) {
+        (void)loop->poller.ops->remove(&loop->poller, source->socket);
+        source->driver = (uint8_t)(source->driver & ~NKI_R_REGISTERED);
+    }
+    source->flags = (uint8_t)(source->flags & ~NKI_S_ATTACHED);
+}
+
+static int nki_r_attach(netkit_loop *loop, nki_source *source) {
+    const uint32_t both =
+        NETKIT_POLL_READ | NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END | NETKIT_POLL_EDGE;
+    bool is_listener = nki_id_kind(source->id) == NKI_KIND_LISTENER;
+    uint32_t events = is_listener ? NETKIT_POLL_READ | NETKIT_POLL_EDGE : both;
+    return nki_r_register(loop, source, loop->poller.ops->has_edge ? events : NETKIT_POLL_READ);
+}
+
+/* Removed before it is closed: the descriptor may be open in another process still, and then
+ * the kernel would go on reporting it (epoll(7), questions and answers). */
+static void nki_r_shut(netkit_loop *loop, nki_source *source, bool reset) {
+    nki_r_unregister(loop, source);
+    (void)(reset ? nki_os_reset(source->socket) : nki_os_close(source->socket));
+    nki_gone(loop, source);
+}
+
+static void nki_r_discard(netkit_loop *loop, uintptr_t socket, bool reset) {
+    NKI_UNUSED(loop);
+    (void)(reset ? nki_os_reset(socket) : nki_os_close(socket));
+}
+
+/* Level-triggered pollers: only what is wanted is in the set. The poller makes no system call
+ * for what does not change. */
+static void nki_r_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
+    if (!loop->poller.ops->has_edge && (source->driver & NKI_R_REGISTERED) != 0) {
+        uint32_t events = (wanted & NETKIT_POLL_READ) != 0 ? wanted | NETKIT_POLL_PEER_END : wanted;
+        (void)loop->poller.ops->modify(&loop->poller, source->socket, events,
+                                       nki_token_of(source));
+    }
+}
+
+static int nki_r_watch(netkit_loop *loop, nki_source *source, uint32_t events, bool is_new) {
+    return is_new ? nki_r_register(loop, source, events)
+                  : loop->poller.ops->modify(&loop->poller, source->socket, events,
+                                             nki_token_of(source));
+}
+
+static void nki_r_unwatch(netkit_loop *loop, nki_source *source) {
+    nki_r_unregister(loop, source);
+}
+
+/* ---- streams ---- */
+
+static int nki_r_bound(uintptr_t s, const netkit_addr *addr, int flags, int backlog) {
+    int error = nki_os_bind(s, addr, flags);
+    return error != NETKIT_OK ? error : nki_os_listen(s, backlog);
+}
+
+static int nki_r_listen_one(const nki_listen_how *how, const netkit_addr *addr, uintptr_t *out) {
+    int error = nki_os_socket(addr->family, NETKIT_SOCK_STREAM, false, out);
+    if (error == NETKIT_OK) {
+        error = nki_r_bound(*out, addr, how->flags, how->backlog);
+        if (error != NETKIT_OK) {
+            (void)nki_os_close(*out);
+        }
+    }
+    return error;
+}
+
+/* ":port" is one IPv6 socket that takes IPv4 too; where the machine has no IPv6, an IPv4 one. */
+static int nki_r_listen(netkit_loop *loop, const nki_listen_how *how, uintptr_t *out) {
+    NKI_UNUSED(loop);
+    int error = nki_r_listen_one(how, how->addr, out);
+    bool is_missing = error == NETKIT_E_NOSYS || error == NETKIT_E_ADDRNOTAVAIL;
+    if (is_missing && how->addr->is_any && how->addr->family == NETKIT_AF_IPV6) {
+        netkit_addr v4 = *how->addr;
+        v4.family = NETKIT_AF_IPV4;
+        error = nki_r_listen_one(how, &v4, out);
+    }
+    return error;
+}
+
+static int nki_r_accept(netkit_loop *loop, nki_listener *l, uintptr_t *out, netkit_addr *peer) {
+    NKI_UNUSED(loop);
+    int error = nki_os_accept(l->source.socket, out, peer);
+    if (error == NETKIT_E_AGAIN) {
+        l->source.ready = 0;
+    }
+    return error;
+}
+
+static int nki_r_connect(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
+                         const netkit_addr *source) {
+    NKI_UNUSED(loop);
+    uintptr_t s;
+    int error = nki_os_socket(to->family, NETKIT_SOCK_STREAM, false, &s);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (source != NULL) {
+        error = nki_os_bind(s, source, 0);
+    }
+    if (error == NETKIT_OK) {
+        error = nki_os_connect(s, to);
+    }
+    if (error != NETKIT_OK && error != NETKIT_E_AGAIN) {
+        (void)nki_os_close(s);
+        return error;
+    }
+    c->source.socket = s;
+    return error;
+}
+
+static int nki_r_connected(netkit_loop *loop, nki_conn *c) {
+    NKI_UNUSED(loop);
+    return nki_os_connect_result(c->source.socket);
+}
+
+static int nki_r_read(netkit_loop *loop, nki_conn *c, size_t max, const void **data) {
+    unsigned char *buffer = nki_block_data(loop->recv);
+    int n = nki_os_recv(c->source.socket, buffer, max);
+    *data = buffer;
+    if (NKI_LIKELY(n > 0)) {
+        bool is_all = (size_t)n < max && max == NKI_RECV_SIZE && (c->flags & NKI_C_TCP) != 0 &&
+                      (c->source.driver & NKI_R_SPECIAL) == 0;
+        if (NKI_LIKELY(is_all)) {
+            c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
+        }
+    } else if (n == NETKIT_E_AGAIN) {
+        c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
+    }
+    return n;
+}
+
+static void nki_r_read_done(netkit_loop *loop, nki_conn *c) {
+    NKI_UNUSED(loop);
+    NKI_UNUSED(c);
+}
+
+static int nki_r_send_some(nki_conn *c) {
+    const nki_chunk *first = c->out;
+    if (NKI_LIKELY(first->next == NULL && first->end > first->begin)) {
+        return nki_os_send(c->source.socket, first->data + first->begin, first->end - first->begin);
+    }
+    netkit_span spans[NKI_SPANS_MAX];
+    size_t count = nki_out_spans(c, spans, NKI_SPANS_MAX);
+    return count == 0 ? 0 : nki_os_sendv(c->source.socket, spans, count);
+}
+
+static int nki_r_flush(netkit_loop *loop, nki_conn *c) {
+    while (c->out != NULL) {
+        int n = nki_r_send_some(c);
+        if (n < 0) {
+            if (n == NETKIT_E_AGAIN) {
+                c->flags |= NKI_C_STALLED;
+                return NETKIT_OK;
+            }
+            return n;
+        }
+        nki_out_sent(loop, c, (size_t)n);
+    }
+    return NETKIT_OK;
+}
+
+static int nki_r_send(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+    int n = nki_os_send(c->source.socket, data, len);
+    if (n == NETKIT_E_AGAIN) {
+        c->flags |= NKI_C_STALLED;
+        return 0;
+    }
+    c->active_ms = loop->turn_ms;
+    return n;
+}
+
+static int nki_r_half_close(netkit_loop *loop, nki_conn *c) {
+    NKI_UNUSED(loop);
+    int error = nki_os_shutdown(c->source.socket, NETKIT_SHUT_WRITE);
+    return error == NETKIT_E_NOTCONN ? NETKIT_E_RESET : error;
+}
+
+static int nki_r_local(netkit_loop *loop, uintptr_t socket, netkit_addr *out) {
+    NKI_UNUSED(loop);
+    return nki_os_local(socket, out);
+}
+
+static int nki_r_remote(netkit_loop *loop, uintptr_t socket, netkit_addr *out) {
+    NKI_UNUSED(loop);
+    return nki_os_remote(socket, out);
+}
+
+static int nki_r_set_option(netkit_loop *loop, uintptr_t socket, netkit_option option, int value) {
+    NKI_UNUSED(loop);
+    return nki_os_set_option(socket, option, value);
+}
+
+static int nki_r_get_option(netkit_loop *loop, uintptr_t socket, netkit_option option,
+                            int *value) {
+    NKI_UNUSED(loop);
+    return nki_os_get_option(socket, option, value);
+}
+
+static const nki_driver *nki_readiness_driver(void) {
+    static const nki_driver driver = {
+        nki_r_open,       nki_r_close,      nki_r_now,       nki_r_random,     nki_r_wait,
+        nki_r_wake,       nki_r_native,     nki_r_attach,    nki_r_shut,       nki_r_discard,
+        nki_r_arm,        nki_r_watch,      nki_r_unwatch,   nki_r_listen,     nki_r_accept,
+        nki_r_connect,    nki_r_connected,  nki_r_read,      nki_r_read_done,  nki_r_flush,
+        nki_r_send,       nki_r_half_close, nki_r_local,     nki_r_remote,     nki_r_set_option,
+        nki_r_get_option, nki_os_code,
+    };
+    return &driver;
+}

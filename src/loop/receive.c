@@ -1,0 +1,316 @@
+/* Receiving: what a ready conn does, one user event a step, so that a turn can stop after each.
+ *
+ * Order within a step is the order of contract C1 and invariant I3: connected, writable again,
+ * drained, data, end of file. A conn that may not read now (paused, or its own queue could not
+ * take an answer) simply keeps its ready bits: resume and progress bring it back. */
+
+static bool nki_conn_is_reading(const nki_conn *c) {
+    return (c->flags & NKI_C_CLOSING) != 0 || (c->flags & NKI_C_PAUSED) == 0;
+}
+
+/* How many bytes may be read now. 0: the handler could not answer them, or holds enough. While a
+ * conn is not duplex its queue must be able to take all that the handler is given (C3). */
+static size_t nki_conn_room(const nki_conn *c) {
+    const netkit_conn_options *o = &c->behaviour->options;
+    if ((c->flags & NKI_C_CLOSING) != 0) {
+        return NKI_RECV_SIZE;
+    }
+    if ((c->flags & NKI_C_PAUSED) != 0) {
+        return 0;
+    }
+    size_t carried = nki_carry_len(c);
+    size_t room = NKI_MIN((size_t)NKI_RECV_SIZE, o->recv_max > carried ? o->recv_max - carried : 0);
+    if ((c->flags & NKI_C_DUPLEX) != 0) {
+        return room;
+    }
+    size_t free_bytes = o->send_max > c->queued ? o->send_max - c->queued : 0;
+    if (c->queued > 0 && free_bytes < NKI_MIN((size_t)NKI_RECV_SIZE, (size_t)o->send_max)) {
+        return 0;
+    }
+    return NKI_MIN(room, free_bytes > carried ? free_bytes - carried : 0);
+}
+
+/* Whether the handler could answer what is carried. */
+static bool nki_conn_may_offer(const nki_conn *c) {
+    uint32_t send_max = c->behaviour->options.send_max;
+    return (c->flags & NKI_C_DUPLEX) != 0 || c->queued == 0 ||
+           (c->queued < send_max && send_max - c->queued >= nki_carry_len(c));
+}
+
+static void nki_conn_toobig(netkit_loop *loop, nki_conn *c) {
+    nki_conn_fail(loop, c, NETKIT_OP_READ, NETKIT_E_TOOBIG, NKI_WHY_TOOBIG, 0, true);
+}
+
+static NKI_COLD void nki_conn_check_ignored(netkit_loop *loop, nki_conn *c, bool used_all) {
+    loop->ignored = NULL;
+    if (used_all && (c->flags & (NKI_C_PAUSED | NKI_C_DEAD | NKI_C_CLOSING)) == 0) {
+        nki_log(loop, NETKIT_LOG_WARN, NETKIT_LOGID_IGNORED_SEND,
+                "a send was refused with NETKIT_E_FULL, yet on_data used up all it was given: "
+                "with duplex, pause or use less until on_drain",
+                0);
+    }
+}
+
+/* The handler has returned: keep what it left, send what it queued. */
+static void nki_conn_after_data(netkit_loop *loop, nki_conn *c, size_t used) {
+    netkit_span span = loop->span;
+    bool is_carry = loop->span_is_carry != 0;
+    loop->current = NULL;
+    c->flags &= ~(uint32_t)NKI_C_IN_DATA;
+    used = NKI_MIN(used, span.len);
+    if (NKI_UNLIKELY(loop->ignored == c)) {
+        nki_conn_check_ignored(loop, c, used == span.len);
+    }
+    if (is_carry) {
+        nki_carry_consume(loop, c, used);
+    } else {
+        bool is_dead = (c->flags & NKI_C_DEAD) != 0;
+        if (used < span.len && !is_dead &&
+            nki_carry_append(loop, c, (const char *)span.data + used, span.len - used) !=
+                NETKIT_OK) {
+            nki_conn_fail(loop, c, NETKIT_OP_READ, NETKIT_E_NOMEM, NKI_WHY_NOMEM_RECV, 0, true);
+        }
+        loop->driver->read_done(loop, c);
+    }
+    if (used == 0 && nki_carry_len(c) >= c->behaviour->options.recv_max &&
+        (c->flags & NKI_C_CLOSING) == 0) {
+        nki_conn_toobig(loop, c);
+    }
+    nki_conn_after(loop, c);
+}
+
+/* Give a span to the handler (or hand it out to a puller). */
+static void nki_conn_offer(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
+                           bool is_carry) {
+    loop->span.data = data;
+    loop->span.len = len;
+    loop->span_is_carry = is_carry;
+    loop->current = c;
+    c->flags |= NKI_C_IN_DATA;
+    const netkit_handler *h = &c->behaviour->handler;
+    size_t used = len;
+    if (NKI_LIKELY(h->on_data != NULL)) {
+        uint64_t started = nki_call_begin(loop);
+        used = h->on_data(loop, nki_conn_handle(c), data, len, c->user);
+        nki_call_end(loop, started);
+    } else if (loop->desc.pull) {
+        netkit_event *ev = nki_pull(loop, NETKIT_EVENT_DATA, c, c->user);
+        ev->conn = nki_conn_handle(c);
+        ev->data = data;
+        ev->len = len;
+        loop->pulled_used = len;
+        return;
+    }
+    nki_conn_after_data(loop, c, used);
+}
+
+static void nki_conn_offer_carry(netkit_loop *loop, nki_conn *c) {
+    nki_conn_offer(loop, c, nki_carry_data(c->carry) + c->carry->begin, nki_carry_len(c), true);
+}
+
+/* A closing conn reads only to find the peer's end. */
+static void nki_conn_discard(netkit_loop *loop, nki_conn *c, size_t len) {
+    loop->driver->read_done(loop, c);
+    nki_cold *cold = c->cold;
+    cold->drained += (uint32_t)len;
+    if (cold->drained > c->behaviour->options.drain_max) {
+        nki_conn_fail(loop, c, NETKIT_OP_CLOSE, NETKIT_E_TOOBIG, NKI_WHY_DRAIN_MAX, 0, true);
+        return;
+    }
+    nki_conn_after(loop, c);
+}
+
+static void nki_conn_received(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+    c->active_ms = loop->turn_ms;
+    c->tally += (uint32_t)len;
+    if (NKI_UNLIKELY(c->cold != NULL)) {
+        c->cold->rate_bytes += len;
+    }
+    if (NKI_UNLIKELY((c->flags & NKI_C_CLOSING) != 0)) {
+        nki_conn_discard(loop, c, len);
+    } else if (NKI_LIKELY(c->carry == NULL)) {
+        nki_conn_offer(loop, c, data, len, false);
+    } else {
+        int error = nki_carry_append(loop, c, data, len);
+        loop->driver->read_done(loop, c);
+        if (error != NETKIT_OK) {
+            nki_conn_fail(loop, c, NETKIT_OP_READ, error, NKI_WHY_NOMEM_RECV, 0, true);
+            return;
+        }
+        nki_conn_offer_carry(loop, c);
+    }
+}
+
+/* Tell the end of file, or act on it. */
+static void nki_conn_tell_eof(netkit_loop *loop, nki_conn *c) {
+    c->flags |= NKI_C_EOF_TOLD;
+    const netkit_handler *h = &c->behaviour->handler;
+    if (h->on_eof != NULL) {
+        loop->current = c;
+        uint64_t started = nki_call_begin(loop);
+        h->on_eof(loop, nki_conn_handle(c), c->user);
+        nki_call_end(loop, started);
+        loop->current = NULL;
+    } else if (loop->desc.pull) {
+        netkit_event *ev = nki_pull(loop, NETKIT_EVENT_EOF, c, c->user);
+        ev->conn = nki_conn_handle(c);
+        loop->current = c;
+        return;
+    } else {
+        c->flags |= NKI_C_BY_PEER;
+        nki_conn_begin_close(loop, c);
+    }
+    nki_conn_after(loop, c);
+}
+
+static void nki_conn_tell_drain(netkit_loop *loop, nki_conn *c) {
+    c->flags &= ~(uint32_t)NKI_C_DRAIN_DUE;
+    if (c->carry != NULL) {
+        c->flags |= NKI_C_REOFFER;
+    }
+    const netkit_handler *h = &c->behaviour->handler;
+    if (h->on_drain != NULL) {
+        loop->current = c;
+        uint64_t started = nki_call_begin(loop);
+        h->on_drain(loop, nki_conn_handle(c), c->user);
+        nki_call_end(loop, started);
+        loop->current = NULL;
+    } else if (loop->desc.pull) {
+        netkit_event *ev = nki_pull(loop, NETKIT_EVENT_DRAIN, c, c->user);
+        ev->conn = nki_conn_handle(c);
+        loop->current = c;
+        return;
+    }
+    nki_conn_after(loop, c);
+}
+
+static void nki_conn_tell_open(netkit_loop *loop, nki_conn *c) {
+    c->flags = (c->flags & ~(uint32_t)NKI_C_OPEN_DUE) | NKI_C_OPENED;
+    const netkit_handler *h = &c->behaviour->handler;
+    if (h->on_open != NULL) {
+        loop->current = c;
+        uint64_t started = nki_call_begin(loop);
+        h->on_open(loop, nki_conn_handle(c), c->user);
+        nki_call_end(loop, started);
+        loop->current = NULL;
+    } else if (loop->desc.pull) {
+        netkit_event *ev = nki_pull(loop, NETKIT_EVENT_OPEN, c, c->user);
+        ev->conn = nki_conn_handle(c);
+        loop->current = c;
+        return;
+    }
+    nki_conn_after(loop, c);
+}
+
+static void nki_conn_read_failed(netkit_loop *loop, nki_conn *c, int error) {
+    if (error == NETKIT_E_AGAIN) {
+        c->tally = 0;
+        nki_conn_arm(loop, c);
+    } else if (error == NETKIT_E_EOF) {
+        bool is_news = (c->flags & NKI_C_EOF) == 0;
+        c->flags |= NKI_C_EOF;
+        c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
+        if ((c->flags & NKI_C_CLOSING) != 0) {
+            nki_conn_after(loop, c);
+        } else if (is_news) {
+            nki_enqueue(loop, &c->source);
+        }
+    } else {
+        nki_conn_fail(loop, c, NETKIT_OP_READ, error, NKI_WHY_READ, loop->driver->os_code(),
+                      false);
+    }
+}
+
+/* Read one span. */
+static void nki_conn_read(netkit_loop *loop, nki_conn *c) {
+    /* After the peer's end only an error can still come. */
+    if ((c->flags & NKI_C_EOF) != 0 && (c->source.ready & NETKIT_POLL_ERROR) == 0) {
+        c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
+        return;
+    }
+    size_t max = nki_conn_room(c);
+    if (max == 0) {
+        nki_conn_arm(loop, c);
+        return;
+    }
+    if (NKI_UNLIKELY(c->tally >= loop->desc.conn_budget)) {
+        c->tally = 0;
+        nki_enqueue_later(loop, &c->source);
+        return;
+    }
+    const void *data;
+    int n = loop->driver->read(loop, c, max, &data);
+    if (NKI_LIKELY(n > 0)) {
+        if ((c->source.ready & NKI_READABLE) == 0) {
+            c->tally = 0;
+        }
+        nki_conn_received(loop, c, data, (size_t)n);
+    } else {
+        nki_conn_read_failed(loop, c, n);
+    }
+}
+
+/* The system says that connecting has ended. */
+static void nki_conn_connected(netkit_loop *loop, nki_conn *c) {
+    int error = loop->driver->connected(loop, c);
+    if (error == NETKIT_E_AGAIN) {
+        return;
+    }
+    if (error != NETKIT_OK) {
+        nki_conn_fail(loop, c, NETKIT_OP_CONNECT, error, NKI_WHY_CONNECT,
+                      loop->driver->os_code(), false);
+        return;
+    }
+    c->flags &= ~(uint32_t)NKI_C_CONNECTING;
+    c->active_ms = loop->turn_ms;
+    c->cold->connect_due_ns = NKI_NEVER;
+    (void)nki_conn_set_timer(loop, c); /* it is in the queue: moving it cannot fail */
+    nki_conn_tell_open(loop, c);
+}
+
+/* One step of a ready conn: at most one user event. */
+static void nki_conn_step(netkit_loop *loop, nki_conn *c) {
+    const uint32_t writable = NETKIT_POLL_WRITE | NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP;
+    if (NKI_UNLIKELY((c->flags & (NKI_C_DEAD | NKI_C_CONNECTING | NKI_C_OPEN_DUE |
+                                  NKI_C_STALLED | NKI_C_DRAIN_DUE)) != 0)) {
+        if ((c->flags & NKI_C_DEAD) != 0) {
+            return;
+        }
+        if ((c->flags & NKI_C_CONNECTING) != 0) {
+            if ((c->source.ready & writable) != 0) {
+                nki_conn_connected(loop, c);
+            }
+            return;
+        }
+        if ((c->flags & NKI_C_OPEN_DUE) != 0) {
+            nki_conn_tell_open(loop, c);
+            return;
+        }
+        if ((c->flags & NKI_C_STALLED) != 0 && (c->source.ready & writable) != 0) {
+            c->flags &= ~(uint32_t)NKI_C_STALLED;
+            nki_conn_after(loop, c);
+            if ((c->flags & NKI_C_DEAD) != 0) {
+                return;
+            }
+        }
+        if ((c->flags & NKI_C_DRAIN_DUE) != 0) {
+            nki_conn_tell_drain(loop, c);
+            return;
+        }
+    }
+    c->source.ready = (uint16_t)(c->source.ready & ~(uint32_t)NETKIT_POLL_WRITE);
+    bool is_reading = nki_conn_is_reading(c);
+    if ((c->flags & NKI_C_REOFFER) != 0 && is_reading && nki_conn_may_offer(c)) {
+        c->flags &= ~(uint32_t)NKI_C_REOFFER;
+        if (c->carry != NULL && (c->flags & NKI_C_CLOSING) == 0) {
+            nki_conn_offer_carry(loop, c);
+            return;
+        }
+    }
+    if ((c->source.ready & NKI_READABLE) != 0) {
+        nki_conn_read(loop, c);
+    } else if ((c->flags & (NKI_C_EOF | NKI_C_EOF_TOLD | NKI_C_CLOSING)) == NKI_C_EOF &&
+               is_reading) {
+        nki_conn_tell_eof(loop, c);
+    }
+}

@@ -1,0 +1,263 @@
+/* The loop's inner types.
+ *
+ * Whatever owns a descriptor starts with an nki_source and lives in a slot of 128 bytes; what is
+ * rarely needed hangs off it. A source has two identities: the handle names the object to the
+ * user, the token names its descriptor to the kernel, so that a late event of a dead descriptor
+ * fails the token's check even when number and slot are in use again. */
+
+enum {
+    NKI_RECV_SIZE = 65536,   /* one read; smaller costs factors in bulk, larger gains nothing */
+    NKI_FLUSH_AT = 65536,    /* queued bytes that are not left for the end of the callback */
+    NKI_DIRECT_MIN = 32768,  /* a send of so much on an empty queue skips the queue */
+    NKI_CHUNK_SIZE = 16384,  /* one allocation of queue memory, its head included */
+    NKI_CHUNKS_SPARE = 64,   /* free chunks a loop keeps */
+    NKI_SPANS_MAX = 64,      /* spans in one gathered send */
+    NKI_KEEP_COPY = 16384,   /* a span up to this is kept by copying it */
+    NKI_DEFER_MS_MIN = 10,   /* pause of a listener that is short of resources ... */
+    NKI_DEFER_MS_MAX = 1000, /* ... doubling up to this */
+    NKI_NAME_MAX = 160       /* text of "why this backend" */
+};
+
+enum {
+    NKI_KIND_CONN = 1,
+    NKI_KIND_LISTENER = 2,
+    NKI_KIND_WATCH = 3,
+    NKI_KIND_TIMER = 4
+};
+
+/* nki_source.flags */
+enum {
+    NKI_S_QUEUED = 1,   /* in the ready list, or the one for the next turn */
+    NKI_S_ATTACHED = 2, /* the driver delivers its events */
+    NKI_S_UNREFERENCED = 4,
+    NKI_S_GONE = 8 /* its descriptor is closed and no event of it can come */
+};
+
+typedef struct nki_source {
+    uint64_t id;             /* the handle; first, as nki_slot says */
+    uintptr_t socket;        /* nobody above the drivers looks inside */
+    struct nki_source *next; /* in the ready list */
+    uint32_t token;          /* generation of the descriptor */
+    uint16_t ready;          /* NETKIT_POLL_* the driver has seen, low bits */
+    uint8_t flags;           /* NKI_S_* */
+    uint8_t driver;          /* the driver's own bits */
+} nki_source;
+
+/* What conns of one listener (or one call) share. */
+typedef struct nki_behaviour {
+    netkit_handler handler;
+    netkit_conn_options options; /* with the defaults filled in */
+    uint32_t references;
+    uint32_t conns;               /* alive, of this origin */
+    uint64_t listener;            /* handle of the listener, or 0 */
+    struct nki_behaviour *origin; /* set_handler made this one from that one */
+    struct nki_behaviour *derived; /* the last made from this one, to be shared */
+} nki_behaviour;
+
+/* A piece of the send queue: own memory behind the head, or borrowed. */
+typedef struct nki_chunk {
+    struct nki_chunk *next;
+    struct nki_chunk *last; /* in the first chunk of a queue only */
+    const unsigned char *data;
+    size_t begin; /* first byte not yet sent */
+    size_t end;
+    size_t capacity; /* of own memory, 0 = borrowed */
+    netkit_release_fn release;
+    void *user;
+} nki_chunk;
+
+/* Received bytes that on_data left. */
+typedef struct nki_carry {
+    size_t begin;
+    size_t end;
+    size_t capacity;
+} nki_carry;
+
+/* What most conns never need. */
+typedef struct nki_cold {
+    nki_timer_node timer; /* one for all: set to the earliest of the times below */
+    struct nki_conn *conn;
+    uint64_t connect_due_ns; /* NKI_NEVER = none, as the others */
+    uint64_t close_due_ns;
+    uint64_t deadline_ns;
+    uint64_t rate_due_ns;
+    uint64_t rate_bytes; /* received in this period */
+    uint32_t idle_ms;    /* 0 = none */
+    uint32_t drained;    /* discarded while closing */
+} nki_cold;
+
+/* nki_conn.flags */
+enum {
+    NKI_C_CONNECTING = 1 << 0,
+    NKI_C_OPENED = 1 << 1,    /* on_open was delivered */
+    NKI_C_PAUSED = 1 << 2,    /* by the user */
+    NKI_C_REOFFER = 1 << 3,   /* offer the carry again even with nothing new */
+    NKI_C_EOF = 1 << 4,       /* the peer has ended */
+    NKI_C_EOF_TOLD = 1 << 5,  /* and the user knows */
+    NKI_C_SHUT = 1 << 6,      /* end our direction when the queue is empty */
+    NKI_C_FIN_SENT = 1 << 7,  /* done */
+    NKI_C_CLOSING = 1 << 8,   /* netkit_conn_close */
+    NKI_C_DEAD = 1 << 9,      /* only releases and on_close are left */
+    NKI_C_STALLED = 1 << 10,  /* the system takes no more for now */
+    NKI_C_DIRTY = 1 << 11,    /* in the dirty list */
+    NKI_C_DRAIN_DUE = 1 << 12,
+    NKI_C_DUPLEX = 1 << 13,
+    NKI_C_OPEN_DUE = 1 << 14, /* on_open is to be delivered */
+    NKI_C_BY_PEER = 1 << 15, /* the close follows from the peer's end */
+    NKI_C_IN_DATA = 1 << 16, /* a span of it is with the user */
+    NKI_C_TCP = 1 << 17,
+    NKI_C_DUE = NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_OPEN_DUE
+};
+
+/* Ready bits that make it worth while to read. */
+enum {
+    NKI_READABLE = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_ERROR |
+                   NETKIT_POLL_HANGUP | NETKIT_POLL_PEER_END
+};
+
+typedef struct nki_conn {
+    nki_source source;
+    nki_behaviour *behaviour;
+    void *user;
+    void *ext;
+    nki_chunk *out; /* what is to be sent */
+    nki_carry *carry;
+    nki_cold *cold;
+    struct nki_conn *next; /* in the dirty list, later in that of the dead */
+    void *driver_data;
+    uint32_t flags;
+    uint32_t queued;     /* copied bytes in `out` */
+    uint32_t unflushed;  /* bytes queued since the last flush */
+    uint32_t refused;    /* size of the send that on_drain is owed for, 0 = none */
+    uint32_t active_ms;  /* when bytes last moved; wraps, see nki_conn_idle_ms */
+    uint32_t tally;      /* alive: read so far out of the turn's budget; dead: bytes unsent */
+    uint16_t borrowed;   /* chunks in `out` that are borrowed */
+    uint16_t os_code;    /* why it ended, with the next four */
+    int8_t code;
+    uint8_t op;
+    uint8_t phase;
+    uint8_t why;
+} nki_conn;
+
+NKI_STATIC_ASSERT(conn_size, sizeof(nki_conn) <= 128);
+
+typedef struct nki_listener {
+    nki_source source;
+    nki_behaviour *behaviour;
+    void *user;
+    int (*on_accept)(netkit_loop *, netkit_listener, const netkit_addr *, void *);
+    void (*on_error)(netkit_loop *, netkit_listener, int, int, void *);
+    void (*on_close)(netkit_loop *, netkit_listener, void *);
+    nki_timer_node timer; /* goes on after a shortage */
+    uint32_t defer_ms;
+    uint32_t accepted; /* in this turn */
+    uint32_t conns_max;
+    uint8_t is_closing;
+    uint8_t is_deferred;
+    uint8_t is_full; /* at conns_max: woken by the end of a conn */
+    uint8_t is_tcp;
+} nki_listener;
+
+NKI_STATIC_ASSERT(listener_size, sizeof(nki_listener) <= 128);
+
+typedef struct nki_watch {
+    nki_source source;
+    netkit_watch_fn fn;
+    void *user;
+    uint32_t events; /* NETKIT_POLL_* wanted */
+} nki_watch;
+
+typedef struct nki_timer {
+    uint64_t id; /* the handle */
+    nki_timer_node node;
+    netkit_timer_fn fn;
+    void *user;
+    uint64_t period_ns;
+    uint8_t is_firing; /* in its callback */
+    uint8_t is_unreferenced;
+} nki_timer;
+
+/* A block of received bytes, refcounted by being in one place: the loop's, or a user's who has
+ * kept it. It goes back through the keeper, which outlives the loop. */
+typedef struct nki_block {
+    struct nki_block *next;
+    struct nki_keeper *keeper;
+    size_t capacity;
+} nki_block;
+
+typedef struct nki_keeper {
+    netkit_allocator allocator;
+    void *returned;     /* stack of blocks given back, pushed from any thread */
+    uint32_t references; /* kept blocks, and one of the loop */
+    uint32_t is_orphan;  /* the loop is gone */
+} nki_keeper;
+
+/* Where a turn is. It can stop between any two callbacks and go on later. */
+typedef enum nki_turn_phase {
+    NKI_TURN_NONE = 0,
+    NKI_TURN_READY,
+    NKI_TURN_POSTS,
+    NKI_TURN_TIMERS,
+    NKI_TURN_CLOSES
+} nki_turn_phase;
+
+typedef struct nki_queue {
+    nki_source *first;
+    nki_source *last;
+} nki_queue;
+
+typedef struct nki_conn_queue {
+    nki_conn *first;
+    nki_conn *last;
+} nki_conn_queue;
+
+struct netkit_loop {
+    const struct nki_driver *driver;
+    nki_slots sources;
+    uintptr_t owner; /* thread id, 0 = nobody yet */
+    nki_conn *current; /* its callback is running: it is flushed when that returns */
+    nki_conn *ignored; /* debug: a send of it was refused in this callback */
+    uint64_t turn_ns;  /* clock at the end of the wait */
+    uint32_t turn_ms;  /* the same in milliseconds, wrapping */
+    uint8_t in_callback;
+    uint8_t is_destroying;
+    uint8_t is_running; /* inside run, run_once or poll */
+    uint8_t phase;      /* nki_turn_phase */
+    nki_queue ready;    /* to be served in this turn */
+    nki_queue later;    /* in the next one */
+    nki_conn_queue dirty;
+    nki_conn_queue dead;
+    nki_queue graves;         /* slots to be freed at the end of the turn */
+    nki_chunk *releases;      /* lent chunks the system has taken, in order; first->last */
+    nki_chunk *chunks;        /* spare chunks */
+    uint32_t chunks_count;
+    uint32_t token; /* last token given out */
+    nki_block *recv;  /* the shared receive buffer */
+    netkit_span span;    /* what on_data was called with */
+    uint8_t span_is_carry;
+    netkit_event pulled; /* pull: the event that is out */
+    void *pulled_object; /* whose it is */
+    size_t pulled_used;  /* DATA: as netkit_loop_consume said */
+    uint64_t calls;      /* callbacks made */
+    uint8_t is_pulled_fresh; /* it has not been fetched yet */
+    uint64_t pull_until_ns;
+    nki_keeper *keeper;
+    uint64_t kept_bytes;
+    nki_timers timers;
+    nki_slots timer_slots;
+    uint64_t timer_order; /* timers started later than this wait for the next turn */
+    uint32_t timers_fired; /* in this turn */
+    uint32_t posts_run;
+    nki_posts posts;
+    uint32_t wake_pending; /* atomic: a wake is under way */
+    uint32_t stop;         /* atomic */
+    uint32_t references;
+    uint64_t turns;
+    nki_poller poller;            /* the readiness driver's */
+    nki_wake wake;
+    netkit_poll_event *events;
+    void *driver_state;
+    netkit_loop_desc desc; /* with the defaults filled in */
+    netkit_allocator allocator;
+    char why[NKI_NAME_MAX];
+};
