@@ -1,0 +1,4 @@
+/* A program without threads. */
+#define NETKIT_NO_THREADS
+#define NETKIT_IMPLEMENTATION
+#include "netkit.h"

@@ -1,0 +1,489 @@
+/* The test harness: what a test may use. tests/main.c is the runner.
+ *
+ *     NKT_LOOP_TEST(timer_is_never_early) {
+ *         netkit_loop *loop = nkt_loop();
+ *         ...
+ *         CHECK_EQ(fired, 1);
+ *         nkt_loop_done(loop);
+ *     }
+ *
+ * Each test runs in a process of its own, for at most 10 seconds. It fails at the first CHECK
+ * that does not hold, and also by crashing, by taking too long, by leaving a descriptor or a
+ * byte of the counting allocator behind, and by checking nothing. A loop test runs once per
+ * backend. All test files are one translation unit with the library in it, so a test may call
+ * nki_ functions; its own helpers are static and carry the file's name.
+ *
+ * The comment right above a test starts with the ids of the rows in tests/CATALOGUE.md that it
+ * proves ("T-07 SK17: ..."). T=word runs the tests with such an id, or with the word in their
+ * name or their file's. */
+#ifndef NKT_HARNESS_H
+#define NKT_HARNESS_H
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- registration --------------------------------------------------------- */
+
+enum { NKT_LOOP = 1, NKT_SLOW = 2, NKT_HIDDEN = 4 };
+
+typedef struct nkt_case {
+    const char *name;
+    const char *file;
+    int flags;
+    void (*run)(void);
+    struct nkt_case *next;
+} nkt_case;
+
+static nkt_case *nkt_cases;
+
+#define NKT_CASE(id, flags)                                                                        \
+    static void nkt_run_##id(void);                                                                \
+    __attribute__((constructor)) static void nkt_add_##id(void) {                                  \
+        static nkt_case entry = {#id, __FILE__, (flags), nkt_run_##id, NULL};                      \
+        entry.next = nkt_cases;                                                                    \
+        nkt_cases = &entry;                                                                        \
+    }                                                                                              \
+    static void nkt_run_##id(void)
+
+#define NKT_TEST(id) NKT_CASE(id, 0)
+#define NKT_LOOP_TEST(id) NKT_CASE(id, NKT_LOOP)           /* once per backend */
+#define NKT_SLOW_TEST(id) NKT_CASE(id, NKT_SLOW)           /* left out by T=quick */
+#define NKT_SLOW_LOOP_TEST(id) NKT_CASE(id, NKT_LOOP | NKT_SLOW)
+#define NKT_HIDDEN_TEST(id) NKT_CASE(id, NKT_HIDDEN)       /* the harness's tests of itself */
+
+/* ---- this run -------------------------------------------------------------- */
+
+enum { NKT_RUNNING, NKT_PASSED, NKT_SKIPPED, NKT_FAILED };
+
+/* What a test's process tells the runner, in memory both share. */
+typedef struct nkt_result {
+    int state;
+    int limit_s;
+    uint64_t checks;
+    char reason[160];
+} nkt_result;
+
+static nkt_result *nkt_now_running;
+static int nkt_backend;              /* in a loop test: NETKIT_BACKEND_* */
+static const char *nkt_backend_name; /* and its name */
+static const char *nkt_program;      /* path of this program */
+static bool nkt_long;                /* LONG=1 */
+static uint64_t nkt_seed;            /* this test's */
+
+static void nkt_stop(int state, const char *reason) {
+    snprintf(nkt_now_running->reason, sizeof(nkt_now_running->reason), "%s", reason);
+    nkt_now_running->state = state;
+    fflush(NULL);
+    _exit(state == NKT_FAILED ? 1 : 0);
+}
+
+/* Raise (or lower) the time limit of the test that is running. */
+#define NKT_TIME_LIMIT(seconds) (nkt_now_running->limit_s = (seconds))
+
+/* End the test as skipped; the reason is listed. */
+#define SKIP(why) nkt_stop(NKT_SKIPPED, (why))
+
+static inline uint64_t nkt_scale(uint64_t full, uint64_t quick) {
+    return nkt_long ? full : quick;
+}
+
+/* The same numbers on each thread. */
+static inline uint64_t nkt_random(void) {
+    static __thread uint64_t state;
+    state = state == 0 ? nkt_seed | 1 : state;
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return state;
+}
+
+static inline uint64_t nkt_clock_ns(clockid_t id) {
+    struct timespec t;
+    clock_gettime(id, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static inline uint64_t nkt_now_ns(void) {
+    return nkt_clock_ns(CLOCK_MONOTONIC);
+}
+
+static inline uint64_t nkt_cpu_ns(void) {
+    return nkt_clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+}
+
+static inline uint64_t nkt_thread_cpu_ns(void) {
+    return nkt_clock_ns(CLOCK_THREAD_CPUTIME_ID);
+}
+
+static inline void nkt_sleep_ms(unsigned ms) {
+    struct timespec t = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
+    while (nanosleep(&t, &t) != 0 && errno == EINTR) {
+    }
+}
+
+/* ---- checks ---------------------------------------------------------------- */
+
+#define NKT_COUNT_CHECK() ((void)__atomic_fetch_add(&nkt_now_running->checks, 1, __ATOMIC_RELAXED))
+
+#define CHECK(cond)                                                                                \
+    do {                                                                                           \
+        NKT_COUNT_CHECK();                                                                         \
+        if (!(cond)) {                                                                             \
+            nkt_fail_check(__FILE__, __LINE__, #cond);                                             \
+        }                                                                                          \
+    } while (0)
+
+#define CHECK_EQ(a, b) nkt_check_eq((int64_t)(a), (int64_t)(b), __FILE__, __LINE__, #a " == " #b)
+#define CHECK_OK(call) nkt_check_ok((int64_t)(call), __FILE__, __LINE__, #call)
+#define CHECK_ERR(call, code) nkt_check_err((int64_t)(call), (code), __FILE__, __LINE__, #call)
+#define CHECK_STR(a, b) nkt_check_str((a), (b), __FILE__, __LINE__, #a " == " #b)
+#define CHECK_MEM(a, b, len) nkt_check_mem((a), (b), (len), __FILE__, __LINE__, #a " == " #b)
+
+static void nkt_fail_check(const char *file, int line, const char *what) {
+    printf("%s:%d: CHECK failed: %s\n", file, line, what);
+    nkt_stop(NKT_FAILED, what);
+}
+
+static inline void nkt_check_eq(int64_t a, int64_t b, const char *file, int line,
+                                const char *what) {
+    NKT_COUNT_CHECK();
+    if (a != b) {
+        printf("%s:%d: %" PRId64 " != %" PRId64 "\n", file, line, a, b);
+        nkt_fail_check(file, line, what);
+    }
+}
+
+/* Holds for NETKIT_OK and every count. */
+static inline void nkt_check_ok(int64_t got, const char *file, int line, const char *what) {
+    NKT_COUNT_CHECK();
+    if (got < 0) {
+        printf("%s:%d: got %s (%" PRId64 ", errno %d)\n", file, line,
+               netkit_error_name((int)got), got, errno);
+        nkt_fail_check(file, line, what);
+    }
+}
+
+static inline void nkt_check_err(int64_t got, int want, const char *file, int line,
+                                 const char *what) {
+    NKT_COUNT_CHECK();
+    if (got != want) {
+        printf("%s:%d: got %s (%" PRId64 "), wanted %s\n", file, line,
+               netkit_error_name((int)got), got, netkit_error_name(want));
+        nkt_fail_check(file, line, what);
+    }
+}
+
+static inline void nkt_check_str(const char *a, const char *b, const char *file, int line,
+                                 const char *what) {
+    NKT_COUNT_CHECK();
+    if (a == NULL || b == NULL ? a != b : strcmp(a, b) != 0) {
+        printf("%s:%d: \"%s\" != \"%s\"\n", file, line, a ? a : "(NULL)", b ? b : "(NULL)");
+        nkt_fail_check(file, line, what);
+    }
+}
+
+static inline void nkt_check_mem(const void *a, const void *b, size_t len, const char *file,
+                                 int line, const char *what) {
+    const unsigned char *x = (const unsigned char *)a, *y = (const unsigned char *)b;
+    NKT_COUNT_CHECK();
+    for (size_t i = 0; i < len; i++) {
+        if (x[i] != y[i]) {
+            printf("%s:%d: byte %zu: 0x%02x != 0x%02x\n", file, line, i, x[i], y[i]);
+            nkt_fail_check(file, line, what);
+        }
+    }
+}
+
+/* ---- faults ----------------------------------------------------------------
+ *
+ * Every system call of the library asks nkt_fail first (src/os/seam_posix.h). Rules
+ * apply on the thread that set them and count from the moment they are set. */
+
+enum { NKT_RULES = 8, NKT_NAMES = 128 };
+
+typedef struct nkt_rule {
+    const char *name; /* NULL = any call */
+    enum { NKT_RULE_FAIL_AT, NKT_RULE_FAIL_PERCENT, NKT_RULE_CLIP } kind;
+    uint64_t nth;
+    uint64_t seen;
+    int os_error;
+    bool is_sticky;
+} nkt_rule;
+
+static __thread nkt_rule nkt_rules[NKT_RULES];
+static __thread int nkt_rule_count;
+static __thread uint64_t nkt_fault_count;
+static const char *nkt_call_names[NKT_NAMES];
+static uint64_t nkt_call_counts[NKT_NAMES];
+
+/* The counter of a call: a small table, filled as names turn up on any thread. */
+static uint64_t *nkt_call_counter(const char *name) {
+    uint32_t hash = 2166136261u;
+    for (const char *c = name; *c != '\0'; c++) {
+        hash = (hash ^ (unsigned char)*c) * 16777619u;
+    }
+    for (uint32_t i = 0; i < NKT_NAMES; i++) {
+        uint32_t at = (hash + i) % NKT_NAMES;
+        const char *there = __atomic_load_n(&nkt_call_names[at], __ATOMIC_ACQUIRE);
+        if (there == NULL && __atomic_compare_exchange_n(&nkt_call_names[at], &there, name, false,
+                                                         __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+            there = name;
+        }
+        if (strcmp(there, name) == 0) {
+            return &nkt_call_counts[at];
+        }
+    }
+    fputs("harness: NKT_NAMES is too small\n", stderr);
+    abort();
+}
+
+/* How often the library made a call since nkt_calls_reset; NULL = all calls together. */
+static inline uint64_t nkt_calls(const char *name) {
+    uint64_t sum = 0;
+    if (name != NULL) {
+        return __atomic_load_n(nkt_call_counter(name), __ATOMIC_RELAXED);
+    }
+    for (int i = 0; i < NKT_NAMES; i++) {
+        sum += __atomic_load_n(&nkt_call_counts[i], __ATOMIC_RELAXED);
+    }
+    return sum;
+}
+
+static inline void nkt_calls_reset(void) {
+    for (int i = 0; i < NKT_NAMES; i++) {
+        __atomic_store_n(&nkt_call_counts[i], 0, __ATOMIC_RELAXED);
+    }
+}
+
+static bool nkt_rule_fires(nkt_rule *rule) {
+    rule->seen++;
+    if (rule->kind == NKT_RULE_FAIL_AT) {
+        return rule->is_sticky ? rule->seen >= rule->nth : rule->seen == rule->nth;
+    }
+    return rule->kind == NKT_RULE_FAIL_PERCENT && nkt_random() % 100 < rule->nth;
+}
+
+static bool nkt_fail(const char *name) {
+    __atomic_fetch_add(nkt_call_counter(name), 1, __ATOMIC_RELAXED);
+    for (int i = 0; i < nkt_rule_count; i++) {
+        nkt_rule *rule = &nkt_rules[i];
+        if (rule->kind != NKT_RULE_CLIP && (rule->name == NULL || strcmp(rule->name, name) == 0) &&
+            nkt_rule_fires(rule)) {
+            nkt_fault_count++;
+            errno = rule->os_error;
+            return true;
+        }
+    }
+    return false;
+}
+
+static size_t nkt_clip(const char *name, size_t len) {
+    for (int i = 0; i < nkt_rule_count; i++) {
+        nkt_rule *rule = &nkt_rules[i];
+        if (len > 1 && rule->kind == NKT_RULE_CLIP && strcmp(rule->name, name) == 0) {
+            size_t most = rule->nth < len ? (size_t)rule->nth : len;
+            nkt_fault_count++;
+            return 1 + (size_t)(nkt_random() % most);
+        }
+    }
+    return len;
+}
+
+static inline void nkt_rule_add(nkt_rule rule) {
+    CHECK(nkt_rule_count < NKT_RULES);
+    nkt_rules[nkt_rule_count++] = rule;
+}
+
+/* Fail the nth (from 1) call of a name, or of any; sticky: and all later ones. */
+static inline void nkt_fault_at(const char *name, uint64_t nth, int os_error, bool sticky) {
+    nkt_rule rule = {name, NKT_RULE_FAIL_AT, nth, 0, os_error, sticky};
+    nkt_rule_add(rule);
+}
+
+/* Fail that many calls in a hundred. */
+static inline void nkt_fault_prob(const char *name, unsigned percent, int os_error) {
+    nkt_rule rule = {name, NKT_RULE_FAIL_PERCENT, percent, 0, os_error, false};
+    nkt_rule_add(rule);
+}
+
+/* Let each transfer of a name move 1 to max bytes, at random. */
+static inline void nkt_clip_random(const char *name, size_t max) {
+    nkt_rule rule = {name, NKT_RULE_CLIP, max, 0, 0, false};
+    nkt_rule_add(rule);
+}
+
+/* How many calls were failed or clipped since nkt_fault_clear. */
+static inline uint64_t nkt_faults(void) {
+    return nkt_fault_count;
+}
+
+static inline void nkt_fault_clear(void) {
+    nkt_rule_count = 0;
+    nkt_fault_count = 0;
+}
+
+/* ---- memory ---------------------------------------------------------------- */
+
+enum { NKT_BLOCK = 16 }; /* bytes before each block: keeps the alignment of malloc */
+
+static uint64_t nkt_alloc_calls, nkt_free_calls, nkt_alloc_nth, nkt_alloc_failures;
+static int64_t nkt_live;
+static bool nkt_alloc_sticky;
+
+static void *nkt_allocate(size_t size, void *user) {
+    uint64_t nth = __atomic_load_n(&nkt_alloc_nth, __ATOMIC_RELAXED);
+    bool sticky = __atomic_load_n(&nkt_alloc_sticky, __ATOMIC_RELAXED);
+    uint64_t call = __atomic_add_fetch(&nkt_alloc_calls, 1, __ATOMIC_RELAXED);
+    unsigned char *block;
+    (void)user;
+    if (nth != 0 && (sticky ? call >= nth : call == nth)) {
+        __atomic_add_fetch(&nkt_alloc_failures, 1, __ATOMIC_RELAXED);
+        return NULL;
+    }
+    block = (unsigned char *)malloc(NKT_BLOCK + size);
+    if (block == NULL) {
+        abort();
+    }
+    memcpy(block, &size, sizeof(size));
+    __atomic_add_fetch(&nkt_live, (int64_t)size, __ATOMIC_RELAXED);
+    return block + NKT_BLOCK;
+}
+
+static void nkt_release(void *memory, size_t size, void *user) {
+    unsigned char *block = (unsigned char *)memory - NKT_BLOCK;
+    size_t had;
+    (void)user;
+    memcpy(&had, block, sizeof(had));
+    if (had != size) {
+        printf("freed with size %zu what was allocated with %zu\n", size, had);
+        nkt_stop(NKT_FAILED, "a block is freed with another size than it was allocated with");
+    }
+    memset(block, 0xDD, NKT_BLOCK + size);
+    free(block);
+    __atomic_add_fetch(&nkt_free_calls, 1, __ATOMIC_RELAXED);
+    __atomic_sub_fetch(&nkt_live, (int64_t)size, __ATOMIC_RELAXED);
+}
+
+/* Counts, checks sizes, spoils what is freed, and fails when told. */
+static inline netkit_allocator nkt_allocator(void) {
+    netkit_allocator a = {NULL, nkt_allocate, nkt_release};
+    return a;
+}
+
+/* Fail the nth allocation from now (1 = the next; 0 = none); sticky: and all later ones. */
+static inline void nkt_alloc_fail_at(uint64_t nth, bool sticky) {
+    uint64_t calls = __atomic_load_n(&nkt_alloc_calls, __ATOMIC_RELAXED);
+    __atomic_store_n(&nkt_alloc_failures, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&nkt_alloc_sticky, sticky, __ATOMIC_RELAXED);
+    __atomic_store_n(&nkt_alloc_nth, nth == 0 ? 0 : calls + nth, __ATOMIC_RELAXED);
+}
+
+static inline uint64_t nkt_allocs(void) {
+    return __atomic_load_n(&nkt_alloc_calls, __ATOMIC_RELAXED);
+}
+
+static inline uint64_t nkt_frees(void) {
+    return __atomic_load_n(&nkt_free_calls, __ATOMIC_RELAXED);
+}
+
+/* How many allocations were failed since nkt_alloc_fail_at. */
+static inline uint64_t nkt_alloc_faults(void) {
+    return __atomic_load_n(&nkt_alloc_failures, __ATOMIC_RELAXED);
+}
+
+static inline int64_t nkt_live_bytes(void) {
+    return __atomic_load_n(&nkt_live, __ATOMIC_RELAXED);
+}
+
+/* ---- the process ----------------------------------------------------------- */
+
+/* How many descriptors are open. */
+static int nkt_open_fds(void) {
+    int count = 0;
+    DIR *folder = opendir("/proc/self/fd");
+    if (folder == NULL) {
+        for (int fd = 0; fd < 4096; fd++) {
+            count += fcntl(fd, F_GETFD) != -1;
+        }
+        return count;
+    }
+    while (readdir(folder) != NULL) {
+        count++;
+    }
+    closedir(folder);
+    return count - 3; /* ".", ".." and the folder itself */
+}
+
+/* Resident memory of this process, now on Linux, at its highest elsewhere. */
+static inline uint64_t nkt_rss_bytes(void) {
+    struct rusage usage;
+    unsigned long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (f != NULL) {
+        int got = fscanf(f, "%*s %lu", &pages);
+        fclose(f);
+        if (got == 1) {
+            return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
+        }
+    }
+    getrusage(RUSAGE_SELF, &usage);
+    return (uint64_t)usage.ru_maxrss * 1024;
+}
+
+/* A path under TMPDIR that nothing has; whatever is there is removed at the end. */
+static char nkt_folder[128];
+
+static inline void nkt_temp_path(char *buf, size_t size) {
+    static int number;
+    int len = snprintf(buf, size, "%s/%d", nkt_folder, ++number);
+    CHECK(len > 0 && (size_t)len < size);
+}
+
+/* ---- loops ----------------------------------------------------------------- */
+
+#ifndef NKT_NO_LOOP
+static int nkt_loops;
+
+/* A loop on nkt_backend with the counting allocator, where the desc says nothing else. */
+static inline netkit_loop *nkt_loop_with(netkit_loop_desc *desc) {
+    netkit_loop *loop = NULL;
+    if (desc->backend == NETKIT_BACKEND_AUTO) {
+        desc->backend = nkt_backend;
+    }
+    if (desc->allocator.alloc == NULL) {
+        desc->allocator = nkt_allocator();
+    }
+    CHECK_OK(netkit_loop_create(&loop, desc));
+    nkt_loops++;
+    return loop;
+}
+
+static inline netkit_loop *nkt_loop(void) {
+    netkit_loop_desc desc;
+    memset(&desc, 0, sizeof(desc));
+    return nkt_loop_with(&desc);
+}
+
+/* Destroy a loop; with the last one, nothing may be left allocated. */
+static inline void nkt_loop_done(netkit_loop *loop) {
+    CHECK_OK(netkit_loop_destroy(loop));
+    if (--nkt_loops == 0) {
+        CHECK_EQ(nkt_live_bytes(), 0);
+    }
+}
+#endif
+
+#endif /* NKT_HARNESS_H */

@@ -1,0 +1,3 @@
+#include "kernel_enums.h"
+#define NETKIT_IMPLEMENTATION
+#include "netkit.h"

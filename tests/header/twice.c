@@ -1,0 +1,5 @@
+#define NETKIT_IMPLEMENTATION
+#include "netkit.h"
+#include "netkit.h"
+#define NETKIT_IMPLEMENTATION
+#include "netkit.h"

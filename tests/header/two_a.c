@@ -1,0 +1,2 @@
+#define NETKIT_IMPLEMENTATION
+#include "netkit.h"
