@@ -1,6 +1,7 @@
 /* What the rooms above may ask of the operating system: one set of functions, implemented by
  * *_posix.c and *_windows.c side by side. Each returns 0 or a count, or a negative NETKIT_E_*,
- * and then nki_os_code() is the system's own code. A socket is a uintptr_t nobody interprets. */
+ * and then nki_os_code() is the system's own code. A socket is a uintptr_t nobody interprets;
+ * UINTPTR_MAX is none, and every out-parameter is that, or zeroed, on failure. */
 
 static int nki_os_code(void);
 
@@ -19,18 +20,34 @@ static void nki_os_wake_close(nki_wake *wake);
 static int nki_os_wake_signal(const nki_wake *wake); /* a full one is as good as signalled */
 static void nki_os_wake_drain(const nki_wake *wake);
 
+/* `type` is NETKIT_SOCK_*, `flags` of bind NETKIT_SOCKET_*. Accepted sockets are non-blocking. */
 static int nki_os_socket(int family, int type, bool is_blocking, uintptr_t *out);
-static int nki_os_bind(uintptr_t s, const netkit_addr *addr, int flags); /* NETKIT_SOCKET_* */
-static int nki_os_listen(uintptr_t s, int backlog);
+static int nki_os_pair(int type, bool is_blocking, uintptr_t out[2]);
+static int nki_os_bind(uintptr_t s, const netkit_addr *addr, int flags);
+static int nki_os_listen(uintptr_t s, int backlog);                       /* 0 = the most */
 static int nki_os_accept(uintptr_t s, uintptr_t *out, netkit_addr *peer); /* peer may be NULL */
-static int nki_os_connect(uintptr_t s, const netkit_addr *addr); /* NETKIT_E_AGAIN: under way */
+/* NETKIT_E_AGAIN: under way; NETKIT_E_FULL: the backlog of a unix listener is, try later. */
+static int nki_os_connect(uintptr_t s, const netkit_addr *addr);
+/* NETKIT_E_AGAIN while under way, NETKIT_E_NOTCONN when it never was. */
 static int nki_os_connect_result(uintptr_t s);
-static int nki_os_recv(uintptr_t s, void *data, size_t len); /* NETKIT_E_EOF at the end */
+
+/* recv takes 0 bytes for the end of a stream: NETKIT_E_EOF. Only who may hold a datagram socket,
+ * where it is an empty datagram, needs to ask nki_os_is_datagram then. The _now forms do not
+ * wait on a blocking socket either. Sending to a peer that is gone is NETKIT_E_RESET. */
+static int nki_os_recv(uintptr_t s, void *data, size_t len);
+static int nki_os_recv_now(uintptr_t s, void *data, size_t len);
 static int nki_os_send(uintptr_t s, const void *data, size_t len);
+static int nki_os_send_now(uintptr_t s, const void *data, size_t len);
 static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count); /* at most 64 */
-static int nki_os_shutdown(uintptr_t s, int how);
-static int nki_os_close(uintptr_t s);
-static int nki_os_reset(uintptr_t s); /* close with RST */
+static bool nki_os_is_datagram(uintptr_t s);
+
+/* Wait for NETKIT_POLL_* until the clock says deadline_ns (NKI_NEVER: no limit). Returns those
+ * that hold or NETKIT_E_TIMEOUT. */
+static int nki_os_wait(uintptr_t s, uint32_t events, uint64_t deadline_ns);
+
+static int nki_os_shutdown(uintptr_t s, int how); /* NETKIT_SHUT_* */
+static int nki_os_close(uintptr_t s);             /* whatever it returns, s is closed */
+static int nki_os_reset(uintptr_t s);             /* close with RST */
 static int nki_os_local(uintptr_t s, netkit_addr *out);
 static int nki_os_remote(uintptr_t s, netkit_addr *out);
 static int nki_os_set_option(uintptr_t s, netkit_option option, int value);

@@ -9,7 +9,10 @@ typedef struct nki_poller_ops {
     bool has_edge; /* NETKIT_POLL_EDGE works; else descriptors are taken out while unwanted */
     int (*open)(nki_poller *p);
     void (*close)(nki_poller *p);
-    /* events 0 = present but silent, hang-up too: a level-triggered HUP would spin otherwise. */
+    /* Nothing of READ, WRITE, PRIORITY and PEER_END asked for = present but silent, hang-up too:
+     * a level-triggered HUP would spin otherwise. ONESHOT leaves a descriptor so once it has
+     * reported. EXISTS, NOTFOUND, INVALID (no descriptor, or bits that mean nothing), ACCESS (a
+     * file that is always ready), NOSYS (EDGE where there is none) are the same everywhere. */
     int (*add)(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data);
     int (*modify)(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data);
     int (*remove)(nki_poller *p, uintptr_t native);
@@ -25,6 +28,59 @@ struct nki_poller {
     void *state;      /* the backend's own */
 };
 
+/* What may be asked for, and which of that makes a descriptor speak at all. */
+#define NKI_POLL_SPEAKS \
+    ((uint32_t)(NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END))
+#define NKI_POLL_ALWAYS ((uint32_t)(NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP))
+#define NKI_POLL_KNOWN \
+    (NKI_POLL_SPEAKS | NKI_POLL_ALWAYS | (uint32_t)(NETKIT_POLL_EDGE | NETKIT_POLL_ONESHOT))
+
 /* Choose and open a backend: AUTO takes the first that works, a named one is that or an error. */
 static int nki_poller_open(nki_poller *p, int backend, const netkit_allocator *allocator);
 static void nki_poller_close(nki_poller *p);
+
+/* From a descriptor to the backend's place for it, in constant time: a table as long as the
+ * highest descriptor seen, which POSIX keeps low (the lowest free one is always the next). 0 is
+ * no place. All zero is an empty table. */
+typedef struct nki_fd_table {
+    uint32_t *places;
+    size_t count;
+} nki_fd_table;
+
+static uint32_t nki_fd_table_get(const nki_fd_table *table, uintptr_t native) {
+    return native < table->count ? table->places[native] : 0;
+}
+
+/* Make sure that setting `native` cannot fail. */
+static int nki_fd_table_reserve(nki_fd_table *table, uintptr_t native, const netkit_allocator *a) {
+    size_t count = table->count == 0 ? 64 : table->count;
+    if (native < table->count) {
+        return NETKIT_OK;
+    }
+    if (native > (uintptr_t)INT_MAX) {
+        return NETKIT_E_INVALID;
+    }
+    while (count <= native) {
+        count *= 2;
+    }
+    if (count > SIZE_MAX / sizeof(uint32_t)) {
+        return NETKIT_E_NOMEM;
+    }
+    uint32_t *places = (uint32_t *)nki_alloc_zero(a, count * sizeof(*places));
+    if (places == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    if (table->count > 0) {
+        memcpy(places, table->places, table->count * sizeof(*places));
+    }
+    nki_free(a, table->places, table->count * sizeof(*places));
+    table->places = places;
+    table->count = count;
+    return NETKIT_OK;
+}
+
+static void nki_fd_table_free(nki_fd_table *table, const netkit_allocator *a) {
+    nki_free(a, table->places, table->count * sizeof(*table->places));
+    table->places = NULL;
+    table->count = 0;
+}

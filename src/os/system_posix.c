@@ -1,0 +1,260 @@
+/* The system on POSIX: codes of errors, clock, randomness, thread identity, interfaces, and the
+ * descriptor that wakes a waiting thread.
+ *
+ * errno is the system's code, untouched between a failure and nki_os_code. The wake descriptor
+ * must work from a signal handler (write(2) is on the list of signal-safety(7)), so a wake that
+ * succeeds leaves errno as it found it; it never blocks, and one that is full is signalled
+ * already (Q-06). No state is kept here. */
+
+#if NKI_POSIX
+
+typedef struct nki_os_row {
+    int os_code;
+    int code;
+} nki_os_row;
+
+static int nki_os_code(void) {
+    return errno;
+}
+
+/* EAGAIN comes first: it is the only one that steady traffic meets. Several names may share one
+ * number (EAGAIN and EWOULDBLOCK, ENOTSUP and EOPNOTSUPP), which a switch would not compile. */
+NETKIT_API int netkit_error_from_os(int os_code) {
+    static const nki_os_row rows[] = {
+        {EAGAIN, NETKIT_E_AGAIN},
+        {EWOULDBLOCK, NETKIT_E_AGAIN},
+        {EINPROGRESS, NETKIT_E_AGAIN},
+        {EALREADY, NETKIT_E_AGAIN},
+        {ECONNRESET, NETKIT_E_RESET},
+        {EPIPE, NETKIT_E_RESET}, /* the peer's end is gone, however it went */
+        {ENETRESET, NETKIT_E_RESET},
+        {ECONNREFUSED, NETKIT_E_REFUSED},
+        {ETIMEDOUT, NETKIT_E_TIMEOUT},
+        {ECONNABORTED, NETKIT_E_ABORTED},
+        {ENOTCONN, NETKIT_E_NOTCONN},
+        {EDESTADDRREQ, NETKIT_E_NOTCONN},
+        {EINTR, NETKIT_E_INTERRUPTED},
+        {ENETUNREACH, NETKIT_E_UNREACHABLE},
+        {EHOSTUNREACH, NETKIT_E_UNREACHABLE},
+        {ENETDOWN, NETKIT_E_UNREACHABLE},
+        {EHOSTDOWN, NETKIT_E_UNREACHABLE},
+        {EADDRINUSE, NETKIT_E_ADDRINUSE},
+        {EADDRNOTAVAIL, NETKIT_E_ADDRNOTAVAIL},
+        {EMFILE, NETKIT_E_MFILE},
+        {ENFILE, NETKIT_E_MFILE},
+        {ENOMEM, NETKIT_E_NOMEM},
+        {ENOBUFS, NETKIT_E_NOMEM},
+        {ENOSPC, NETKIT_E_FULL},
+        {EMSGSIZE, NETKIT_E_TOOBIG},
+        {ENAMETOOLONG, NETKIT_E_TOOBIG},
+        {E2BIG, NETKIT_E_TOOBIG},
+        {EACCES, NETKIT_E_ACCESS},
+        {EPERM, NETKIT_E_ACCESS},
+        {EROFS, NETKIT_E_ACCESS},
+        {EEXIST, NETKIT_E_EXISTS},
+        {EISCONN, NETKIT_E_EXISTS},
+        {ENOENT, NETKIT_E_NOTFOUND},
+        {ENOTDIR, NETKIT_E_NOTFOUND},
+        {ENODEV, NETKIT_E_NOTFOUND},
+        {ENXIO, NETKIT_E_NOTFOUND},
+        {EINVAL, NETKIT_E_INVALID},
+        {EBADF, NETKIT_E_INVALID},
+        {EFAULT, NETKIT_E_INVALID},
+        {ENOTSOCK, NETKIT_E_INVALID},
+        {EDOM, NETKIT_E_INVALID},
+        {ELOOP, NETKIT_E_INVALID},
+        {EISDIR, NETKIT_E_INVALID},
+        {ENOSYS, NETKIT_E_NOSYS},
+        {ENOTSUP, NETKIT_E_NOSYS},
+        {EOPNOTSUPP, NETKIT_E_NOSYS},
+        {EAFNOSUPPORT, NETKIT_E_NOSYS},
+        {EPFNOSUPPORT, NETKIT_E_NOSYS},
+        {EPROTONOSUPPORT, NETKIT_E_NOSYS},
+        {ESOCKTNOSUPPORT, NETKIT_E_NOSYS},
+        {EPROTOTYPE, NETKIT_E_NOSYS},
+        {ENOPROTOOPT, NETKIT_E_NOSYS},
+        {ESHUTDOWN, NETKIT_E_CLOSED},
+        {ECANCELED, NETKIT_E_CANCELLED},
+        {EBUSY, NETKIT_E_BUSY},
+#ifdef ENONET
+        {ENONET, NETKIT_E_UNREACHABLE},
+#endif
+#ifdef EDQUOT
+        {EDQUOT, NETKIT_E_FULL},
+#endif
+    };
+    for (size_t i = 0; i < NKI_COUNT(rows); i++) {
+        if (rows[i].os_code == os_code) {
+            return rows[i].code;
+        }
+    }
+    return os_code == 0 ? NETKIT_OK : NETKIT_E_IO;
+}
+
+/* The netkit code of the failure just seen. */
+static int nki_os_error(void) {
+    return netkit_error_from_os(errno);
+}
+
+/* A socket as the system's descriptor: what cannot be one is -1, which is EBADF everywhere but in
+ * poll, where it is nobody. Cutting the upper half off instead could hit a stranger's. */
+static int nki_os_fd(uintptr_t s) {
+    return s <= (uintptr_t)INT_MAX ? (int)s : -1;
+}
+
+/* CLOCK_MONOTONIC cannot fail where it exists, and it does on every system netkit runs on; 0
+ * stands for a failure all the same, and who compares times takes it for "no later than". */
+static uint64_t nki_os_now_ns(void) {
+    struct timespec now;
+    if (NKI_SYS_clock_gettime(CLOCK_MONOTONIC, &now) != 0) {
+        return 0;
+    }
+    return (uint64_t)now.tv_sec * NKI_NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
+/* Where there is no call for it, or a sandbox refuses the call. */
+static int nki_os_random_device(void *out, size_t size) {
+    int fd = NKI_SYS_open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return nki_os_error();
+    }
+    char *at = (char *)out;
+    int rc = NETKIT_OK;
+    while (size > 0 && rc == NETKIT_OK) {
+        ssize_t got = NKI_SYS_read(fd, at, size);
+        if (got > 0) {
+            at += got;
+            size -= (size_t)got;
+        } else if (got == 0) {
+            rc = NETKIT_E_IO;
+        } else if (errno != EINTR) {
+            rc = nki_os_error();
+        }
+    }
+    int os_code = errno;
+    (void)NKI_SYS_close(fd);
+    errno = os_code;
+    return rc;
+}
+
+static int nki_os_random(void *out, size_t size) {
+    char *at = (char *)out;
+#if NKI_LINUX || NKI_BSD
+    while (size > 0) {
+        size_t want = NKI_MIN(size, 256u); /* up to here getrandom(2) is never cut short */
+        long got = (long)NKI_SYS_getrandom(at, want);
+        if (got > 0) {
+            at += got;
+            size -= (size_t)got;
+        } else if (got == 0 || errno != EINTR) {
+            break;
+        }
+    }
+#endif
+    return size == 0 ? NETKIT_OK : nki_os_random_device(at, size);
+}
+
+static uintptr_t nki_os_thread_id(void) {
+#if NKI_HAS_THREADS
+    return (uintptr_t)pthread_self();
+#else
+    return 1;
+#endif
+}
+
+static uint32_t nki_os_interface(const char *name) {
+    return NKI_SYS_if_nametoindex(name);
+}
+
+/* For systems that cannot say both at birth. A descriptor leaks into a program started by another
+ * thread between the two calls; there is no way around it there. */
+static int nki_os_set_fd_flags(int fd, bool is_blocking) {
+    int flags = NKI_SYS_fcntl(fd, F_GETFL, 0);
+    if (flags < 0) {
+        return nki_os_error();
+    }
+    int wanted = is_blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK;
+    if (wanted != flags && NKI_SYS_fcntl(fd, F_SETFL, wanted) != 0) {
+        return nki_os_error();
+    }
+    return NKI_SYS_fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 ? nki_os_error() : NETKIT_OK;
+}
+
+/* Close on the way out of a failure, whose code must survive. */
+static void nki_os_close_quietly(int fd) {
+    int os_code = errno;
+    (void)NKI_SYS_close(fd);
+    errno = os_code;
+}
+
+#if NKI_LINUX
+static int nki_os_wake_open(nki_wake *out) {
+    int fd = NKI_SYS_eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    out->reader = out->writer = fd < 0 ? UINTPTR_MAX : (uintptr_t)fd;
+    return fd < 0 ? nki_os_error() : NETKIT_OK;
+}
+#else
+static int nki_os_wake_open(nki_wake *out) {
+    int fds[2];
+    out->reader = out->writer = UINTPTR_MAX;
+    if (NKI_SYS_pipe(fds) != 0) {
+        return nki_os_error();
+    }
+    int rc = nki_os_set_fd_flags(fds[0], false);
+    if (rc == NETKIT_OK) {
+        rc = nki_os_set_fd_flags(fds[1], false);
+    }
+    if (rc != NETKIT_OK) {
+        nki_os_close_quietly(fds[0]);
+        nki_os_close_quietly(fds[1]);
+        return rc;
+    }
+    out->reader = (uintptr_t)fds[0];
+    out->writer = (uintptr_t)fds[1];
+    return NETKIT_OK;
+}
+#endif
+
+static void nki_os_wake_close(nki_wake *wake) {
+    if (wake->reader != UINTPTR_MAX) {
+        (void)NKI_SYS_close(nki_os_fd(wake->reader));
+    }
+    if (wake->writer != wake->reader && wake->writer != UINTPTR_MAX) {
+        (void)NKI_SYS_close(nki_os_fd(wake->writer));
+    }
+    wake->reader = wake->writer = UINTPTR_MAX;
+}
+
+static int nki_os_wake_signal(const nki_wake *wake) {
+    static const uint64_t one = 1;
+    int os_code = errno;
+    /* An eventfd takes eight bytes; to a pipe one is enough. */
+    size_t size = wake->reader == wake->writer ? sizeof(one) : 1;
+    while (NKI_SYS_write(nki_os_fd(wake->writer), &one, size) < 0) {
+        if (errno == EAGAIN) {
+            break;
+        }
+        if (errno != EINTR) {
+            return nki_os_error();
+        }
+    }
+    errno = os_code;
+    return NETKIT_OK;
+}
+
+/* One read empties an eventfd. A pipe is read until it is empty, which is soon: wakes are
+ * coalesced above, and 64 KiB is all a pipe holds. */
+static void nki_os_wake_drain(const nki_wake *wake) {
+    uint64_t junk[32];
+    bool is_pipe = wake->reader != wake->writer;
+    for (int i = 0; i < 1024; i++) {
+        size_t size = is_pipe ? sizeof(junk) : sizeof(junk[0]);
+        ssize_t got = NKI_SYS_read(nki_os_fd(wake->reader), junk, size);
+        bool was_all = got >= 0 && (size_t)got < sizeof(junk);
+        if (was_all || (got < 0 && errno != EINTR)) {
+            return;
+        }
+    }
+}
+
+#endif /* NKI_POSIX */
