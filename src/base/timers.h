@@ -7,4 +7,15 @@ typedef struct nki_timer_node {
     uint32_t kind;  /* whose node this is: the queue does not look */
 } nki_timer_node;
 
-typedef struct nki_timers nki_timers; /* defined in timers.c */
+typedef struct nki_timer_entry {
+    uint64_t due_ns;
+    nki_timer_node *node;
+} nki_timer_entry;
+
+typedef struct nki_timers {
+    nki_timer_entry *entries;
+    uint32_t count;
+    uint32_t capacity;
+    uint64_t order; /* of the next start */
+    const netkit_allocator *allocator;
+} nki_timers;
