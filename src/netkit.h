@@ -31,6 +31,7 @@ extern "C" {
 #include "base/memory.c"
 #include "base/addr.c"
 #include "base/slots.c"
+#include "base/timers.h"
 #include "base/timers.c"
 #include "base/posts.c"
 #include "os/seam_posix.h"
