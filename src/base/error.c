@@ -11,19 +11,20 @@ typedef struct nki_error_row {
 } nki_error_row;
 
 /* Row n is the code -n: the table's values are checked to run without a gap. */
-static const nki_error_row *nki_error_find(int code) {
-    static const nki_error_row rows[] = {
-        {"NETKIT_OK", "no error", false},
+static const nki_error_row nki_error_rows[] = {{"NETKIT_OK", "no error", false},
 #define NKI_ERROR_ROW(name, value, text, retryable) {#name, text, (retryable) != 0},
-        NETKIT_ERRORS(NKI_ERROR_ROW)
+                                               NETKIT_ERRORS(NKI_ERROR_ROW)
 #undef NKI_ERROR_ROW
-    };
+};
+
+NKI_STATIC_ASSERT(error_rows, NKI_COUNT(nki_error_rows) == 1 - (int)NETKIT_E_LAST_);
+
+static const nki_error_row *nki_error_find(int code) {
     static const nki_error_row unknown = {"NETKIT_E_UNKNOWN", "unknown error", false};
-    NKI_STATIC_ASSERT(error_rows, NKI_COUNT(rows) == 1 - (int)NETKIT_E_LAST_);
     if (code >= 0) {
-        return &rows[0];
+        return &nki_error_rows[0];
     }
-    return code < (int)NETKIT_E_LAST_ ? &unknown : &rows[-code];
+    return code < (int)NETKIT_E_LAST_ ? &unknown : &nki_error_rows[-code];
 }
 
 NETKIT_API const char *netkit_error_name(int code) {

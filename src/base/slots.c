@@ -6,7 +6,11 @@
  * has. Generations start at a random number and grow when a slot is freed; free slots are
  * reused first in, first out, to put as long as possible between two lives of one. */
 
-enum { NKI_SLOT_BITS = 24, NKI_SLAB_BITS = 8, NKI_SLAB_SLOTS = 1 << NKI_SLAB_BITS };
+enum {
+    NKI_SLOT_BITS = 24,
+    NKI_SLAB_BITS = 8,
+    NKI_SLAB_SLOTS = 1 << NKI_SLAB_BITS
+};
 
 #define NKI_SLOT_MASK 0xFFFFFFu
 #define NKI_NO_SLOT UINT32_MAX
@@ -105,7 +109,8 @@ static int nki_slots_grow(nki_slots *s) {
     if (slab == s->slabs_capacity && nki_slots_grow_table(s) != NETKIT_OK) {
         return NETKIT_E_NOMEM;
     }
-    s->slabs[slab] = (unsigned char *)nki_alloc(s->allocator, (size_t)s->slot_size << NKI_SLAB_BITS);
+    s->slabs[slab] =
+        (unsigned char *)nki_alloc(s->allocator, (size_t)s->slot_size << NKI_SLAB_BITS);
     if (s->slabs[slab] == NULL) {
         return NETKIT_E_NOMEM;
     }

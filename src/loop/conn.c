@@ -188,7 +188,7 @@ static void nki_conn_reason(nki_conn *c, netkit_op op, int code, int why, int os
     c->code = (int8_t)code;
     c->why = (uint8_t)why;
     c->os_code = (uint16_t)os_code;
-    c->phase = (uint8_t)((c->flags & NKI_C_CLOSING) != 0   ? NETKIT_PHASE_CLOSING
+    c->phase = (uint8_t)((c->flags & NKI_C_CLOSING) != 0  ? NETKIT_PHASE_CLOSING
                          : (c->flags & NKI_C_OPENED) == 0 ? NETKIT_PHASE_CONNECTING
                                                           : NETKIT_PHASE_OPEN);
 }
@@ -252,7 +252,7 @@ static void nki_conn_close_info(const nki_conn *c, netkit_close_info *info) {
 static void nki_conn_bury_step(netkit_loop *loop, nki_conn *c) {
     nki_chunk *lent = nki_out_drop(loop, c);
     if (lent != NULL) {
-        nki_release(loop, lent, c->code == NETKIT_OK ? NETKIT_E_CANCELLED : c->code);
+        nki_release(loop, lent, c->code == NETKIT_OK ? (int)NETKIT_E_CANCELLED : c->code);
         return;
     }
     nki_conn_queue_pop(&loop->dead);
@@ -324,8 +324,8 @@ static void nki_conn_advance(netkit_loop *loop, nki_conn *c) {
     if ((c->flags & (NKI_C_SHUT | NKI_C_FIN_SENT)) == NKI_C_SHUT) {
         int error = loop->driver->half_close(loop, c);
         if (error != NETKIT_OK) {
-            nki_conn_fail(loop, c, NETKIT_OP_WRITE, error, NKI_WHY_WRITE,
-                          loop->driver->os_code(), false);
+            nki_conn_fail(loop, c, NETKIT_OP_WRITE, error, NKI_WHY_WRITE, loop->driver->os_code(),
+                          false);
             return;
         }
         c->flags |= NKI_C_FIN_SENT;
@@ -410,8 +410,8 @@ static void nki_conn_begin_close(netkit_loop *loop, nki_conn *c) {
 static void nki_conn_rate_check(netkit_loop *loop, nki_conn *c) {
     const netkit_conn_options *o = &c->behaviour->options;
     nki_cold *cold = c->cold;
-    bool is_slow = cold->rate_bytes < o->rate_min && nki_conn_room(c) > 0 &&
-                   (c->flags & NKI_C_EOF) == 0;
+    bool is_slow =
+        cold->rate_bytes < o->rate_min && nki_conn_room(c) > 0 && (c->flags & NKI_C_EOF) == 0;
     if (is_slow) {
         nki_conn_fail(loop, c, NETKIT_OP_TIMER, NETKIT_E_TIMEOUT, NKI_WHY_RATE, 0, c->out != NULL);
         return;

@@ -37,8 +37,8 @@ static NKI_COLD int nki_send_refuse(netkit_loop *loop, nki_conn *c, size_t len) 
     }
     c->refused = (uint32_t)len;
     c->flags &= ~(uint32_t)NKI_C_DRAIN_DUE;
-    if (loop->desc.debug && (c->flags & (NKI_C_DUPLEX | NKI_C_IN_DATA)) ==
-                                (uint32_t)(NKI_C_DUPLEX | NKI_C_IN_DATA)) {
+    if (loop->desc.debug &&
+        (c->flags & (NKI_C_DUPLEX | NKI_C_IN_DATA)) == (uint32_t)(NKI_C_DUPLEX | NKI_C_IN_DATA)) {
         loop->ignored = c;
     }
     return NETKIT_E_FULL;
@@ -124,8 +124,7 @@ NETKIT_API int netkit_conn_sendv(netkit_loop *loop, netkit_conn conn, const netk
         return nki_send_refuse(loop, c, sum);
     }
     for (size_t i = 0; i < count; i++) {
-        if (spans[i].len != 0 &&
-            nki_out_copy(loop, c, spans[i].data, spans[i].len) != NETKIT_OK) {
+        if (spans[i].len != 0 && nki_out_copy(loop, c, spans[i].data, spans[i].len) != NETKIT_OK) {
             return nki_send_nomem(loop, c);
         }
     }
@@ -293,18 +292,16 @@ NETKIT_API int netkit_conn_set_option(netkit_loop *loop, netkit_conn conn, netki
     if (error == NETKIT_OK && option == NETKIT_OPT_BLOCKING) {
         return NETKIT_E_INVALID; /* it would stop the loop */
     }
-    return error != NETKIT_OK
-               ? error
-               : loop->driver->set_option(loop, c->source.socket, option, value);
+    return error != NETKIT_OK ? error
+                              : loop->driver->set_option(loop, c->source.socket, option, value);
 }
 
 NETKIT_API int netkit_conn_get_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
                                       int *value) {
     nki_conn *c;
     int error = nki_conn_find_socket(loop, conn, value, &c);
-    return error != NETKIT_OK
-               ? error
-               : loop->driver->get_option(loop, c->source.socket, option, value);
+    return error != NETKIT_OK ? error
+                              : loop->driver->get_option(loop, c->source.socket, option, value);
 }
 
 NETKIT_API void *netkit_conn_user(netkit_loop *loop, netkit_conn conn) {
@@ -361,8 +358,7 @@ NETKIT_API int netkit_conn_set_idle_timeout(netkit_loop *loop, netkit_conn conn,
     return nki_conn_set_timer(loop, c);
 }
 
-NETKIT_API int netkit_conn_set_deadline(netkit_loop *loop, netkit_conn conn,
-                                        uint32_t deadline_ms) {
+NETKIT_API int netkit_conn_set_deadline(netkit_loop *loop, netkit_conn conn, uint32_t deadline_ms) {
     nki_conn *c;
     int error = nki_conn_find_open(loop, conn, &c);
     if (error != NETKIT_OK) {

@@ -35,7 +35,7 @@ typedef struct nki_driver {
     int (*listen)(netkit_loop *loop, const nki_listen_how *how, uintptr_t *out);
     int (*accept)(netkit_loop *loop, nki_listener *l, uintptr_t *out, netkit_addr *peer);
     int (*connect)(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
-                   const netkit_addr *source); /* NETKIT_E_AGAIN: under way */
+                   const netkit_addr *source);        /* NETKIT_E_AGAIN: under way */
     int (*connected)(netkit_loop *loop, nki_conn *c); /* how it ended */
     /* Up to `max` bytes: count and *data, valid until read_done; NETKIT_E_AGAIN (and then
      * READ is no longer ready), NETKIT_E_EOF, or an error. */

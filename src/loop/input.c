@@ -190,7 +190,7 @@ static int nki_keep(netkit_loop *loop, netkit_buf *out) {
     const unsigned char *recv = nki_block_data(loop->recv);
     bool is_recv = loop->span.data == (const void *)recv;
     bool is_swap = is_recv && loop->span.len > NKI_KEEP_COPY;
-    uint64_t size = is_swap ? NKI_RECV_SIZE : loop->span.len;
+    uint64_t size = is_swap ? (uint64_t)NKI_RECV_SIZE : loop->span.len;
     if (loop->kept_bytes + size > loop->desc.keep_max) {
         return NETKIT_E_FULL;
     }

@@ -13,8 +13,7 @@ static void nki_listener_arm(netkit_loop *loop, nki_listener *l) {
 }
 
 static void nki_listener_room(netkit_loop *loop, uint64_t listener) {
-    nki_listener *l =
-        (nki_listener *)nki_slots_find(&loop->sources, listener, NKI_KIND_LISTENER);
+    nki_listener *l = (nki_listener *)nki_slots_find(&loop->sources, listener, NKI_KIND_LISTENER);
     if (l != NULL && l->is_full) {
         l->is_full = 0;
         nki_enqueue(loop, &l->source);
@@ -41,7 +40,8 @@ static void nki_listener_report(netkit_loop *loop, nki_listener *l, int code, in
 /* Short of something: pause, and report the first time of a burst. */
 static void nki_listener_defer(netkit_loop *loop, nki_listener *l, int code, int os_code) {
     bool is_first = l->defer_ms == 0;
-    l->defer_ms = is_first ? NKI_DEFER_MS_MIN : NKI_MIN(l->defer_ms * 2, (uint32_t)NKI_DEFER_MS_MAX);
+    l->defer_ms = is_first ? (uint32_t)NKI_DEFER_MS_MIN
+                           : NKI_MIN(l->defer_ms * 2, (uint32_t)NKI_DEFER_MS_MAX);
     uint64_t due = nki_after_ms(loop, l->defer_ms);
     /* Its place in the timers was reserved when the listener was made. */
     l->is_deferred = 1;

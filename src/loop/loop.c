@@ -364,7 +364,8 @@ NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used) {
     if (error != NETKIT_OK) {
         return error;
     }
-    if (loop->pulled.type != NETKIT_EVENT_DATA || loop->is_pulled_fresh || used > loop->pulled.len) {
+    if (loop->pulled.type != NETKIT_EVENT_DATA || loop->is_pulled_fresh ||
+        used > loop->pulled.len) {
         return NETKIT_E_INVALID;
     }
     loop->pulled_used = used;

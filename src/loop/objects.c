@@ -44,6 +44,11 @@ static NKI_COLD int nki_wrong_thread(netkit_loop *loop) {
     return NETKIT_E_THREAD;
 }
 
+static void nki_refresh_time(netkit_loop *loop) {
+    loop->turn_ns = loop->driver->now(loop);
+    loop->turn_ms = (uint32_t)(loop->turn_ns / NKI_NS_PER_MS);
+}
+
 /* ---- lists ---- */
 
 static void nki_queue_push(nki_queue *q, nki_source *source) {
@@ -236,8 +241,7 @@ static void nki_call_end(netkit_loop *loop, uint64_t started_ns) {
 
 /* Pull: hand this event out. Returns the place to fill; the turn stops here until the next
  * call of netkit_loop_next. */
-static netkit_event *nki_pull(netkit_loop *loop, netkit_event_type type, void *object,
-                              void *user) {
+static netkit_event *nki_pull(netkit_loop *loop, netkit_event_type type, void *object, void *user) {
     memset(&loop->pulled, 0, sizeof loop->pulled);
     loop->pulled_object = object;
     loop->pulled.type = type;

@@ -58,7 +58,7 @@ static void nki_out_append(nki_conn *c, nki_chunk *chunk) {
 /* Count bytes for the flush that comes at 64 KiB; borrowed ones may be many. */
 static void nki_out_count(nki_conn *c, size_t len) {
     size_t sum = (size_t)c->unflushed + len;
-    c->unflushed = sum > NKI_FLUSH_AT ? NKI_FLUSH_AT : (uint32_t)sum;
+    c->unflushed = (uint32_t)NKI_MIN(sum, (size_t)NKI_FLUSH_AT);
 }
 
 /* Copy bytes to the end. On NETKIT_E_NOMEM part of them is there: the caller dooms the conn. */
@@ -114,8 +114,7 @@ static size_t nki_out_bytes(const nki_conn *c) {
 /* For drivers: the first spans of what waits; returns their number. */
 static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_max) {
     size_t count = 0;
-    for (const nki_chunk *chunk = c->out; chunk != NULL && count < count_max;
-         chunk = chunk->next) {
+    for (const nki_chunk *chunk = c->out; chunk != NULL && count < count_max; chunk = chunk->next) {
         if (chunk->end > chunk->begin) {
             spans[count].data = chunk->data + chunk->begin;
             spans[count].len = chunk->end - chunk->begin;

@@ -37,10 +37,9 @@ static int nki_r_open(netkit_loop *loop) {
     }
     size_t size = loop->desc.events_max * sizeof *loop->events;
     loop->events = (netkit_poll_event *)nki_alloc(&loop->allocator, size);
-    error = loop->events == NULL
-                ? NETKIT_E_NOMEM
-                : loop->poller.ops->add(&loop->poller, loop->wake.reader, NETKIT_POLL_READ,
-                                        NKI_WAKE_TOKEN);
+    error = loop->events == NULL ? NETKIT_E_NOMEM
+                                 : loop->poller.ops->add(&loop->poller, loop->wake.reader,
+                                                         NETKIT_POLL_READ, NKI_WAKE_TOKEN);
     if (error != NETKIT_OK) {
         nki_free(&loop->allocator, loop->events, size);
         nki_os_wake_close(&loop->wake);
@@ -62,8 +61,8 @@ static void nki_r_event(netkit_loop *loop, const netkit_poll_event *event) {
     }
     nki_source *source = nki_token_find(loop, event->data);
     if (NKI_LIKELY(source != NULL)) {
-        if (NKI_UNLIKELY((event->events &
-                          ~(uint32_t)(NETKIT_POLL_READ | NETKIT_POLL_WRITE)) != 0)) {
+        if (NKI_UNLIKELY((event->events & ~(uint32_t)(NETKIT_POLL_READ | NETKIT_POLL_WRITE)) !=
+                         0)) {
             source->driver |= NKI_R_SPECIAL;
         }
         nki_ready(loop, source, event->events);
@@ -71,8 +70,8 @@ static void nki_r_event(netkit_loop *loop, const netkit_poll_event *event) {
 }
 
 static int nki_r_wait(netkit_loop *loop, uint64_t timeout_ns) {
-    int count = loop->poller.ops->wait(&loop->poller, loop->events, (int)loop->desc.events_max,
-                                       timeout_ns);
+    int count =
+        loop->poller.ops->wait(&loop->poller, loop->events, (int)loop->desc.events_max, timeout_ns);
     for (int i = 0; i < count; i++) {
         nki_r_event(loop, &loop->events[i]);
     }
@@ -108,11 +107,14 @@ static void nki_r_unregister(netkit_loop *loop, nki_source *source) {
 }
 
 static int nki_r_attach(netkit_loop *loop, nki_source *source) {
-    const uint32_t both =
-        NETKIT_POLL_READ | NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END | NETKIT_POLL_EDGE;
-    bool is_listener = nki_id_kind(source->id) == NKI_KIND_LISTENER;
-    uint32_t events = is_listener ? NETKIT_POLL_READ | NETKIT_POLL_EDGE : both;
-    return nki_r_register(loop, source, loop->poller.ops->has_edge ? events : NETKIT_POLL_READ);
+    uint32_t events = NETKIT_POLL_READ;
+    if (loop->poller.ops->has_edge) {
+        events |= NETKIT_POLL_EDGE;
+        if (nki_id_kind(source->id) == NKI_KIND_CONN) {
+            events |= NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END;
+        }
+    }
+    return nki_r_register(loop, source, events);
 }
 
 /* Removed before it is closed: the descriptor may be open in another process still, and then
@@ -133,8 +135,7 @@ static void nki_r_discard(netkit_loop *loop, uintptr_t socket, bool reset) {
 static void nki_r_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
     if (!loop->poller.ops->has_edge && (source->driver & NKI_R_REGISTERED) != 0) {
         uint32_t events = (wanted & NETKIT_POLL_READ) != 0 ? wanted | NETKIT_POLL_PEER_END : wanted;
-        (void)loop->poller.ops->modify(&loop->poller, source->socket, events,
-                                       nki_token_of(source));
+        (void)loop->poller.ops->modify(&loop->poller, source->socket, events, nki_token_of(source));
     }
 }
 
@@ -292,19 +293,18 @@ static int nki_r_set_option(netkit_loop *loop, uintptr_t socket, netkit_option o
     return nki_os_set_option(socket, option, value);
 }
 
-static int nki_r_get_option(netkit_loop *loop, uintptr_t socket, netkit_option option,
-                            int *value) {
+static int nki_r_get_option(netkit_loop *loop, uintptr_t socket, netkit_option option, int *value) {
     NKI_UNUSED(loop);
     return nki_os_get_option(socket, option, value);
 }
 
 static const nki_driver *nki_readiness_driver(void) {
     static const nki_driver driver = {
-        nki_r_open,       nki_r_close,      nki_r_now,       nki_r_random,     nki_r_wait,
-        nki_r_wake,       nki_r_native,     nki_r_attach,    nki_r_shut,       nki_r_discard,
-        nki_r_arm,        nki_r_watch,      nki_r_unwatch,   nki_r_listen,     nki_r_accept,
-        nki_r_connect,    nki_r_connected,  nki_r_read,      nki_r_read_done,  nki_r_flush,
-        nki_r_send,       nki_r_half_close, nki_r_local,     nki_r_remote,     nki_r_set_option,
+        nki_r_open,       nki_r_close,      nki_r_now,     nki_r_random,    nki_r_wait,
+        nki_r_wake,       nki_r_native,     nki_r_attach,  nki_r_shut,      nki_r_discard,
+        nki_r_arm,        nki_r_watch,      nki_r_unwatch, nki_r_listen,    nki_r_accept,
+        nki_r_connect,    nki_r_connected,  nki_r_read,    nki_r_read_done, nki_r_flush,
+        nki_r_send,       nki_r_half_close, nki_r_local,   nki_r_remote,    nki_r_set_option,
         nki_r_get_option, nki_os_code,
     };
     return &driver;

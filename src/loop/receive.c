@@ -216,8 +216,7 @@ static void nki_conn_read_failed(netkit_loop *loop, nki_conn *c, int error) {
             nki_enqueue(loop, &c->source);
         }
     } else {
-        nki_conn_fail(loop, c, NETKIT_OP_READ, error, NKI_WHY_READ, loop->driver->os_code(),
-                      false);
+        nki_conn_fail(loop, c, NETKIT_OP_READ, error, NKI_WHY_READ, loop->driver->os_code(), false);
     }
 }
 
@@ -257,8 +256,8 @@ static void nki_conn_connected(netkit_loop *loop, nki_conn *c) {
         return;
     }
     if (error != NETKIT_OK) {
-        nki_conn_fail(loop, c, NETKIT_OP_CONNECT, error, NKI_WHY_CONNECT,
-                      loop->driver->os_code(), false);
+        nki_conn_fail(loop, c, NETKIT_OP_CONNECT, error, NKI_WHY_CONNECT, loop->driver->os_code(),
+                      false);
         return;
     }
     c->flags &= ~(uint32_t)NKI_C_CONNECTING;
@@ -271,8 +270,8 @@ static void nki_conn_connected(netkit_loop *loop, nki_conn *c) {
 /* One step of a ready conn: at most one user event. */
 static void nki_conn_step(netkit_loop *loop, nki_conn *c) {
     const uint32_t writable = NETKIT_POLL_WRITE | NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP;
-    if (NKI_UNLIKELY((c->flags & (NKI_C_DEAD | NKI_C_CONNECTING | NKI_C_OPEN_DUE |
-                                  NKI_C_STALLED | NKI_C_DRAIN_DUE)) != 0)) {
+    if (NKI_UNLIKELY((c->flags & (NKI_C_DEAD | NKI_C_CONNECTING | NKI_C_OPEN_DUE | NKI_C_STALLED |
+                                  NKI_C_DRAIN_DUE)) != 0)) {
         if ((c->flags & NKI_C_DEAD) != 0) {
             return;
         }

@@ -1,6 +1,8 @@
 /* Timers of users: handles over the pure queue of src/base/timers.c. Keeps I7. */
 
-enum { NKI_TIMER_SIZE_MAX = 80 };
+enum {
+    NKI_TIMER_SIZE_MAX = 80
+};
 
 NKI_STATIC_ASSERT(timer_size, sizeof(nki_timer) <= NKI_TIMER_SIZE_MAX);
 
@@ -21,8 +23,7 @@ static int nki_timer_find(netkit_loop *loop, netkit_timer timer, nki_timer **out
  * early. */
 static uint64_t nki_timer_due(netkit_loop *loop, uint64_t delay_us) {
     const uint64_t delay_max = (uint64_t)1 << 62;
-    uint64_t delay =
-        delay_us > delay_max / NKI_NS_PER_US ? delay_max : delay_us * NKI_NS_PER_US;
+    uint64_t delay = delay_us > delay_max / NKI_NS_PER_US ? delay_max : delay_us * NKI_NS_PER_US;
     uint64_t now = loop->driver->now(loop);
     return now > NKI_NEVER - 1 - delay ? NKI_NEVER - 1 : now + delay;
 }
@@ -108,8 +109,7 @@ NETKIT_API int netkit_timer_remaining(netkit_loop *loop, netkit_timer timer, uin
     return NETKIT_OK;
 }
 
-NETKIT_API int netkit_timer_set_referenced(netkit_loop *loop, netkit_timer timer,
-                                           bool referenced) {
+NETKIT_API int netkit_timer_set_referenced(netkit_loop *loop, netkit_timer timer, bool referenced) {
     nki_timer *t;
     int error = nki_timer_find(loop, timer, &t);
     if (error == NETKIT_OK && referenced == (t->is_unreferenced != 0)) {

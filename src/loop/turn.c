@@ -3,17 +3,12 @@
  * A turn is a row of small steps with at most one user event each, and its place is kept in the
  * loop, so it can stop after any step, for a puller or a game's budget, and go on later. */
 
-static void nki_refresh_time(netkit_loop *loop) {
-    loop->turn_ns = loop->driver->now(loop);
-    loop->turn_ms = (uint32_t)(loop->turn_ns / NKI_NS_PER_MS);
-}
-
 /* Something to do without waiting. */
 static bool nki_has_work(const netkit_loop *loop) {
-    return loop->phase != NKI_TURN_NONE || loop->ready.first != NULL ||
-           loop->later.first != NULL || loop->dirty.first != NULL || loop->dead.first != NULL ||
-           loop->releases != NULL || loop->pulled.type != NETKIT_EVENT_NONE ||
-           nki_atomic_load(&loop->wake_pending) != 0 || !nki_posts_is_empty(&loop->posts);
+    return loop->phase != NKI_TURN_NONE || loop->ready.first != NULL || loop->later.first != NULL ||
+           loop->dirty.first != NULL || loop->dead.first != NULL || loop->releases != NULL ||
+           loop->pulled.type != NETKIT_EVENT_NONE || nki_atomic_load(&loop->wake_pending) != 0 ||
+           !nki_posts_is_empty(&loop->posts);
 }
 
 /* Nanoseconds until the first timer, NKI_NEVER without one. */
@@ -47,9 +42,8 @@ static void nki_turn_wait(netkit_loop *loop, uint64_t timeout_ns) {
     } else if (timeout_ns != 0) {
         timeout_ns = NKI_MIN(timeout_ns, nki_timer_wait(loop));
     }
-    int error = timeout_ns != 0 && loop->desc.spin_us != 0
-                    ? nki_wait_spinning(loop, timeout_ns)
-                    : loop->driver->wait(loop, timeout_ns);
+    int error = timeout_ns != 0 && loop->desc.spin_us != 0 ? nki_wait_spinning(loop, timeout_ns)
+                                                           : loop->driver->wait(loop, timeout_ns);
     if (error != NETKIT_OK) {
         nki_log(loop, NETKIT_LOG_ERROR, NETKIT_LOGID_OS_ERROR, "waiting for events failed",
                 loop->driver->os_code());

@@ -48,9 +48,9 @@ typedef struct nki_behaviour {
     netkit_handler handler;
     netkit_conn_options options; /* with the defaults filled in */
     uint32_t references;
-    uint32_t conns;               /* alive, of this origin */
-    uint64_t listener;            /* handle of the listener, or 0 */
-    struct nki_behaviour *origin; /* set_handler made this one from that one */
+    uint32_t conns;                /* alive, of this origin */
+    uint64_t listener;             /* handle of the listener, or 0 */
+    struct nki_behaviour *origin;  /* set_handler made this one from that one */
     struct nki_behaviour *derived; /* the last made from this one, to be shared */
 } nki_behaviour;
 
@@ -89,22 +89,22 @@ typedef struct nki_cold {
 /* nki_conn.flags */
 enum {
     NKI_C_CONNECTING = 1 << 0,
-    NKI_C_OPENED = 1 << 1,    /* on_open was delivered */
-    NKI_C_PAUSED = 1 << 2,    /* by the user */
-    NKI_C_REOFFER = 1 << 3,   /* offer the carry again even with nothing new */
-    NKI_C_EOF = 1 << 4,       /* the peer has ended */
-    NKI_C_EOF_TOLD = 1 << 5,  /* and the user knows */
-    NKI_C_SHUT = 1 << 6,      /* end our direction when the queue is empty */
-    NKI_C_FIN_SENT = 1 << 7,  /* done */
-    NKI_C_CLOSING = 1 << 8,   /* netkit_conn_close */
-    NKI_C_DEAD = 1 << 9,      /* only releases and on_close are left */
-    NKI_C_STALLED = 1 << 10,  /* the system takes no more for now */
-    NKI_C_DIRTY = 1 << 11,    /* in the dirty list */
+    NKI_C_OPENED = 1 << 1,   /* on_open was delivered */
+    NKI_C_PAUSED = 1 << 2,   /* by the user */
+    NKI_C_REOFFER = 1 << 3,  /* offer the carry again even with nothing new */
+    NKI_C_EOF = 1 << 4,      /* the peer has ended */
+    NKI_C_EOF_TOLD = 1 << 5, /* and the user knows */
+    NKI_C_SHUT = 1 << 6,     /* end our direction when the queue is empty */
+    NKI_C_FIN_SENT = 1 << 7, /* done */
+    NKI_C_CLOSING = 1 << 8,  /* netkit_conn_close */
+    NKI_C_DEAD = 1 << 9,     /* only releases and on_close are left */
+    NKI_C_STALLED = 1 << 10, /* the system takes no more for now */
+    NKI_C_DIRTY = 1 << 11,   /* in the dirty list */
     NKI_C_DRAIN_DUE = 1 << 12,
     NKI_C_DUPLEX = 1 << 13,
     NKI_C_OPEN_DUE = 1 << 14, /* on_open is to be delivered */
-    NKI_C_BY_PEER = 1 << 15, /* the close follows from the peer's end */
-    NKI_C_IN_DATA = 1 << 16, /* a span of it is with the user */
+    NKI_C_BY_PEER = 1 << 15,  /* the close follows from the peer's end */
+    NKI_C_IN_DATA = 1 << 16,  /* a span of it is with the user */
     NKI_C_TCP = 1 << 17,
     NKI_C_DUE = NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_OPEN_DUE
 };
@@ -126,13 +126,13 @@ typedef struct nki_conn {
     struct nki_conn *next; /* in the dirty list, later in that of the dead */
     void *driver_data;
     uint32_t flags;
-    uint32_t queued;     /* copied bytes in `out` */
-    uint32_t unflushed;  /* bytes queued since the last flush */
-    uint32_t refused;    /* size of the send that on_drain is owed for, 0 = none */
-    uint32_t active_ms;  /* when bytes last moved; wraps, see nki_conn_idle_ms */
-    uint32_t tally;      /* alive: read so far out of the turn's budget; dead: bytes unsent */
-    uint16_t borrowed;   /* chunks in `out` that are borrowed */
-    uint16_t os_code;    /* why it ended, with the next four */
+    uint32_t queued;    /* copied bytes in `out` */
+    uint32_t unflushed; /* bytes queued since the last flush */
+    uint32_t refused;   /* size of the send that on_drain is owed for, 0 = none */
+    uint32_t active_ms; /* when bytes last moved; wraps, see nki_conn_idle_ms */
+    uint32_t tally;     /* alive: read so far out of the turn's budget; dead: bytes unsent */
+    uint16_t borrowed;  /* chunks in `out` that are borrowed */
+    uint16_t os_code;   /* why it ended, with the next four */
     int8_t code;
     uint8_t op;
     uint8_t phase;
@@ -187,7 +187,7 @@ typedef struct nki_block {
 
 typedef struct nki_keeper {
     netkit_allocator allocator;
-    void *returned;     /* stack of blocks given back, pushed from any thread */
+    void *returned;      /* stack of blocks given back, pushed from any thread */
     uint32_t references; /* kept blocks, and one of the loop */
     uint32_t is_orphan;  /* the loop is gone */
 } nki_keeper;
@@ -214,7 +214,7 @@ typedef struct nki_conn_queue {
 struct netkit_loop {
     const struct nki_driver *driver;
     nki_slots sources;
-    uintptr_t owner; /* thread id, 0 = nobody yet */
+    uintptr_t owner;   /* thread id, 0 = nobody yet */
     nki_conn *current; /* its callback is running: it is flushed when that returns */
     nki_conn *ignored; /* debug: a send of it was refused in this callback */
     uint64_t turn_ns;  /* clock at the end of the wait */
@@ -227,25 +227,25 @@ struct netkit_loop {
     nki_queue later;    /* in the next one */
     nki_conn_queue dirty;
     nki_conn_queue dead;
-    nki_queue graves;         /* slots to be freed at the end of the turn */
-    nki_chunk *releases;      /* lent chunks the system has taken, in order; first->last */
-    nki_chunk *chunks;        /* spare chunks */
+    nki_queue graves;    /* slots to be freed at the end of the turn */
+    nki_chunk *releases; /* lent chunks the system has taken, in order; first->last */
+    nki_chunk *chunks;   /* spare chunks */
     uint32_t chunks_count;
-    uint32_t token; /* last token given out */
+    uint32_t token;   /* last token given out */
     nki_block *recv;  /* the shared receive buffer */
-    netkit_span span;    /* what on_data was called with */
+    netkit_span span; /* what on_data was called with */
     uint8_t span_is_carry;
-    netkit_event pulled; /* pull: the event that is out */
-    void *pulled_object; /* whose it is */
-    size_t pulled_used;  /* DATA: as netkit_loop_consume said */
-    uint64_t calls;      /* callbacks made */
+    netkit_event pulled;     /* pull: the event that is out */
+    void *pulled_object;     /* whose it is */
+    size_t pulled_used;      /* DATA: as netkit_loop_consume said */
+    uint64_t calls;          /* callbacks made */
     uint8_t is_pulled_fresh; /* it has not been fetched yet */
     uint64_t pull_until_ns;
     nki_keeper *keeper;
     uint64_t kept_bytes;
     nki_timers timers;
     nki_slots timer_slots;
-    uint64_t timer_order; /* timers started later than this wait for the next turn */
+    uint64_t timer_order;  /* timers started later than this wait for the next turn */
     uint32_t timers_fired; /* in this turn */
     uint32_t posts_run;
     nki_posts posts;
@@ -253,7 +253,7 @@ struct netkit_loop {
     uint32_t stop;         /* atomic */
     uint32_t references;
     uint64_t turns;
-    nki_poller poller;            /* the readiness driver's */
+    nki_poller poller; /* the readiness driver's */
     nki_wake wake;
     netkit_poll_event *events;
     void *driver_state;

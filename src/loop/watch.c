@@ -75,8 +75,7 @@ NETKIT_API int netkit_watch_stop(netkit_loop *loop, netkit_watch watch) {
     return error;
 }
 
-NETKIT_API int netkit_watch_set_referenced(netkit_loop *loop, netkit_watch watch,
-                                           bool referenced) {
+NETKIT_API int netkit_watch_set_referenced(netkit_loop *loop, netkit_watch watch, bool referenced) {
     nki_watch *w;
     int error = nki_watch_find(loop, watch, &w);
     return error != NETKIT_OK ? error : nki_set_referenced(loop, &w->source, referenced);

@@ -1,0 +1,347 @@
+/* netkit_socket: plain sockets for programs that wait by themselves.
+ *
+ * Owns nothing: a socket is the system's descriptor plus one, so that {0} is none, and all
+ * state is the kernel's. What stands here is the same on every system: arguments are checked,
+ * calls with a time limit are loops of "try without waiting, then wait for readiness" against
+ * one deadline, so that a signal, or a peer that trickles, never makes the whole longer; and
+ * that a socket is blocking changes nothing for them. */
+
+static uintptr_t nki_socket_native(netkit_socket s) {
+    return s.value - 1; /* {0} becomes UINTPTR_MAX, which is none */
+}
+
+static netkit_socket nki_socket_wrap(uintptr_t native) {
+    netkit_socket s;
+    s.value = native + 1;
+    return s;
+}
+
+NETKIT_API netkit_socket netkit_socket_from_native(uintptr_t native) {
+    return nki_socket_wrap(native);
+}
+
+NETKIT_API uintptr_t netkit_socket_native(netkit_socket s) {
+    return nki_socket_native(s);
+}
+
+NETKIT_API int netkit_socket_open(netkit_socket *out, int family, int type, int flags) {
+    uintptr_t native;
+    if (out == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    out->value = 0;
+    if ((flags & ~NETKIT_SOCKET_BLOCKING) != 0) {
+        return NETKIT_E_INVALID;
+    }
+    int rc = nki_os_socket(family, type, (flags & NETKIT_SOCKET_BLOCKING) != 0, &native);
+    *out = nki_socket_wrap(native);
+    return rc;
+}
+
+NETKIT_API int netkit_socket_pair(netkit_socket out[2], int type, int flags) {
+    uintptr_t natives[2];
+    if (out == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    out[0].value = out[1].value = 0;
+    if ((flags & ~NETKIT_SOCKET_BLOCKING) != 0) {
+        return NETKIT_E_INVALID;
+    }
+    int rc = nki_os_pair(type, (flags & NETKIT_SOCKET_BLOCKING) != 0, natives);
+    out[0] = nki_socket_wrap(natives[0]);
+    out[1] = nki_socket_wrap(natives[1]);
+    return rc;
+}
+
+NETKIT_API int netkit_socket_bind(netkit_socket s, const netkit_addr *addr, int flags) {
+    if (s.value == 0 || addr == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    return nki_os_bind(nki_socket_native(s), addr, flags);
+}
+
+NETKIT_API int netkit_socket_listen(netkit_socket s, int backlog) {
+    return s.value == 0 ? (int)NETKIT_E_INVALID : nki_os_listen(nki_socket_native(s), backlog);
+}
+
+/* What the way out of a failure does must not change the code of the system behind it, so the
+ * socket is closed by the caller's netkit_socket_close, or quietly here. */
+static int nki_socket_listen_one(uintptr_t *out, const netkit_addr *addr, int flags, int backlog) {
+    bool is_blocking = (flags & NETKIT_SOCKET_BLOCKING) != 0;
+    int rc = nki_os_socket(addr->family, NETKIT_SOCK_STREAM, is_blocking, out);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    rc = nki_os_bind(*out, addr, flags & ~NETKIT_SOCKET_BLOCKING);
+    if (rc == NETKIT_OK) {
+        rc = nki_os_listen(*out, backlog);
+    }
+    if (rc != NETKIT_OK) {
+        nki_os_abandon(*out);
+        *out = UINTPTR_MAX;
+    }
+    return rc;
+}
+
+/* IPv6 is missing in one of three ways: no such sockets (ipv6.disable=1), no such address
+ * (disable_ipv6=1), or none that takes IPv4 as well (OpenBSD). */
+static bool nki_socket_lacks_ipv6(int rc) {
+    return rc == NETKIT_E_NOSYS || rc == NETKIT_E_ADDRNOTAVAIL || rc == NETKIT_E_INVALID;
+}
+
+NETKIT_API int netkit_socket_listen_on(netkit_socket *out, const netkit_addr *addr, int flags,
+                                       int backlog) {
+    const int known = NETKIT_SOCKET_BLOCKING | NETKIT_SOCKET_REUSE_PORT | NETKIT_SOCKET_V6ONLY |
+                      NETKIT_SOCKET_NO_REUSE;
+    uintptr_t native = UINTPTR_MAX;
+    if (out == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    out->value = 0;
+    if (addr == NULL || (flags & ~known) != 0 || backlog < 0) {
+        return NETKIT_E_INVALID;
+    }
+    int rc = nki_socket_listen_one(&native, addr, flags, backlog);
+    bool may_fall_back = addr->is_any && (flags & NETKIT_SOCKET_V6ONLY) == 0;
+    if (may_fall_back && nki_socket_lacks_ipv6(rc)) {
+        netkit_addr ipv4;
+        memset(&ipv4, 0, sizeof(ipv4));
+        ipv4.family = NETKIT_AF_IPV4;
+        ipv4.port = addr->port;
+        rc = nki_socket_listen_one(&native, &ipv4, flags, backlog);
+    }
+    *out = nki_socket_wrap(native);
+    return rc;
+}
+
+NETKIT_API int netkit_socket_accept(netkit_socket s, netkit_socket *out, netkit_addr *peer) {
+    uintptr_t native = UINTPTR_MAX;
+    if (out == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    out->value = 0;
+    if (s.value == 0) {
+        return NETKIT_E_INVALID;
+    }
+    int rc = nki_os_accept(nki_socket_native(s), &native, peer);
+    *out = nki_socket_wrap(native);
+    return rc;
+}
+
+/* A time limit in milliseconds as a time of the clock. Negative is no limit. */
+static uint64_t nki_socket_deadline(int timeout_ms) {
+    if (timeout_ms < 0) {
+        return NKI_NEVER;
+    }
+    return nki_os_now_ns() + (uint64_t)timeout_ms * NKI_NS_PER_MS;
+}
+
+/* Waking without a result (a stray event) goes round again, against the same deadline. */
+static int nki_socket_await_connect(uintptr_t native, uint64_t deadline_ns) {
+    for (;;) {
+        int rc = nki_os_wait(native, NETKIT_POLL_WRITE, deadline_ns);
+        if (rc >= 0) {
+            rc = nki_os_connect_result(native);
+        }
+        if (rc != NETKIT_E_AGAIN) {
+            return rc;
+        }
+    }
+}
+
+static int nki_socket_connect(uintptr_t native, const netkit_addr *addr, int timeout_ms) {
+    uint64_t deadline = nki_socket_deadline(timeout_ms);
+    int rc = nki_os_connect(native, addr);
+    if (rc != NETKIT_E_AGAIN || timeout_ms == 0) {
+        return rc;
+    }
+    return nki_socket_await_connect(native, deadline);
+}
+
+/* A blocking socket cannot be made to connect within a time, so it is non-blocking meanwhile. */
+NETKIT_API int netkit_socket_connect(netkit_socket s, const netkit_addr *addr, int timeout_ms) {
+    uintptr_t native = nki_socket_native(s);
+    int is_blocking = 0;
+    if (s.value == 0 || addr == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    int rc = NETKIT_OK;
+    if (timeout_ms >= 0) {
+        rc = nki_os_get_option(native, NETKIT_OPT_BLOCKING, &is_blocking);
+    }
+    if (rc == NETKIT_OK && is_blocking) {
+        rc = nki_os_set_option(native, NETKIT_OPT_BLOCKING, 0);
+    }
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    rc = nki_socket_connect(native, addr, timeout_ms);
+    if (is_blocking) {
+        int restored = nki_os_set_option(native, NETKIT_OPT_BLOCKING, 1);
+        rc = rc == NETKIT_OK ? restored : rc;
+    }
+    return rc;
+}
+
+NETKIT_API int netkit_socket_connect_result(netkit_socket s) {
+    return s.value == 0 ? (int)NETKIT_E_INVALID : nki_os_connect_result(nki_socket_native(s));
+}
+
+NETKIT_API int netkit_socket_send(netkit_socket s, const void *data, size_t len) {
+    if (s.value == 0 || (data == NULL && len > 0)) {
+        return NETKIT_E_INVALID;
+    }
+    return nki_os_send(nki_socket_native(s), data, len);
+}
+
+NETKIT_API int netkit_socket_recv(netkit_socket s, void *data, size_t len) {
+    uintptr_t native = nki_socket_native(s);
+    if (s.value == 0 || (data == NULL && len > 0)) {
+        return NETKIT_E_INVALID;
+    }
+    if (len == 0) {
+        return 0; /* asking the system would throw a datagram away, or wait for data */
+    }
+    int rc = nki_os_recv(native, data, len);
+    return rc == NETKIT_E_EOF && nki_os_is_datagram(native) ? 0 : rc;
+}
+
+NETKIT_API int netkit_socket_sendv(netkit_socket s, const netkit_span *spans, size_t count) {
+    if (s.value == 0 || (spans == NULL && count > 0)) {
+        return NETKIT_E_INVALID;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (spans[i].data == NULL && spans[i].len > 0) {
+            return NETKIT_E_INVALID;
+        }
+    }
+    return nki_os_sendv(nki_socket_native(s), spans, count);
+}
+
+/* After a step of a _all call that moved `rc` bytes or failed with it: NETKIT_OK to go on. The
+ * clock is asked after progress too, else a peer that is just fast enough would stretch it. */
+static int nki_socket_after_step(uintptr_t native, int rc, uint32_t events, uint64_t deadline_ns) {
+    if (rc == NETKIT_E_AGAIN) {
+        rc = nki_os_wait(native, events, deadline_ns);
+    } else if (rc >= 0 && deadline_ns != NKI_NEVER && nki_os_now_ns() >= deadline_ns) {
+        rc = nki_os_timed_out();
+    }
+    return rc < 0 ? rc : (int)NETKIT_OK;
+}
+
+NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t len, int timeout_ms,
+                                      size_t *done) {
+    uintptr_t native = nki_socket_native(s);
+    const char *at = (const char *)data;
+    size_t moved = 0;
+    int rc = s.value == 0 || (data == NULL && len > 0) ? NETKIT_E_INVALID : NETKIT_OK;
+    uint64_t deadline = rc == NETKIT_OK ? nki_socket_deadline(timeout_ms) : 0;
+    while (rc == NETKIT_OK && moved < len) {
+        rc = nki_os_send_now(native, at + moved, len - moved);
+        moved += rc > 0 ? (size_t)rc : 0u;
+        if (moved == len) {
+            rc = NETKIT_OK;
+            break;
+        }
+        rc = nki_socket_after_step(native, rc, NETKIT_POLL_WRITE, deadline);
+    }
+    if (done != NULL) {
+        *done = moved;
+    }
+    return rc;
+}
+
+NETKIT_API int netkit_socket_recv_all(netkit_socket s, void *data, size_t len, int timeout_ms,
+                                      size_t *done) {
+    uintptr_t native = nki_socket_native(s);
+    char *at = (char *)data;
+    size_t moved = 0;
+    int rc = s.value == 0 || (data == NULL && len > 0) ? NETKIT_E_INVALID : NETKIT_OK;
+    uint64_t deadline = rc == NETKIT_OK ? nki_socket_deadline(timeout_ms) : 0;
+    while (rc == NETKIT_OK && moved < len) {
+        rc = nki_os_recv_now(native, at + moved, len - moved);
+        moved += rc > 0 ? (size_t)rc : 0u;
+        if (moved == len) {
+            rc = NETKIT_OK;
+            break;
+        }
+        if (rc == NETKIT_E_EOF && nki_os_is_datagram(native)) {
+            rc = 0;
+        }
+        rc = nki_socket_after_step(native, rc, NETKIT_POLL_READ, deadline);
+    }
+    if (done != NULL) {
+        *done = moved;
+    }
+    return rc;
+}
+
+NETKIT_API int netkit_socket_wait(netkit_socket s, int events, int timeout_ms) {
+    const int known = NETKIT_POLL_READ | NETKIT_POLL_WRITE | NETKIT_POLL_PRIORITY;
+    if (s.value == 0 || events == 0 || (events & ~known) != 0) {
+        return NETKIT_E_INVALID;
+    }
+    return nki_os_wait(nki_socket_native(s), (uint32_t)events, nki_socket_deadline(timeout_ms));
+}
+
+NETKIT_API int netkit_socket_shutdown(netkit_socket s, int how) {
+    return s.value == 0 ? (int)NETKIT_E_INVALID : nki_os_shutdown(nki_socket_native(s), how);
+}
+
+NETKIT_API int netkit_socket_close(netkit_socket *s) {
+    if (s == NULL || s->value == 0) {
+        return s == NULL ? NETKIT_E_INVALID : NETKIT_OK;
+    }
+    uintptr_t native = nki_socket_native(*s);
+    s->value = 0;
+    return nki_os_close(native);
+}
+
+NETKIT_API int netkit_socket_reset(netkit_socket *s) {
+    if (s == NULL || s->value == 0) {
+        return s == NULL ? NETKIT_E_INVALID : NETKIT_OK;
+    }
+    uintptr_t native = nki_socket_native(*s);
+    s->value = 0;
+    return nki_os_reset(native);
+}
+
+static int nki_socket_name(netkit_socket s, netkit_addr *out, bool is_peer) {
+    if (out == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    if (s.value == 0) {
+        memset(out, 0, sizeof(*out));
+        return NETKIT_E_INVALID;
+    }
+    uintptr_t native = nki_socket_native(s);
+    return is_peer ? nki_os_remote(native, out) : nki_os_local(native, out);
+}
+
+NETKIT_API int netkit_socket_local(netkit_socket s, netkit_addr *out) {
+    return nki_socket_name(s, out, false);
+}
+
+NETKIT_API int netkit_socket_remote(netkit_socket s, netkit_addr *out) {
+    return nki_socket_name(s, out, true);
+}
+
+NETKIT_API int netkit_socket_set(netkit_socket s, netkit_option option, int value) {
+    if (s.value == 0) {
+        return NETKIT_E_INVALID;
+    }
+    return nki_os_set_option(nki_socket_native(s), option, value);
+}
+
+NETKIT_API int netkit_socket_get(netkit_socket s, netkit_option option, int *value) {
+    if (value == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    *value = 0;
+    return s.value == 0 ? (int)NETKIT_E_INVALID
+                        : nki_os_get_option(nki_socket_native(s), option, value);
+}
+
+NETKIT_API int netkit_socket_os_code(void) {
+    return nki_os_code();
+}
