@@ -718,6 +718,9 @@ NKT_TEST(addr_equal_and_hash) {
     other.path[0] = 'x';
     CHECK(netkit_addr_equal(&v4, &other));
     CHECK_EQ(netkit_addr_hash(&v4, 7), netkit_addr_hash(&other, 7));
+    mapped.scope = 3;
+    CHECK(netkit_addr_equal(&v4, &mapped));
+    addr_check_round_trip(&mapped, &addr_linux);
     CHECK(!netkit_addr_equal(&v4, NULL) && !netkit_addr_equal(NULL, &v4));
     CHECK(!netkit_addr_equal(NULL, NULL));
     CHECK_EQ(netkit_addr_hash(NULL, 5), 0);
