@@ -13,8 +13,8 @@
  * decimal part is refused because some parsers read it as octal: "010.0.0.1" would be
  * a different machine to a filter and to the connect behind it.
  *
- * A ':' in a zone is refused although old Linux kernels allow it in a name: their
- * SIOCGIFINDEX cuts the name there, so "eth0:typo" would be eth0 (net/core/dev_ioctl.c). */
+ * A ':' in a zone is refused: Linux cuts a name there when it looks it up, so that
+ * "eth0:typo" would be eth0 (SIOCGIFINDEX, net/core/dev_ioctl.c). */
 
 /* What a system can take. */
 typedef struct nki_addr_rules {
