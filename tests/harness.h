@@ -25,6 +25,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -37,7 +38,11 @@
 
 /* ---- registration --------------------------------------------------------- */
 
-enum { NKT_LOOP = 1, NKT_SLOW = 2, NKT_HIDDEN = 4 };
+enum {
+    NKT_LOOP = 1,
+    NKT_SLOW = 2,
+    NKT_HIDDEN = 4
+};
 
 typedef struct nkt_case {
     const char *name;
@@ -49,24 +54,29 @@ typedef struct nkt_case {
 
 static nkt_case *nkt_cases;
 
-#define NKT_CASE(id, flags)                                                                        \
-    static void nkt_run_##id(void);                                                                \
-    __attribute__((constructor)) static void nkt_add_##id(void) {                                  \
-        static nkt_case entry = {#id, __FILE__, (flags), nkt_run_##id, NULL};                      \
-        entry.next = nkt_cases;                                                                    \
-        nkt_cases = &entry;                                                                        \
-    }                                                                                              \
+#define NKT_CASE(id, flags)                                                   \
+    static void nkt_run_##id(void);                                           \
+    __attribute__((constructor)) static void nkt_add_##id(void) {             \
+        static nkt_case entry = {#id, __FILE__, (flags), nkt_run_##id, NULL}; \
+        entry.next = nkt_cases;                                               \
+        nkt_cases = &entry;                                                   \
+    }                                                                         \
     static void nkt_run_##id(void)
 
 #define NKT_TEST(id) NKT_CASE(id, 0)
-#define NKT_LOOP_TEST(id) NKT_CASE(id, NKT_LOOP)           /* once per backend */
-#define NKT_SLOW_TEST(id) NKT_CASE(id, NKT_SLOW)           /* left out by T=quick */
+#define NKT_LOOP_TEST(id) NKT_CASE(id, NKT_LOOP) /* once per backend */
+#define NKT_SLOW_TEST(id) NKT_CASE(id, NKT_SLOW) /* left out by T=quick */
 #define NKT_SLOW_LOOP_TEST(id) NKT_CASE(id, NKT_LOOP | NKT_SLOW)
-#define NKT_HIDDEN_TEST(id) NKT_CASE(id, NKT_HIDDEN)       /* the harness's tests of itself */
+#define NKT_HIDDEN_TEST(id) NKT_CASE(id, NKT_HIDDEN) /* the harness's tests of itself */
 
 /* ---- this run -------------------------------------------------------------- */
 
-enum { NKT_RUNNING, NKT_PASSED, NKT_SKIPPED, NKT_FAILED };
+enum {
+    NKT_RUNNING,
+    NKT_PASSED,
+    NKT_SKIPPED,
+    NKT_FAILED
+};
 
 /* What a test's process tells the runner, in memory both share. */
 typedef struct nkt_result {
@@ -81,6 +91,7 @@ static int nkt_backend;              /* in a loop test: NETKIT_BACKEND_* */
 static const char *nkt_backend_name; /* and its name */
 static const char *nkt_program;      /* path of this program */
 static bool nkt_long;                /* LONG=1 */
+static unsigned nkt_slowness = 1;    /* how many times slower than usual: sanitizers, valgrind */
 static uint64_t nkt_seed;            /* this test's */
 
 static void nkt_stop(int state, const char *reason) {
@@ -138,12 +149,12 @@ static inline void nkt_sleep_ms(unsigned ms) {
 
 #define NKT_COUNT_CHECK() ((void)__atomic_fetch_add(&nkt_now_running->checks, 1, __ATOMIC_RELAXED))
 
-#define CHECK(cond)                                                                                \
-    do {                                                                                           \
-        NKT_COUNT_CHECK();                                                                         \
-        if (!(cond)) {                                                                             \
-            nkt_fail_check(__FILE__, __LINE__, #cond);                                             \
-        }                                                                                          \
+#define CHECK(cond)                                    \
+    do {                                               \
+        NKT_COUNT_CHECK();                             \
+        if (!(cond)) {                                 \
+            nkt_fail_check(__FILE__, __LINE__, #cond); \
+        }                                              \
     } while (0)
 
 #define CHECK_EQ(a, b) nkt_check_eq((int64_t)(a), (int64_t)(b), __FILE__, __LINE__, #a " == " #b)
@@ -152,8 +163,23 @@ static inline void nkt_sleep_ms(unsigned ms) {
 #define CHECK_STR(a, b) nkt_check_str((a), (b), __FILE__, __LINE__, #a " == " #b)
 #define CHECK_MEM(a, b, len) nkt_check_mem((a), (b), (len), __FILE__, __LINE__, #a " == " #b)
 
+/* Print the place, from the repository's root, and what was seen there. */
+__attribute__((format(printf, 3, 4))) static void nkt_print_at(const char *file, int line,
+                                                               const char *format, ...) {
+    va_list args;
+    const char *root = file;
+    for (const char *at = file; (at = strstr(at, "tests/")) != NULL; at++) {
+        root = at;
+    }
+    printf("%s:%d: ", root, line);
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+    printf("\n");
+}
+
 static void nkt_fail_check(const char *file, int line, const char *what) {
-    printf("%s:%d: CHECK failed: %s\n", file, line, what);
+    nkt_print_at(file, line, "CHECK failed: %s", what);
     nkt_stop(NKT_FAILED, what);
 }
 
@@ -161,7 +187,7 @@ static inline void nkt_check_eq(int64_t a, int64_t b, const char *file, int line
                                 const char *what) {
     NKT_COUNT_CHECK();
     if (a != b) {
-        printf("%s:%d: %" PRId64 " != %" PRId64 "\n", file, line, a, b);
+        nkt_print_at(file, line, "%" PRId64 " != %" PRId64, a, b);
         nkt_fail_check(file, line, what);
     }
 }
@@ -170,8 +196,8 @@ static inline void nkt_check_eq(int64_t a, int64_t b, const char *file, int line
 static inline void nkt_check_ok(int64_t got, const char *file, int line, const char *what) {
     NKT_COUNT_CHECK();
     if (got < 0) {
-        printf("%s:%d: got %s (%" PRId64 ", errno %d)\n", file, line,
-               netkit_error_name((int)got), got, errno);
+        nkt_print_at(file, line, "got %s (%" PRId64 ", errno %d)", netkit_error_name((int)got), got,
+                     errno);
         nkt_fail_check(file, line, what);
     }
 }
@@ -180,8 +206,8 @@ static inline void nkt_check_err(int64_t got, int want, const char *file, int li
                                  const char *what) {
     NKT_COUNT_CHECK();
     if (got != want) {
-        printf("%s:%d: got %s (%" PRId64 "), wanted %s\n", file, line,
-               netkit_error_name((int)got), got, netkit_error_name(want));
+        nkt_print_at(file, line, "got %s (%" PRId64 "), wanted %s", netkit_error_name((int)got),
+                     got, netkit_error_name(want));
         nkt_fail_check(file, line, what);
     }
 }
@@ -190,7 +216,7 @@ static inline void nkt_check_str(const char *a, const char *b, const char *file,
                                  const char *what) {
     NKT_COUNT_CHECK();
     if (a == NULL || b == NULL ? a != b : strcmp(a, b) != 0) {
-        printf("%s:%d: \"%s\" != \"%s\"\n", file, line, a ? a : "(NULL)", b ? b : "(NULL)");
+        nkt_print_at(file, line, "\"%s\" != \"%s\"", a ? a : "(NULL)", b ? b : "(NULL)");
         nkt_fail_check(file, line, what);
     }
 }
@@ -201,7 +227,7 @@ static inline void nkt_check_mem(const void *a, const void *b, size_t len, const
     NKT_COUNT_CHECK();
     for (size_t i = 0; i < len; i++) {
         if (x[i] != y[i]) {
-            printf("%s:%d: byte %zu: 0x%02x != 0x%02x\n", file, line, i, x[i], y[i]);
+            nkt_print_at(file, line, "byte %zu: 0x%02x != 0x%02x", i, x[i], y[i]);
             nkt_fail_check(file, line, what);
         }
     }
@@ -212,11 +238,18 @@ static inline void nkt_check_mem(const void *a, const void *b, size_t len, const
  * Every system call of the library asks nkt_fail first (src/os/seam_posix.h). Rules
  * apply on the thread that set them and count from the moment they are set. */
 
-enum { NKT_RULES = 8, NKT_NAMES = 128 };
+enum {
+    NKT_RULES = 8,
+    NKT_NAMES = 128
+};
 
 typedef struct nkt_rule {
     const char *name; /* NULL = any call */
-    enum { NKT_RULE_FAIL_AT, NKT_RULE_FAIL_PERCENT, NKT_RULE_CLIP } kind;
+    enum {
+        NKT_RULE_FAIL_AT,
+        NKT_RULE_FAIL_PERCENT,
+        NKT_RULE_CLIP
+    } kind;
     uint64_t nth;
     uint64_t seen;
     int os_error;
@@ -337,7 +370,9 @@ static inline void nkt_fault_clear(void) {
 
 /* ---- memory ---------------------------------------------------------------- */
 
-enum { NKT_BLOCK = 16 }; /* bytes before each block: keeps the alignment of malloc */
+enum {
+    NKT_BLOCK = 16
+}; /* bytes before each block: keeps the alignment of malloc */
 
 static uint64_t nkt_alloc_calls, nkt_free_calls, nkt_alloc_nth, nkt_alloc_failures;
 static int64_t nkt_live;

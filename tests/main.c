@@ -69,7 +69,12 @@ typedef struct nkt_slot {
     int output;
 } nkt_slot;
 
-enum { NKT_JOBS = 16, NKT_BACKENDS = 8, NKT_LIMIT_S = 10, NKT_LONG_LIMIT_S = 120 };
+enum {
+    NKT_JOBS = 16,
+    NKT_BACKENDS = 8,
+    NKT_LIMIT_S = 10,
+    NKT_LONG_LIMIT_S = 120
+};
 
 static nkt_job *nkt_jobs;
 static size_t nkt_job_count;
@@ -83,6 +88,11 @@ static char nkt_root[96];
 static const char *nkt_option(const char *name) {
     const char *value = getenv(name);
     return value != NULL && *value != '\0' ? value : NULL;
+}
+
+static uint64_t nkt_number(const char *name, uint64_t otherwise) {
+    const char *value = nkt_option(name);
+    return value != NULL ? strtoull(value, NULL, 10) : otherwise;
 }
 
 static uint64_t nkt_hash(const char *text) {
@@ -358,7 +368,7 @@ static void nkt_finish(nkt_slot *slot, int status, bool is_late) {
 
 static void nkt_watch(nkt_slot *slot) {
     int status = 0;
-    uint64_t limit = (uint64_t)slot->result->limit_s * 1000000000u;
+    uint64_t limit = (uint64_t)slot->result->limit_s * nkt_slowness * 1000000000u;
     if (waitpid(slot->pid, &status, WNOHANG) == slot->pid) {
         nkt_finish(slot, status, false);
     } else if (nkt_now_ns() - slot->began > limit) {
@@ -442,13 +452,9 @@ static void nkt_remove_root(void) {
     waitpid(pid, NULL, 0);
 }
 
-static int nkt_job_limit(void) {
-    int jobs = nkt_option("J") != NULL ? atoi(nkt_option("J")) : 2;
-    return jobs < 1 ? 1 : jobs > NKT_JOBS ? NKT_JOBS : jobs;
-}
-
 int main(int argc, char **argv) {
     int rc;
+    uint64_t jobs;
     nkt_program = argv[0];
     for (int i = 1; i < argc; i++) {
         char *value = strchr(argv[i], '=');
@@ -461,9 +467,10 @@ int main(int argc, char **argv) {
     }
     nkt_is_verbose = nkt_option("V") != NULL;
     nkt_long = nkt_option("LONG") != NULL;
-    nkt_run_seed = nkt_option("SEED") != NULL ? strtoull(nkt_option("SEED"), NULL, 10)
-                                              : (nkt_now_ns() / 1000) % 1000000;
+    nkt_slowness = (unsigned)nkt_number("NKT_SLOWNESS", 1);
+    nkt_run_seed = nkt_number("SEED", (nkt_now_ns() / 1000) % 1000000);
     nkt_seed = nkt_hash("order") ^ nkt_run_seed;
+    jobs = nkt_number("J", 2);
     for (int i = 0; i < NKT_JOBS; i++) {
         nkt_slots[i].result = (nkt_result *)mmap(NULL, sizeof(nkt_result), PROT_READ | PROT_WRITE,
                                                  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -471,12 +478,15 @@ int main(int argc, char **argv) {
     nkt_make_root();
     nkt_find_backends();
     nkt_make_jobs();
+    if (nkt_job_count > nkt_number("NKT_AT_MOST", SIZE_MAX)) {
+        nkt_job_count = (size_t)nkt_number("NKT_AT_MOST", 0); /* a sample, by the seed */
+    }
     printf("SEED=%" PRIu64 "  backends:", nkt_run_seed);
     for (int b = 0; b < nkt_backend_count; b++) {
         printf(" %s", nkt_backends[b].name);
     }
     printf("  tests: %zu\n", nkt_job_count);
-    nkt_run_all(nkt_job_limit());
+    nkt_run_all(jobs < 1 ? 1 : jobs > NKT_JOBS ? NKT_JOBS : (int)jobs);
     rc = nkt_summarize();
     nkt_remove_root();
     free(nkt_jobs);

@@ -13,7 +13,8 @@
  * wait for it nor skip it. Nothing is lost, because every producer wakes the loop
  * after its own publishing, and that wake finds all that has become visible.
  *
- * Nothing is allocated after nki_posts_init. */
+ * Cells are not spread over cache lines: with 1 to 8 producers that measured the
+ * same. Nothing is allocated after nki_posts_init. */
 
 typedef struct nki_post_cell {
     size_t turn;

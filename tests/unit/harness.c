@@ -47,8 +47,7 @@ NKT_HIDDEN_TEST(hidden_descriptor) {
     CHECK(dup(STDOUT_FILENO) >= 0);
 }
 
-NKT_HIDDEN_TEST(hidden_nothing) {
-}
+NKT_HIDDEN_TEST(hidden_nothing) {}
 
 NKT_HIDDEN_TEST(hidden_skip) {
     SKIP("no such thing here");
