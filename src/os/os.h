@@ -44,10 +44,12 @@ static bool nki_os_is_datagram(uintptr_t s);
 /* Wait for NETKIT_POLL_* until the clock says deadline_ns (NKI_NEVER: no limit). Returns those
  * that hold or NETKIT_E_TIMEOUT. */
 static int nki_os_wait(uintptr_t s, uint32_t events, uint64_t deadline_ns);
+static int nki_os_timed_out(void); /* NETKIT_E_TIMEOUT, with the system's code for it */
 
 static int nki_os_shutdown(uintptr_t s, int how); /* NETKIT_SHUT_* */
 static int nki_os_close(uintptr_t s);             /* whatever it returns, s is closed */
 static int nki_os_reset(uintptr_t s);             /* close with RST */
+static void nki_os_abandon(uintptr_t s); /* close on the way out of a failure, keep its code */
 static int nki_os_local(uintptr_t s, netkit_addr *out);
 static int nki_os_remote(uintptr_t s, netkit_addr *out);
 static int nki_os_set_option(uintptr_t s, netkit_option option, int value);

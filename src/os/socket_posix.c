@@ -84,7 +84,7 @@ static int nki_os_socket(int family, int type, bool is_blocking, uintptr_t *out)
     }
     int rc = nki_os_finish_socket(fd, is_blocking);
     if (rc != NETKIT_OK) {
-        nki_os_close_quietly(fd);
+        nki_os_abandon((uintptr_t)fd);
         return rc;
     }
     *out = (uintptr_t)fd;
@@ -105,8 +105,8 @@ static int nki_os_pair(int type, bool is_blocking, uintptr_t out[2]) {
         rc = nki_os_finish_socket(fds[1], is_blocking);
     }
     if (rc != NETKIT_OK) {
-        nki_os_close_quietly(fds[0]);
-        nki_os_close_quietly(fds[1]);
+        nki_os_abandon((uintptr_t)fds[0]);
+        nki_os_abandon((uintptr_t)fds[1]);
         return rc;
     }
     out[0] = (uintptr_t)fds[0];
@@ -240,7 +240,7 @@ static int nki_os_accept(uintptr_t s, uintptr_t *out, netkit_addr *peer) {
     }
     if (nki_os_finish_socket(fd, false) != NETKIT_OK) {
         /* macOS refuses options of a connection that has been reset already. */
-        nki_os_close_quietly(fd);
+        nki_os_abandon((uintptr_t)fd);
         return NETKIT_E_ABORTED;
     }
     if (peer != NULL) {
@@ -477,10 +477,11 @@ static int nki_os_wait(uintptr_t s, uint32_t events, uint64_t deadline_ns) {
         uint64_t left = NKI_NEVER;
         if (deadline_ns != NKI_NEVER) {
             uint64_t now = nki_os_now_ns();
-            left = now < deadline_ns ? deadline_ns - now : 0;
+            left = now != 0 && now < deadline_ns ? deadline_ns - now : 0;
         }
+        int ms = nki_os_poll_ms(left);
         one.revents = 0;
-        int ready = NKI_SYS_poll(&one, 1, nki_os_poll_ms(left));
+        int ready = NKI_SYS_poll(&one, 1, ms);
         if (ready > 0) {
             bool is_bad = (one.revents & POLLNVAL) != 0;
             return is_bad ? (int)NETKIT_E_INVALID : (int)nki_os_poll_to(one.revents);
@@ -488,9 +489,8 @@ static int nki_os_wait(uintptr_t s, uint32_t events, uint64_t deadline_ns) {
         if (ready < 0 && errno != EINTR) {
             return nki_os_error();
         }
-        if (ready == 0 && left == 0) {
-            errno = ETIMEDOUT;
-            return NETKIT_E_TIMEOUT;
+        if (ready == 0 && ms < INT_MAX) { /* else it was cut, and there is more to wait */
+            return nki_os_timed_out();
         }
     }
 }

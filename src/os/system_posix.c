@@ -102,8 +102,19 @@ static int nki_os_fd(uintptr_t s) {
     return s <= (uintptr_t)INT_MAX ? (int)s : -1;
 }
 
-/* CLOCK_MONOTONIC cannot fail where it exists, and it does on every system netkit runs on; 0
- * stands for a failure all the same, and who compares times takes it for "no later than". */
+static int nki_os_timed_out(void) {
+    errno = ETIMEDOUT;
+    return NETKIT_E_TIMEOUT;
+}
+
+static void nki_os_abandon(uintptr_t s) {
+    int os_code = errno;
+    (void)NKI_SYS_close(nki_os_fd(s));
+    errno = os_code;
+}
+
+/* CLOCK_MONOTONIC cannot fail where it exists, and it does on every system netkit runs on. 0
+ * stands for a failure all the same, and who waits takes it for "time is up". */
 static uint64_t nki_os_now_ns(void) {
     struct timespec now;
     if (NKI_SYS_clock_gettime(CLOCK_MONOTONIC, &now) != 0) {
@@ -131,9 +142,7 @@ static int nki_os_random_device(void *out, size_t size) {
             rc = nki_os_error();
         }
     }
-    int os_code = errno;
-    (void)NKI_SYS_close(fd);
-    errno = os_code;
+    nki_os_abandon((uintptr_t)fd);
     return rc;
 }
 
@@ -180,13 +189,6 @@ static int nki_os_set_fd_flags(int fd, bool is_blocking) {
     return NKI_SYS_fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 ? nki_os_error() : NETKIT_OK;
 }
 
-/* Close on the way out of a failure, whose code must survive. */
-static void nki_os_close_quietly(int fd) {
-    int os_code = errno;
-    (void)NKI_SYS_close(fd);
-    errno = os_code;
-}
-
 #if NKI_LINUX
 static int nki_os_wake_open(nki_wake *out) {
     int fd = NKI_SYS_eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -205,8 +207,8 @@ static int nki_os_wake_open(nki_wake *out) {
         rc = nki_os_set_fd_flags(fds[1], false);
     }
     if (rc != NETKIT_OK) {
-        nki_os_close_quietly(fds[0]);
-        nki_os_close_quietly(fds[1]);
+        nki_os_abandon((uintptr_t)fds[0]);
+        nki_os_abandon((uintptr_t)fds[1]);
         return rc;
     }
     out->reader = (uintptr_t)fds[0];
