@@ -49,7 +49,7 @@ enum {
 
 NKI_STATIC_ASSERT(why_texts, NKI_COUNT(nki_why_texts) == NKI_WHY_COUNT_);
 
-static size_t nki_conn_room(const nki_conn *c);
+static NKI_HOT size_t nki_conn_room(const nki_conn *c);
 static void nki_listener_room(netkit_loop *loop, uint64_t listener);
 
 /* ---- behaviours ---- */
@@ -83,6 +83,7 @@ static int nki_behaviour_create(netkit_loop *loop, const netkit_handler *handler
     }
     b->handler = *handler;
     b->options = filled;
+    b->read_max = NKI_MIN((uint32_t)NKI_RECV_SIZE, filled.recv_max);
     b->references = 1;
     b->origin = b;
     *out = b;
@@ -115,6 +116,7 @@ static nki_behaviour *nki_behaviour_derive(netkit_loop *loop, nki_behaviour *fro
     }
     b->handler = *handler;
     b->options = origin->options;
+    b->read_max = origin->read_max;
     b->references = 1;
     b->origin = origin;
     origin->references++;
@@ -214,7 +216,7 @@ static void nki_gone(netkit_loop *loop, nki_source *source) {
     source->flags |= NKI_S_GONE;
     if (nki_id_kind(source->id) == NKI_KIND_CONN) {
         nki_conn *c = (nki_conn *)(void *)source;
-        size_t unsent = nki_out_bytes(c);
+        size_t unsent = nki_out_bytes(loop, c);
         c->tally = unsent > UINT32_MAX ? UINT32_MAX : (uint32_t)unsent;
         if ((c->flags & NKI_C_DIRTY) == 0) {
             nki_conn_queue_push(&loop->dead, c);
@@ -293,20 +295,55 @@ static void nki_conn_progress(netkit_loop *loop, nki_conn *c) {
     }
 }
 
+static void nki_conn_flush_failed(netkit_loop *loop, nki_conn *c, int error) {
+    nki_conn_fail(loop, c, NETKIT_OP_WRITE, error, NKI_WHY_WRITE, loop->driver->os_code(), false);
+}
+
+/* Part of what is staged did not go: it becomes the queue. */
+static NKI_COLD void nki_conn_flush_stage_rest(netkit_loop *loop, nki_conn *c) {
+    if (nki_stage_spill(loop, c) != NETKIT_OK) {
+        nki_conn_fail(loop, c, NETKIT_OP_WRITE, NETKIT_E_NOMEM, NKI_WHY_NOMEM_SEND, 0, true);
+    }
+}
+
+/* Send what the current conn has staged, in one call. */
+static NKI_HOT void nki_conn_flush_stage(netkit_loop *loop, nki_conn *c) {
+    int n = 0;
+    if (NKI_LIKELY((c->flags & NKI_C_HELD) == 0 && loop->driver->send != NULL)) {
+        n = loop->driver->send(loop, c, loop->stage, loop->stage_len);
+    }
+    if (NKI_LIKELY((size_t)n == loop->stage_len)) {
+        c->queued = 0;
+        loop->stage_len = 0;
+    } else if (n < 0) {
+        nki_conn_flush_failed(loop, c, n);
+    } else if ((c->flags & NKI_C_DEAD) == 0) {
+        c->queued -= (uint32_t)n;
+        loop->stage_len -= (size_t)n;
+        memmove(loop->stage, loop->stage + n, loop->stage_len);
+        nki_conn_flush_stage_rest(loop, c);
+    }
+}
+
 /* Send what is queued, as far as the system takes it. */
 static void nki_conn_flush(netkit_loop *loop, nki_conn *c) {
-    const uint32_t cannot = NKI_C_DEAD | NKI_C_CONNECTING | NKI_C_STALLED;
+    if (loop->current == c && loop->stage_len != 0) {
+        nki_conn_flush_stage(loop, c);
+    }
     c->unflushed = 0;
-    if (c->out == NULL || (c->flags & cannot) != 0) {
+    if ((c->flags & NKI_C_HELD) != 0) {
         return;
     }
-    int error = loop->driver->flush(loop, c);
+    int error = c->out == NULL ? NETKIT_OK : loop->driver->flush(loop, c);
     if (NKI_UNLIKELY(error != NETKIT_OK)) {
-        nki_conn_fail(loop, c, NETKIT_OP_WRITE, error, NKI_WHY_WRITE, loop->driver->os_code(),
-                      false);
+        nki_conn_flush_failed(loop, c, error);
         return;
     }
     nki_conn_progress(loop, c);
+}
+
+static bool nki_conn_has_output(const netkit_loop *loop, const nki_conn *c) {
+    return c->out != NULL || (loop->current == c && loop->stage_len != 0);
 }
 
 /* What follows from an empty queue: our FIN, and the end of a close. */
@@ -334,7 +371,7 @@ static void nki_conn_advance(netkit_loop *loop, nki_conn *c) {
 
 /* Tell a driver that asks what we now want to hear of. */
 static void nki_conn_arm(netkit_loop *loop, nki_conn *c) {
-    if (loop->driver->arm == NULL || (c->flags & NKI_C_DEAD) != 0) {
+    if (!loop->is_arming || (c->flags & NKI_C_DEAD) != 0) {
         return;
     }
     uint32_t wanted = 0;
@@ -347,12 +384,11 @@ static void nki_conn_arm(netkit_loop *loop, nki_conn *c) {
     loop->driver->arm(loop, &c->source, wanted);
 }
 
-/* After each callback of a conn, and whenever its state has changed. */
-static void nki_conn_after(netkit_loop *loop, nki_conn *c) {
+static void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
     if ((c->flags & NKI_C_DEAD) != 0) {
         return;
     }
-    if (c->out != NULL) {
+    if (c->out != NULL || c->refused != 0) {
         nki_conn_flush(loop, c);
     }
     if ((c->flags & (NKI_C_SHUT | NKI_C_CLOSING)) != 0) {
@@ -364,6 +400,23 @@ static void nki_conn_after(netkit_loop *loop, nki_conn *c) {
         nki_enqueue(loop, &c->source);
     }
     nki_conn_arm(loop, c);
+}
+
+/* After each callback of a conn, and whenever its state has changed: what it queued goes out, and
+ * it is served again if there is more to do. */
+static NKI_HOT void nki_conn_after(netkit_loop *loop, nki_conn *c) {
+    if (NKI_LIKELY(loop->current == c)) {
+        if (loop->stage_len != 0) {
+            nki_conn_flush_stage(loop, c);
+        }
+        loop->current = NULL;
+        loop->stage_len = 0;
+    }
+    bool is_plain = (c->flags & ~(uint32_t)NKI_C_PLAIN) == 0 && c->out == NULL &&
+                    c->refused == 0 && (c->source.ready & NKI_READABLE) == 0;
+    if (NKI_UNLIKELY(!is_plain || loop->is_arming)) {
+        nki_conn_after_slow(loop, c);
+    }
 }
 
 /* Flush what was queued outside its own callback. */
@@ -390,7 +443,7 @@ static void nki_conn_begin_close(netkit_loop *loop, nki_conn *c) {
     c->flags |= NKI_C_CLOSING | NKI_C_SHUT;
     c->flags &= ~(uint32_t)(NKI_C_PAUSED | NKI_C_REOFFER | NKI_C_DRAIN_DUE);
     c->refused = 0;
-    if (c->out == NULL && (c->flags & NKI_C_EOF) != 0) {
+    if (!nki_conn_has_output(loop, c) && (c->flags & NKI_C_EOF) != 0) {
         return; /* over at once: needs no deadline */
     }
     nki_cold *cold = nki_conn_cold(loop, c);

@@ -1,7 +1,7 @@
 /* Conns, as users call them: find the conn, check its state, do the least that is right now, and
  * leave the rest to the turn, as nothing may be called back from inside a call. */
 
-static int nki_conn_find(netkit_loop *loop, netkit_conn conn, nki_conn **out) {
+static NKI_HOT int nki_conn_find(netkit_loop *loop, netkit_conn conn, nki_conn **out) {
     int error = nki_enter(loop);
     if (NKI_UNLIKELY(error != NETKIT_OK)) {
         return error;
@@ -22,10 +22,9 @@ static int nki_conn_find_open(netkit_loop *loop, netkit_conn conn, nki_conn **ou
 
 /* ---- sending ---- */
 
-static int nki_send_check(netkit_loop *loop, netkit_conn conn, nki_conn **out) {
+static NKI_HOT int nki_send_check(netkit_loop *loop, netkit_conn conn, nki_conn **out) {
     int error = nki_conn_find(loop, conn, out);
-    const uint32_t closed = NKI_C_SHUT | NKI_C_CLOSING | NKI_C_DEAD;
-    if (NKI_LIKELY(error == NETKIT_OK) && NKI_UNLIKELY(((*out)->flags & closed) != 0)) {
+    if (NKI_LIKELY(error == NETKIT_OK) && NKI_UNLIKELY(((*out)->flags & NKI_C_ENDING) != 0)) {
         return NETKIT_E_CLOSED;
     }
     return error;
@@ -51,18 +50,20 @@ static NKI_COLD int nki_send_nomem(netkit_loop *loop, nki_conn *c) {
 
 /* After bytes were queued: now at 64 KiB, else when the callback returns or the turn ends. */
 static int nki_send_queued(netkit_loop *loop, nki_conn *c) {
+    if (NKI_LIKELY(loop->current != c)) {
+        nki_conn_mark_dirty(loop, c);
+    }
     if (NKI_UNLIKELY(c->unflushed >= NKI_FLUSH_AT)) {
         nki_conn_flush(loop, c);
     }
-    nki_conn_mark_dirty(loop, c);
     return NETKIT_OK;
 }
 
 /* A large send on an empty queue goes to the system from the caller's memory. Returns the count
  * that went, or an error that has ended the conn. */
 static int nki_send_direct(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
-    const uint32_t cannot = NKI_C_STALLED | NKI_C_CONNECTING;
-    if (loop->driver->send == NULL || c->out != NULL || (c->flags & cannot) != 0) {
+    if (loop->driver->send == NULL || nki_conn_has_output(loop, c) ||
+        (c->flags & NKI_C_HELD) != 0) {
         return 0;
     }
     int n = loop->driver->send(loop, c, data, len);
@@ -145,6 +146,9 @@ NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, co
         return nki_send_refuse(loop, c, 1);
     }
     /* Failing to note the loan takes nothing from the stream: the memory is the caller's still. */
+    if (nki_stage_spill(loop, c) != NETKIT_OK) {
+        return nki_send_nomem(loop, c);
+    }
     error = nki_out_lend(loop, c, data, len, release, user);
     return error != NETKIT_OK ? error : nki_send_queued(loop, c);
 }
@@ -225,7 +229,7 @@ NETKIT_API int netkit_conn_queued(netkit_loop *loop, netkit_conn conn, size_t *o
     if (error != NETKIT_OK || out == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
     }
-    *out = nki_out_bytes(c);
+    *out = nki_out_bytes(loop, c);
     return NETKIT_OK;
 }
 

@@ -40,7 +40,7 @@ typedef struct nki_driver {
     /* Up to `max` bytes: count and *data, valid until read_done; NETKIT_E_AGAIN (and then
      * READ is no longer ready), NETKIT_E_EOF, or an error. */
     int (*read)(netkit_loop *loop, nki_conn *c, size_t max, const void **data);
-    void (*read_done)(netkit_loop *loop, nki_conn *c);
+    void (*read_done)(netkit_loop *loop, nki_conn *c); /* NULL = not interested */
     /* Move the queue by nki_out_sent(); NETKIT_OK: as far as it went; or an error. */
     int (*flush)(netkit_loop *loop, nki_conn *c);
     /* Bytes straight from the caller: count (0 = none went), or an error. NULL = not offered. */

@@ -47,6 +47,7 @@ static void nki_loop_free(netkit_loop *loop) {
         loop->driver->close(loop);
     }
     nki_chunks_free(loop);
+    nki_free(&loop->allocator, loop->stage, NKI_FLUSH_AT);
     nki_keeper_destroy(loop);
     nki_slots_free_all(&loop->sources);
     nki_slots_free_all(&loop->timer_slots);
@@ -110,7 +111,8 @@ static int nki_loop_init(netkit_loop *loop) {
     nki_slots_init(&loop->sources, &loop->allocator, 128, loop->desc.objects_max, generations[0]);
     nki_slots_init(&loop->timer_slots, &loop->allocator, sizeof(nki_timer), loop->desc.timers_max,
                    generations[1]);
-    error = nki_keeper_create(loop);
+    loop->stage = (unsigned char *)nki_alloc(&loop->allocator, NKI_FLUSH_AT);
+    error = loop->stage == NULL ? NETKIT_E_NOMEM : nki_keeper_create(loop);
     if (error == NETKIT_OK) {
         error = nki_posts_init(&loop->posts, &loop->allocator, loop->desc.posts_max);
     }

@@ -1,7 +1,9 @@
 /* The send queue of a conn: chunks of copied bytes and of borrowed memory, in order.
  *
- * Chunks never move, and a chunk's progress is an offset, so a driver may have the system read
- * from them while more is appended. Copied bytes are bounded by send_max, borrowed chunks by
+ * What a conn queues in its own callback is staged in one buffer of the loop and goes out from
+ * there when the callback returns; only what the system does not take, and what others queue, is
+ * put into chunks. Chunks never move, and a chunk's progress is an offset, so a driver may have
+ * the system read from them while more is appended. Copied bytes are bounded by send_max, borrowed chunks by
  * chunks_max. Empty queues own nothing: a chunk goes back to the loop, which keeps some. */
 
 static nki_chunk *nki_chunk_take(netkit_loop *loop) {
@@ -61,11 +63,9 @@ static void nki_out_count(nki_conn *c, size_t len) {
     c->unflushed = (uint32_t)NKI_MIN(sum, (size_t)NKI_FLUSH_AT);
 }
 
-/* Copy bytes to the end. On NETKIT_E_NOMEM part of them is there: the caller dooms the conn. */
-static int nki_out_copy(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
-    const unsigned char *from = (const unsigned char *)data;
-    c->queued += (uint32_t)len;
-    nki_out_count(c, len);
+/* Copy bytes into chunks at the end. On NETKIT_E_NOMEM part of them is there: the caller dooms
+ * the conn. */
+static int nki_out_chunks(netkit_loop *loop, nki_conn *c, const unsigned char *from, size_t len) {
     while (len > 0) {
         nki_chunk *chunk = c->out == NULL ? NULL : c->out->last;
         if (chunk == NULL || chunk->end == chunk->capacity || chunk->capacity == 0) {
@@ -84,13 +84,43 @@ static int nki_out_copy(netkit_loop *loop, nki_conn *c, const void *data, size_t
     return NETKIT_OK;
 }
 
+/* Move what is staged into chunks: it has to wait, or something must stand behind it. */
+static int nki_stage_spill(netkit_loop *loop, nki_conn *c) {
+    size_t len = loop->stage_len;
+    if (loop->current != c || len == 0) {
+        return NETKIT_OK;
+    }
+    loop->stage_len = 0;
+    nki_out_count(c, len);
+    return nki_out_chunks(loop, c, loop->stage, len);
+}
+
+static int nki_out_copy_slow(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+    if (nki_stage_spill(loop, c) != NETKIT_OK) {
+        return NETKIT_E_NOMEM;
+    }
+    nki_out_count(c, len);
+    return nki_out_chunks(loop, c, (const unsigned char *)data, len);
+}
+
+/* Queue a copy of bytes: staged while this conn's callback runs and nothing else waits. */
+static NKI_HOT int nki_out_copy(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+    c->queued += (uint32_t)len;
+    if (NKI_LIKELY(loop->current == c && c->out == NULL &&
+                   len <= NKI_FLUSH_AT - loop->stage_len)) {
+        memcpy(loop->stage + loop->stage_len, data, len);
+        loop->stage_len += len;
+        return NETKIT_OK;
+    }
+    return nki_out_copy_slow(loop, c, data, len);
+}
+
 static int nki_out_lend(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
                         netkit_release_fn release, void *user) {
-    nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, sizeof *chunk);
+    nki_chunk *chunk = (nki_chunk *)nki_alloc_zero(&loop->allocator, sizeof *chunk);
     if (chunk == NULL) {
         return NETKIT_E_NOMEM;
     }
-    memset(chunk, 0, sizeof *chunk);
     chunk->last = chunk;
     chunk->data = (const unsigned char *)data;
     chunk->end = len;
@@ -103,8 +133,8 @@ static int nki_out_lend(netkit_loop *loop, nki_conn *c, const void *data, size_t
 }
 
 /* Bytes waiting, borrowed ones too. */
-static size_t nki_out_bytes(const nki_conn *c) {
-    size_t sum = 0;
+static size_t nki_out_bytes(const netkit_loop *loop, const nki_conn *c) {
+    size_t sum = loop->current == c ? loop->stage_len : 0;
     for (const nki_chunk *chunk = c->out; chunk != NULL; chunk = chunk->next) {
         sum += chunk->end - chunk->begin;
     }

@@ -30,6 +30,7 @@ static int nki_r_open(netkit_loop *loop) {
     if (error != NETKIT_OK) {
         return error;
     }
+    loop->is_arming = !loop->poller.ops->has_edge;
     error = nki_os_wake_open(&loop->wake);
     if (error != NETKIT_OK) {
         nki_poller_close(&loop->poller);
@@ -232,11 +233,6 @@ static int nki_r_read(netkit_loop *loop, nki_conn *c, size_t max, const void **d
     return n;
 }
 
-static void nki_r_read_done(netkit_loop *loop, nki_conn *c) {
-    NKI_UNUSED(loop);
-    NKI_UNUSED(c);
-}
-
 static int nki_r_send_some(nki_conn *c) {
     const nki_chunk *first = c->out;
     if (NKI_LIKELY(first->next == NULL && first->end > first->begin)) {
@@ -264,11 +260,11 @@ static int nki_r_flush(netkit_loop *loop, nki_conn *c) {
 
 static int nki_r_send(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
     int n = nki_os_send(c->source.socket, data, len);
-    if (n == NETKIT_E_AGAIN) {
+    c->active_ms = loop->turn_ms;
+    if (NKI_UNLIKELY(n == NETKIT_E_AGAIN)) {
         c->flags |= NKI_C_STALLED;
         return 0;
     }
-    c->active_ms = loop->turn_ms;
     return n;
 }
 
@@ -303,7 +299,7 @@ static const nki_driver *nki_readiness_driver(void) {
         nki_r_open,       nki_r_close,      nki_r_now,     nki_r_random,    nki_r_wait,
         nki_r_wake,       nki_r_native,     nki_r_attach,  nki_r_shut,      nki_r_discard,
         nki_r_arm,        nki_r_watch,      nki_r_unwatch, nki_r_listen,    nki_r_accept,
-        nki_r_connect,    nki_r_connected,  nki_r_read,    nki_r_read_done, nki_r_flush,
+        nki_r_connect,    nki_r_connected,  nki_r_read,    NULL, nki_r_flush,
         nki_r_send,       nki_r_half_close, nki_r_local,   nki_r_remote,    nki_r_set_option,
         nki_r_get_option, nki_os_code,
     };

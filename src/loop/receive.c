@@ -10,7 +10,7 @@ static bool nki_conn_is_reading(const nki_conn *c) {
 
 /* How many bytes may be read now. 0: the handler could not answer them, or holds enough. While a
  * conn is not duplex its queue must be able to take all that the handler is given (C3). */
-static size_t nki_conn_room(const nki_conn *c) {
+static size_t nki_conn_room_slow(const nki_conn *c) {
     const netkit_conn_options *o = &c->behaviour->options;
     if ((c->flags & NKI_C_CLOSING) != 0) {
         return NKI_RECV_SIZE;
@@ -28,6 +28,12 @@ static size_t nki_conn_room(const nki_conn *c) {
         return 0;
     }
     return NKI_MIN(room, free_bytes > carried ? free_bytes - carried : 0);
+}
+
+static NKI_HOT size_t nki_conn_room(const nki_conn *c) {
+    bool is_plain = (c->flags & (NKI_C_PAUSED | NKI_C_CLOSING)) == 0 && c->queued == 0 &&
+                    c->carry == NULL;
+    return NKI_LIKELY(is_plain) ? c->behaviour->read_max : nki_conn_room_slow(c);
 }
 
 /* Whether the handler could answer what is carried. */
@@ -51,36 +57,48 @@ static NKI_COLD void nki_conn_check_ignored(netkit_loop *loop, nki_conn *c, bool
     }
 }
 
-/* The handler has returned: keep what it left, send what it queued. */
-static void nki_conn_after_data(netkit_loop *loop, nki_conn *c, size_t used) {
-    netkit_span span = loop->span;
-    bool is_carry = loop->span_is_carry != 0;
-    loop->current = NULL;
-    c->flags &= ~(uint32_t)NKI_C_IN_DATA;
-    used = NKI_MIN(used, span.len);
-    if (NKI_UNLIKELY(loop->ignored == c)) {
-        nki_conn_check_ignored(loop, c, used == span.len);
-    }
-    if (is_carry) {
-        nki_carry_consume(loop, c, used);
-    } else {
-        bool is_dead = (c->flags & NKI_C_DEAD) != 0;
-        if (used < span.len && !is_dead &&
-            nki_carry_append(loop, c, (const char *)span.data + used, span.len - used) !=
-                NETKIT_OK) {
-            nki_conn_fail(loop, c, NETKIT_OP_READ, NETKIT_E_NOMEM, NKI_WHY_NOMEM_RECV, 0, true);
-        }
+/* The driver may have its buffer back. */
+static NKI_HOT void nki_read_done(netkit_loop *loop, nki_conn *c) {
+    if (loop->driver->read_done != NULL) {
         loop->driver->read_done(loop, c);
     }
+}
+
+/* Not all was used, or it was carried before: keep the rest. */
+static void nki_conn_keep_rest(netkit_loop *loop, nki_conn *c, size_t used) {
+    netkit_span span = loop->span;
+    bool is_dead = (c->flags & NKI_C_DEAD) != 0;
+    if (loop->span_is_carry) {
+        nki_carry_consume(loop, c, used);
+    } else if (!is_dead && nki_carry_append(loop, c, (const char *)span.data + used,
+                                            span.len - used) != NETKIT_OK) {
+        nki_conn_fail(loop, c, NETKIT_OP_READ, NETKIT_E_NOMEM, NKI_WHY_NOMEM_RECV, 0, true);
+    }
     if (used == 0 && nki_carry_len(c) >= c->behaviour->options.recv_max &&
-        (c->flags & NKI_C_CLOSING) == 0) {
+        (c->flags & (NKI_C_CLOSING | NKI_C_PAUSED)) == 0) {
         nki_conn_toobig(loop, c);
+    }
+}
+
+/* The handler has returned: keep what it left, send what it queued. */
+static NKI_HOT void nki_conn_after_data(netkit_loop *loop, nki_conn *c, size_t used) {
+    size_t len = loop->span.len;
+    c->flags &= ~(uint32_t)NKI_C_IN_DATA;
+    used = NKI_MIN(used, len);
+    if (NKI_UNLIKELY(loop->ignored == c)) {
+        nki_conn_check_ignored(loop, c, used == len);
+    }
+    if (NKI_UNLIKELY(used != len || loop->span_is_carry)) {
+        nki_conn_keep_rest(loop, c, used);
+    }
+    if (!loop->span_is_carry) {
+        nki_read_done(loop, c);
     }
     nki_conn_after(loop, c);
 }
 
 /* Give a span to the handler (or hand it out to a puller). */
-static void nki_conn_offer(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
+static NKI_HOT void nki_conn_offer(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
                            bool is_carry) {
     loop->span.data = data;
     loop->span.len = len;
@@ -110,7 +128,7 @@ static void nki_conn_offer_carry(netkit_loop *loop, nki_conn *c) {
 
 /* A closing conn reads only to find the peer's end. */
 static void nki_conn_discard(netkit_loop *loop, nki_conn *c, size_t len) {
-    loop->driver->read_done(loop, c);
+    nki_read_done(loop, c);
     nki_cold *cold = c->cold;
     cold->drained += (uint32_t)len;
     if (cold->drained > c->behaviour->options.drain_max) {
@@ -120,7 +138,7 @@ static void nki_conn_discard(netkit_loop *loop, nki_conn *c, size_t len) {
     nki_conn_after(loop, c);
 }
 
-static void nki_conn_received(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+static NKI_HOT void nki_conn_received(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
     c->active_ms = loop->turn_ms;
     c->tally += (uint32_t)len;
     if (NKI_UNLIKELY(c->cold != NULL)) {
@@ -132,7 +150,7 @@ static void nki_conn_received(netkit_loop *loop, nki_conn *c, const void *data, 
         nki_conn_offer(loop, c, data, len, false);
     } else {
         int error = nki_carry_append(loop, c, data, len);
-        loop->driver->read_done(loop, c);
+        nki_read_done(loop, c);
         if (error != NETKIT_OK) {
             nki_conn_fail(loop, c, NETKIT_OP_READ, error, NKI_WHY_NOMEM_RECV, 0, true);
             return;
@@ -150,7 +168,6 @@ static void nki_conn_tell_eof(netkit_loop *loop, nki_conn *c) {
         uint64_t started = nki_call_begin(loop);
         h->on_eof(loop, nki_conn_handle(c), c->user);
         nki_call_end(loop, started);
-        loop->current = NULL;
     } else if (loop->desc.pull) {
         netkit_event *ev = nki_pull(loop, NETKIT_EVENT_EOF, c, c->user);
         ev->conn = nki_conn_handle(c);
@@ -174,7 +191,6 @@ static void nki_conn_tell_drain(netkit_loop *loop, nki_conn *c) {
         uint64_t started = nki_call_begin(loop);
         h->on_drain(loop, nki_conn_handle(c), c->user);
         nki_call_end(loop, started);
-        loop->current = NULL;
     } else if (loop->desc.pull) {
         netkit_event *ev = nki_pull(loop, NETKIT_EVENT_DRAIN, c, c->user);
         ev->conn = nki_conn_handle(c);
@@ -192,7 +208,6 @@ static void nki_conn_tell_open(netkit_loop *loop, nki_conn *c) {
         uint64_t started = nki_call_begin(loop);
         h->on_open(loop, nki_conn_handle(c), c->user);
         nki_call_end(loop, started);
-        loop->current = NULL;
     } else if (loop->desc.pull) {
         netkit_event *ev = nki_pull(loop, NETKIT_EVENT_OPEN, c, c->user);
         ev->conn = nki_conn_handle(c);
@@ -221,7 +236,7 @@ static void nki_conn_read_failed(netkit_loop *loop, nki_conn *c, int error) {
 }
 
 /* Read one span. */
-static void nki_conn_read(netkit_loop *loop, nki_conn *c) {
+static NKI_HOT void nki_conn_read(netkit_loop *loop, nki_conn *c) {
     /* After the peer's end only an error can still come. */
     if ((c->flags & NKI_C_EOF) != 0 && (c->source.ready & NETKIT_POLL_ERROR) == 0) {
         c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
@@ -267,37 +282,34 @@ static void nki_conn_connected(netkit_loop *loop, nki_conn *c) {
     nki_conn_tell_open(loop, c);
 }
 
-/* One step of a ready conn: at most one user event. */
-static void nki_conn_step(netkit_loop *loop, nki_conn *c) {
+/* A step of a conn that is not just open and readable. */
+static void nki_conn_step_slow(netkit_loop *loop, nki_conn *c) {
     const uint32_t writable = NETKIT_POLL_WRITE | NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP;
-    if (NKI_UNLIKELY((c->flags & (NKI_C_DEAD | NKI_C_CONNECTING | NKI_C_OPEN_DUE | NKI_C_STALLED |
-                                  NKI_C_DRAIN_DUE)) != 0)) {
+    if ((c->flags & NKI_C_DEAD) != 0) {
+        return;
+    }
+    if ((c->flags & NKI_C_CONNECTING) != 0) {
+        if ((c->source.ready & writable) != 0) {
+            nki_conn_connected(loop, c);
+        }
+        return;
+    }
+    if ((c->flags & NKI_C_OPEN_DUE) != 0) {
+        nki_conn_tell_open(loop, c);
+        return;
+    }
+    if ((c->flags & NKI_C_STALLED) != 0 && (c->source.ready & writable) != 0) {
+        c->flags &= ~(uint32_t)NKI_C_STALLED;
+        nki_conn_after(loop, c);
         if ((c->flags & NKI_C_DEAD) != 0) {
-            return;
-        }
-        if ((c->flags & NKI_C_CONNECTING) != 0) {
-            if ((c->source.ready & writable) != 0) {
-                nki_conn_connected(loop, c);
-            }
-            return;
-        }
-        if ((c->flags & NKI_C_OPEN_DUE) != 0) {
-            nki_conn_tell_open(loop, c);
-            return;
-        }
-        if ((c->flags & NKI_C_STALLED) != 0 && (c->source.ready & writable) != 0) {
-            c->flags &= ~(uint32_t)NKI_C_STALLED;
-            nki_conn_after(loop, c);
-            if ((c->flags & NKI_C_DEAD) != 0) {
-                return;
-            }
-        }
-        if ((c->flags & NKI_C_DRAIN_DUE) != 0) {
-            nki_conn_tell_drain(loop, c);
             return;
         }
     }
     c->source.ready = (uint16_t)(c->source.ready & ~(uint32_t)NETKIT_POLL_WRITE);
+    if ((c->flags & NKI_C_DRAIN_DUE) != 0) {
+        nki_conn_tell_drain(loop, c);
+        return;
+    }
     bool is_reading = nki_conn_is_reading(c);
     if ((c->flags & NKI_C_REOFFER) != 0 && is_reading && nki_conn_may_offer(c)) {
         c->flags &= ~(uint32_t)NKI_C_REOFFER;
@@ -311,5 +323,17 @@ static void nki_conn_step(netkit_loop *loop, nki_conn *c) {
     } else if ((c->flags & (NKI_C_EOF | NKI_C_EOF_TOLD | NKI_C_CLOSING)) == NKI_C_EOF &&
                is_reading) {
         nki_conn_tell_eof(loop, c);
+    }
+}
+
+/* One step of a ready conn: at most one user event. */
+static NKI_HOT void nki_conn_step(netkit_loop *loop, nki_conn *c) {
+    if (NKI_LIKELY((c->flags & ~(uint32_t)NKI_C_PLAIN) == 0)) {
+        c->source.ready = (uint16_t)(c->source.ready & ~(uint32_t)NETKIT_POLL_WRITE);
+        if ((c->source.ready & NKI_READABLE) != 0) {
+            nki_conn_read(loop, c);
+        }
+    } else {
+        nki_conn_step_slow(loop, c);
     }
 }

@@ -191,7 +191,6 @@ static void nki_pulled_done(netkit_loop *loop) {
     case NETKIT_EVENT_OPEN:
     case NETKIT_EVENT_DRAIN:
     case NETKIT_EVENT_EOF:
-        loop->current = NULL;
         nki_conn_after(loop, (nki_conn *)object);
         break;
     case NETKIT_EVENT_CLOSE: nki_conn_dispose(loop, (nki_conn *)object); break;

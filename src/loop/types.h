@@ -50,7 +50,8 @@ typedef struct nki_behaviour {
     uint32_t references;
     uint32_t conns;                /* alive, of this origin */
     uint64_t listener;             /* handle of the listener, or 0 */
-    struct nki_behaviour *origin;  /* set_handler made this one from that one */
+    uint32_t read_max; /* the most on_data is given at once while nothing is queued or carried */
+    struct nki_behaviour *origin; /* set_handler made this one from that one */
     struct nki_behaviour *derived; /* the last made from this one, to be shared */
 } nki_behaviour;
 
@@ -106,7 +107,10 @@ enum {
     NKI_C_BY_PEER = 1 << 15,  /* the close follows from the peer's end */
     NKI_C_IN_DATA = 1 << 16,  /* a span of it is with the user */
     NKI_C_TCP = 1 << 17,
-    NKI_C_DUE = NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_OPEN_DUE
+    NKI_C_DUE = NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_OPEN_DUE,
+    NKI_C_PLAIN = NKI_C_OPENED | NKI_C_TCP | NKI_C_DUPLEX, /* nothing is out of the ordinary */
+    NKI_C_ENDING = NKI_C_SHUT | NKI_C_CLOSING | NKI_C_DEAD,
+    NKI_C_HELD = NKI_C_STALLED | NKI_C_CONNECTING | NKI_C_DEAD /* nothing can be sent now */
 };
 
 /* Ready bits that make it worth while to read. */
@@ -221,6 +225,7 @@ struct netkit_loop {
     uint32_t turn_ms;  /* the same in milliseconds, wrapping */
     uint8_t in_callback;
     uint8_t is_destroying;
+    uint8_t is_arming; /* the driver wants to hear of wishes */
     uint8_t is_running; /* inside run, run_once or poll */
     uint8_t phase;      /* nki_turn_phase */
     nki_queue ready;    /* to be served in this turn */
@@ -229,7 +234,9 @@ struct netkit_loop {
     nki_conn_queue dead;
     nki_queue graves;    /* slots to be freed at the end of the turn */
     nki_chunk *releases; /* lent chunks the system has taken, in order; first->last */
-    nki_chunk *chunks;   /* spare chunks */
+    unsigned char *stage; /* what the current conn queues on an empty queue: NKI_FLUSH_AT bytes */
+    size_t stage_len;
+    nki_chunk *chunks; /* spare chunks */
     uint32_t chunks_count;
     uint32_t token;   /* last token given out */
     nki_block *recv;  /* the shared receive buffer */
