@@ -37,9 +37,6 @@ static void nki_timers_free(nki_timers *t) {
     nki_timers_init(t, t->allocator);
 }
 
-static uint32_t nki_timers_count(const nki_timers *t) {
-    return t->count;
-}
 
 #if defined(__GNUC__)
 static uint32_t nki_lowest_bit(uint64_t bits) {

@@ -412,8 +412,8 @@ static NKI_HOT void nki_conn_after(netkit_loop *loop, nki_conn *c) {
         loop->current = NULL;
         loop->stage_len = 0;
     }
-    bool is_plain = (c->flags & ~(uint32_t)NKI_C_PLAIN) == 0 && c->out == NULL &&
-                    c->refused == 0 && (c->source.ready & NKI_READABLE) == 0;
+    bool is_plain = (c->flags & ~(uint32_t)NKI_C_PLAIN) == 0 && c->out == NULL && c->refused == 0 &&
+                    (c->source.ready & NKI_READABLE) == 0;
     if (NKI_UNLIKELY(!is_plain || loop->is_arming)) {
         nki_conn_after_slow(loop, c);
     }

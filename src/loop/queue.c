@@ -3,8 +3,9 @@
  * What a conn queues in its own callback is staged in one buffer of the loop and goes out from
  * there when the callback returns; only what the system does not take, and what others queue, is
  * put into chunks. Chunks never move, and a chunk's progress is an offset, so a driver may have
- * the system read from them while more is appended. Copied bytes are bounded by send_max, borrowed chunks by
- * chunks_max. Empty queues own nothing: a chunk goes back to the loop, which keeps some. */
+ * the system read from them while more is appended. Copied bytes are bounded by send_max, borrowed
+ * chunks by chunks_max. Empty queues own nothing: a chunk goes back to the loop, which keeps
+ * some. */
 
 static nki_chunk *nki_chunk_take(netkit_loop *loop) {
     nki_chunk *chunk = loop->chunks;
@@ -106,8 +107,7 @@ static int nki_out_copy_slow(netkit_loop *loop, nki_conn *c, const void *data, s
 /* Queue a copy of bytes: staged while this conn's callback runs and nothing else waits. */
 static NKI_HOT int nki_out_copy(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
     c->queued += (uint32_t)len;
-    if (NKI_LIKELY(loop->current == c && c->out == NULL &&
-                   len <= NKI_FLUSH_AT - loop->stage_len)) {
+    if (NKI_LIKELY(loop->current == c && c->out == NULL && len <= NKI_FLUSH_AT - loop->stage_len)) {
         memcpy(loop->stage + loop->stage_len, data, len);
         loop->stage_len += len;
         return NETKIT_OK;

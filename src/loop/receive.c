@@ -31,8 +31,8 @@ static size_t nki_conn_room_slow(const nki_conn *c) {
 }
 
 static NKI_HOT size_t nki_conn_room(const nki_conn *c) {
-    bool is_plain = (c->flags & (NKI_C_PAUSED | NKI_C_CLOSING)) == 0 && c->queued == 0 &&
-                    c->carry == NULL;
+    bool is_plain =
+        (c->flags & (NKI_C_PAUSED | NKI_C_CLOSING)) == 0 && c->queued == 0 && c->carry == NULL;
     return NKI_LIKELY(is_plain) ? c->behaviour->read_max : nki_conn_room_slow(c);
 }
 
@@ -99,7 +99,7 @@ static NKI_HOT void nki_conn_after_data(netkit_loop *loop, nki_conn *c, size_t u
 
 /* Give a span to the handler (or hand it out to a puller). */
 static NKI_HOT void nki_conn_offer(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
-                           bool is_carry) {
+                                   bool is_carry) {
     loop->span.data = data;
     loop->span.len = len;
     loop->span_is_carry = is_carry;
@@ -138,7 +138,8 @@ static void nki_conn_discard(netkit_loop *loop, nki_conn *c, size_t len) {
     nki_conn_after(loop, c);
 }
 
-static NKI_HOT void nki_conn_received(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+static NKI_HOT void nki_conn_received(netkit_loop *loop, nki_conn *c, const void *data,
+                                      size_t len) {
     c->active_ms = loop->turn_ms;
     c->tally += (uint32_t)len;
     if (NKI_UNLIKELY(c->cold != NULL)) {

@@ -175,6 +175,7 @@ static uint32_t nki_os_interface(const char *name) {
     return NKI_SYS_if_nametoindex(name);
 }
 
+#if !NKI_LINUX
 /* For systems that cannot say both at birth. A descriptor leaks into a program started by another
  * thread between the two calls; there is no way around it there. */
 static int nki_os_set_fd_flags(int fd, bool is_blocking) {
@@ -188,6 +189,7 @@ static int nki_os_set_fd_flags(int fd, bool is_blocking) {
     }
     return NKI_SYS_fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 ? nki_os_error() : NETKIT_OK;
 }
+#endif
 
 #if NKI_LINUX
 static int nki_os_wake_open(nki_wake *out) {

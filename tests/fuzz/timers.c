@@ -98,7 +98,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         fuzz_check_first(&queue);
         fuzz_stop(&queue, fuzz_first());
     }
-    fuzz_check(nki_timers_count(&queue) == 0 && nki_timers_first(&queue) == NULL);
+    fuzz_check(queue.count == 0 && nki_timers_first(&queue) == NULL);
     nki_timers_free(&queue);
     return 0;
 }

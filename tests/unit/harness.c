@@ -104,6 +104,7 @@ NKT_TEST(harness_reports_passes_and_skips) {
 }
 
 NKT_TEST(harness_fails_the_nth_call) {
+    nkt_calls_reset(); /* the harness has looked at the backends */
     nkt_fault_at("made_up", 2, EMFILE, false);
     CHECK(!nkt_fail("made_up"));
     CHECK(!nkt_fail("another"));

@@ -79,7 +79,7 @@ static void timers_model_stop(timers_model *m, uint32_t node) {
 /* The queue's first is the model's; false when both are empty. */
 static bool timers_model_check(timers_model *m) {
     nki_timer_node *first = nki_timers_first(&m->queue);
-    CHECK_EQ(nki_timers_count(&m->queue), m->count);
+    CHECK_EQ(m->queue.count, m->count);
     if (m->count == 0) {
         CHECK(first == NULL);
         return false;
