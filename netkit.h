@@ -2064,7 +2064,8 @@ typedef struct nki_timers {
     nki_timer_entry *pool;
     nki_timer_entry *soon;
     nki_timer_chunk *chunks;
-    uint32_t capacity; /* nodes there is memory for */
+    nki_timer_node *first; /* as last found, or NULL: not known */
+    uint32_t capacity;     /* nodes there is memory for */
     uint32_t count;
     uint32_t soon_count;
     uint32_t chunk_free; /* first of the free chunks, +1 */
@@ -2114,7 +2115,6 @@ static void nki_timers_free(nki_timers *t) {
     nki_free(t->allocator, t->memory, t->memory_size);
     nki_timers_init(t, t->allocator);
 }
-
 
 #if defined(__GNUC__)
 static uint32_t nki_lowest_bit(uint64_t bits) {
@@ -2376,7 +2376,7 @@ static nki_timer_node *nki_timers_slot_first(const nki_timers *t, uint32_t slot)
 /* ---- the queue ------------------------------------------------------------- */
 
 /* The earliest, NULL when there is none. Opens slots on the way to it. */
-static nki_timer_node *nki_timers_first(nki_timers *t) {
+static nki_timer_node *nki_timers_find_first(nki_timers *t) {
     while (t->soon_count == 0 && t->count > 0) {
         uint32_t level = 0;
         uint32_t slot;
@@ -2394,7 +2394,24 @@ static nki_timer_node *nki_timers_first(nki_timers *t) {
     return t->soon_count == 0 ? NULL : t->soon[0].node;
 }
 
+/* The earliest node, or NULL. Remembered, as a loop asks several times a turn. */
+static nki_timer_node *nki_timers_first(nki_timers *t) {
+    if (t->first == NULL) {
+        t->first = nki_timers_find_first(t);
+    }
+    return t->first;
+}
+
 /* `n` is not in. Returns NETKIT_OK or NETKIT_E_NOMEM, which changes nothing. */
+/* `n` gets a new due time: is it the first now, or is the first unknown? */
+static void nki_timers_first_changed(nki_timers *t, nki_timer_node *n, uint64_t due_ns) {
+    if (t->first == n) {
+        t->first = NULL;
+    } else if (t->first != NULL && due_ns < t->first->due_ns) {
+        t->first = n;
+    }
+}
+
 static int nki_timers_start(nki_timers *t, nki_timer_node *n, uint64_t due_ns) {
     nki_timer_entry e;
     NETKIT_ASSERT(n->at == 0);
@@ -2406,6 +2423,7 @@ static int nki_timers_start(nki_timers *t, nki_timer_node *n, uint64_t due_ns) {
     e.due_ns = due_ns;
     e.node = n;
     t->count++;
+    nki_timers_first_changed(t, n, due_ns);
     nki_timers_add(t, e);
     return NETKIT_OK;
 }
@@ -2422,6 +2440,7 @@ static void nki_timers_remove(nki_timers *t, const nki_timer_node *n) {
 static void nki_timers_restart(nki_timers *t, nki_timer_node *n, uint64_t due_ns) {
     nki_timer_entry e;
     NETKIT_ASSERT(n->at != 0);
+    nki_timers_first_changed(t, n, due_ns);
     n->due_ns = due_ns;
     n->order = t->order++;
     e.due_ns = due_ns;
@@ -2444,6 +2463,9 @@ static void nki_timers_restart(nki_timers *t, nki_timer_node *n, uint64_t due_ns
 static void nki_timers_stop(nki_timers *t, nki_timer_node *n) {
     if (n->at == 0) {
         return;
+    }
+    if (t->first == n) {
+        t->first = NULL;
     }
     nki_timers_remove(t, n);
     n->at = 0;
@@ -2669,9 +2691,11 @@ static int nki_os_connect_result(uintptr_t s);
 /* recv takes 0 bytes for the end of a stream: NETKIT_E_EOF. Only who may hold a datagram socket,
  * where it is an empty datagram, needs to ask nki_os_is_datagram then. The _now forms do not
  * wait on a blocking socket either. Sending to a peer that is gone is NETKIT_E_RESET. */
-static int nki_os_recv(uintptr_t s, void *data, size_t len);
+static NKI_HOT int nki_os_recv(uintptr_t s, void *data, size_t len); /* len up to INT_MAX */
+static int nki_os_recv_flags(uintptr_t s, void *data, size_t len, int flags);
 static int nki_os_recv_now(uintptr_t s, void *data, size_t len);
-static int nki_os_send(uintptr_t s, const void *data, size_t len);
+static NKI_HOT int nki_os_send(uintptr_t s, const void *data, size_t len); /* len up to INT_MAX */
+static int nki_os_send_flags(uintptr_t s, const void *data, size_t len, int flags);
 static int nki_os_send_now(uintptr_t s, const void *data, size_t len);
 static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count); /* at most 64 */
 static bool nki_os_is_datagram(uintptr_t s);
@@ -3525,23 +3549,32 @@ static int nki_os_connect_result(uintptr_t s) {
     return ready == 0 ? NETKIT_E_AGAIN : nki_os_connect_check(fd);
 }
 
+/* What recv said, when it gave no bytes. */
+static int nki_os_recv_result(ssize_t got, size_t len) {
+    if (got >= 0) {
+        return got == 0 && len != 0 ? (int)NETKIT_E_EOF : (int)got;
+    }
+    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+}
+
 static int nki_os_recv_flags(uintptr_t s, void *data, size_t len, int flags) {
     size_t most = NKI_MIN(len, (size_t)INT_MAX);
     ssize_t got;
     do {
         got = NKI_SYS_recv(nki_os_fd(s), data, most, flags);
     } while (NKI_UNLIKELY(got < 0) && errno == EINTR);
-    if (NKI_LIKELY(got > 0)) {
-        return (int)got;
-    }
-    if (got == 0) {
-        return len == 0 ? 0 : (int)NETKIT_E_EOF;
-    }
-    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+    return nki_os_recv_result(got, len);
 }
 
-static int nki_os_recv(uintptr_t s, void *data, size_t len) {
-    return nki_os_recv_flags(s, data, len, 0);
+static NKI_COLD int nki_os_recv_odd(uintptr_t s, void *data, size_t len, ssize_t got) {
+    return got < 0 && errno == EINTR ? nki_os_recv_flags(s, data, len, 0)
+                                     : nki_os_recv_result(got, len);
+}
+
+/* Once for every message, so without detour; len is at most INT_MAX. */
+static NKI_HOT int nki_os_recv(uintptr_t s, void *data, size_t len) {
+    ssize_t got = NKI_SYS_recv(nki_os_fd(s), data, len, 0);
+    return NKI_LIKELY(got > 0) ? (int)got : nki_os_recv_odd(s, data, len, got);
 }
 
 static int nki_os_recv_now(uintptr_t s, void *data, size_t len) {
@@ -3560,8 +3593,17 @@ static int nki_os_send_flags(uintptr_t s, const void *data, size_t len, int flag
     return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
 }
 
-static int nki_os_send(uintptr_t s, const void *data, size_t len) {
-    return nki_os_send_flags(s, data, len, 0);
+static NKI_COLD int nki_os_send_odd(uintptr_t s, const void *data, size_t len) {
+    if (errno == EINTR) {
+        return nki_os_send_flags(s, data, len, 0);
+    }
+    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+}
+
+/* Once for every message, so without detour; len is at most INT_MAX. */
+static NKI_HOT int nki_os_send(uintptr_t s, const void *data, size_t len) {
+    ssize_t sent = NKI_SYS_send(nki_os_fd(s), data, len, NKI_MSG_NOSIGNAL);
+    return NKI_LIKELY(sent >= 0) ? (int)sent : nki_os_send_odd(s, data, len);
 }
 
 static int nki_os_send_now(uintptr_t s, const void *data, size_t len) {
@@ -4039,7 +4081,7 @@ NETKIT_API int netkit_socket_send(netkit_socket s, const void *data, size_t len)
     if (s.value == 0 || (data == NULL && len > 0)) {
         return NETKIT_E_INVALID;
     }
-    return nki_os_send(nki_socket_native(s), data, len);
+    return nki_os_send_flags(nki_socket_native(s), data, len, 0);
 }
 
 NETKIT_API int netkit_socket_recv(netkit_socket s, void *data, size_t len) {
@@ -4050,7 +4092,7 @@ NETKIT_API int netkit_socket_recv(netkit_socket s, void *data, size_t len) {
     if (len == 0) {
         return 0; /* asking the system would throw a datagram away, or wait for data */
     }
-    int rc = nki_os_recv(native, data, len);
+    int rc = nki_os_recv_flags(native, data, len, 0);
     return rc == NETKIT_E_EOF && nki_os_is_datagram(native) ? 0 : rc;
 }
 
@@ -4913,6 +4955,8 @@ enum {
     NKI_NAME_MAX = 160       /* text of "why this backend" */
 };
 
+#define NKI_NO_ID UINT64_MAX /* of kind 255: no handle */
+
 enum {
     NKI_KIND_CONN = 1,
     NKI_KIND_LISTENER = 2,
@@ -4922,8 +4966,7 @@ enum {
 
 /* nki_source.flags */
 enum {
-    NKI_S_QUEUED = 1,   /* in the ready list, or the one for the next turn */
-    NKI_S_ATTACHED = 2, /* the driver delivers its events */
+    NKI_S_QUEUED = 1, /* in the ready list, or the one for the next turn */
     NKI_S_UNREFERENCED = 4,
     NKI_S_GONE = 8 /* its descriptor is closed and no event of it can come */
 };
@@ -4932,7 +4975,7 @@ typedef struct nki_source {
     uint64_t id;             /* the handle; first, as nki_slot says */
     uintptr_t socket;        /* nobody above the drivers looks inside */
     struct nki_source *next; /* in the ready list */
-    uint32_t token;          /* generation of the descriptor */
+    uint32_t token;          /* number of the descriptor, 0 = not with the driver */
     uint16_t ready;          /* NETKIT_POLL_* the driver has seen, low bits */
     uint8_t flags;           /* NKI_S_* */
     uint8_t driver;          /* the driver's own bits */
@@ -4943,10 +4986,12 @@ typedef struct nki_behaviour {
     netkit_handler handler;
     netkit_conn_options options; /* with the defaults filled in */
     uint32_t references;
-    uint32_t conns;                /* alive, of this origin */
-    uint64_t listener;             /* handle of the listener, or 0 */
-    uint32_t read_max; /* the most on_data is given at once while nothing is queued or carried */
-    struct nki_behaviour *origin; /* set_handler made this one from that one */
+    uint32_t conns;     /* alive, of this origin */
+    uint64_t listener;  /* handle of the listener, or 0 */
+    uint32_t read_max;  /* the most on_data is given at once while nothing is queued or carried */
+    uint32_t stage_max; /* the most that is staged in a callback */
+    bool is_plain;      /* has on_data, and its loop is plain */
+    struct nki_behaviour *origin;  /* set_handler made this one from that one */
     struct nki_behaviour *derived; /* the last made from this one, to be shared */
 } nki_behaviour;
 
@@ -5000,8 +5045,9 @@ enum {
     NKI_C_DUPLEX = 1 << 13,
     NKI_C_OPEN_DUE = 1 << 14, /* on_open is to be delivered */
     NKI_C_BY_PEER = 1 << 15,  /* the close follows from the peer's end */
-    NKI_C_IN_DATA = 1 << 16,  /* a span of it is with the user */
-    NKI_C_TCP = 1 << 17,
+    NKI_C_TCP = 1 << 16,
+    NKI_C_COUNTED = 1 << 18, /* rate_min: bytes received are counted */
+    NKI_C_REFUSED = 1 << 17, /* on_drain is owed for a send of `refused` bytes */
     NKI_C_DUE = NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_OPEN_DUE,
     NKI_C_PLAIN = NKI_C_OPENED | NKI_C_TCP | NKI_C_DUPLEX, /* nothing is out of the ordinary */
     NKI_C_ENDING = NKI_C_SHUT | NKI_C_CLOSING | NKI_C_DEAD,
@@ -5120,17 +5166,20 @@ struct netkit_loop {
     uint32_t turn_ms;  /* the same in milliseconds, wrapping */
     uint8_t in_callback;
     uint8_t is_destroying;
-    uint8_t is_arming; /* the driver wants to hear of wishes */
+    uint8_t is_arming;  /* the driver wants to hear of wishes */
+    uint8_t is_plain;   /* no debug mode, no driver that wants wishes or its buffers back */
     uint8_t is_running; /* inside run, run_once or poll */
     uint8_t phase;      /* nki_turn_phase */
     nki_queue ready;    /* to be served in this turn */
     nki_queue later;    /* in the next one */
     nki_conn_queue dirty;
     nki_conn_queue dead;
-    nki_queue graves;    /* slots to be freed at the end of the turn */
-    nki_chunk *releases; /* lent chunks the system has taken, in order; first->last */
+    nki_queue graves;     /* slots to be freed at the end of the turn */
+    nki_chunk *releases;  /* lent chunks the system has taken, in order; first->last */
     unsigned char *stage; /* what the current conn queues on an empty queue: NKI_FLUSH_AT bytes */
     size_t stage_len;
+    size_t stage_room; /* more it takes of the conn of stage_id */
+    uint64_t stage_id; /* whose sends are staged: the current conn's handle, or NKI_NO_ID */
     nki_chunk *chunks; /* spare chunks */
     uint32_t chunks_count;
     uint32_t token;   /* last token given out */
@@ -5158,6 +5207,8 @@ struct netkit_loop {
     nki_poller poller; /* the readiness driver's */
     nki_wake wake;
     netkit_poll_event *events;
+    const netkit_poll_event *events_next; /* seen by wait, not yet served */
+    const netkit_poll_event *events_end;
     void *driver_state;
     netkit_loop_desc desc; /* with the defaults filled in */
     netkit_allocator allocator;
@@ -5167,8 +5218,8 @@ struct netkit_loop {
 /* ---- src/loop/driver.h ---- */
 /* Drivers: how bytes move. Above this table nothing knows, and nothing touches the world.
  *
- * The driver tells what it sees by nki_ready(); the loop then asks for it piece by piece, as far
- * as budgets, pauses and full queues let it. So a driver on completions parks what has come
+ * The driver tells which sources are ready; the loop then asks for what there is piece by piece,
+ * as far as budgets, pauses and full queues let it. So a driver on completions parks what has come
  * and gives it out in order, a driver on readiness asks the system at that moment. */
 
 typedef struct nki_listen_how {
@@ -5183,8 +5234,11 @@ typedef struct nki_driver {
     void (*close)(netkit_loop *loop);
     uint64_t (*now)(netkit_loop *loop);
     int (*random)(netkit_loop *loop, void *out, size_t size);
-    /* Wait and call nki_ready() for what was seen. 0, or an error that repeats. */
+    /* Wait for events; next gives one source after the other, its ready bits set, or NULL at the
+     * end. Between them the loop serves what it was given, so an event of a source that has died
+     * meanwhile is dropped. wait returns how many events there are, or an error. */
     int (*wait)(netkit_loop *loop, uint64_t timeout_ns);
+    nki_source *(*next)(netkit_loop *loop);
     int (*wake)(netkit_loop *loop); /* any thread, signal handlers */
     int (*native)(netkit_loop *loop, uintptr_t *out);
 
@@ -5204,13 +5258,14 @@ typedef struct nki_driver {
     int (*connect)(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
                    const netkit_addr *source);        /* NETKIT_E_AGAIN: under way */
     int (*connected)(netkit_loop *loop, nki_conn *c); /* how it ended */
-    /* Up to `max` bytes: count and *data, valid until read_done; NETKIT_E_AGAIN (and then
+    /* Up to `max` bytes: count and loop->span.data, valid until read_done; NETKIT_E_AGAIN (then
      * READ is no longer ready), NETKIT_E_EOF, or an error. */
-    int (*read)(netkit_loop *loop, nki_conn *c, size_t max, const void **data);
+    int (*read)(netkit_loop *loop, nki_conn *c, size_t max);
     void (*read_done)(netkit_loop *loop, nki_conn *c); /* NULL = not interested */
     /* Move the queue by nki_out_sent(); NETKIT_OK: as far as it went; or an error. */
     int (*flush)(netkit_loop *loop, nki_conn *c);
-    /* Bytes straight from the caller: count (0 = none went), or an error. NULL = not offered. */
+    /* Bytes straight from memory that is only lent for the call: count (0: this driver does not
+     * do that now), NETKIT_E_AGAIN: the system takes none, or an error. */
     int (*send)(netkit_loop *loop, nki_conn *c, const void *data, size_t len);
     int (*half_close)(netkit_loop *loop, nki_conn *c);
 
@@ -5271,6 +5326,11 @@ static NKI_COLD int nki_wrong_thread(netkit_loop *loop) {
 static void nki_refresh_time(netkit_loop *loop) {
     loop->turn_ns = loop->driver->now(loop);
     loop->turn_ms = (uint32_t)(loop->turn_ns / NKI_NS_PER_MS);
+}
+
+/* Whether a span of received bytes of this conn is with the user right now. */
+static bool nki_is_in_data(const netkit_loop *loop, const nki_conn *c) {
+    return loop->current == c && loop->span.data != NULL;
 }
 
 /* ---- lists ---- */
@@ -5355,21 +5415,28 @@ static void nki_ready(netkit_loop *loop, nki_source *source, uint32_t events) {
     nki_enqueue(loop, source);
 }
 
-/* For drivers: what a token names, or NULL for the dead. The token of a source has its slot in
- * the low bits, so that the slot need not be stored twice. */
-static nki_source *nki_token_find(netkit_loop *loop, uint64_t token) {
+/* ---- tokens ---- */
+
+static uint64_t nki_token_of(const nki_source *source) {
+    return (uint64_t)source->token << 32 | nki_id_slot(source->id);
+}
+
+/* For drivers: name a descriptor that is to be registered. Its token has the slot in the low bits
+ * and a number nobody had before; 0 is no number, so without a descriptor nothing is found. */
+static uint64_t nki_token_new(netkit_loop *loop, nki_source *source) {
+    loop->token += loop->token == UINT32_MAX ? 2 : 1;
+    source->token = loop->token;
+    return nki_token_of(source);
+}
+
+/* For drivers: what a token names, or NULL for the dead. */
+static NKI_HOT nki_source *nki_token_find(netkit_loop *loop, uint64_t token) {
     uint32_t slot = nki_id_slot(token);
     if (NKI_UNLIKELY(slot >= loop->sources.capacity)) {
         return NULL;
     }
     nki_source *source = (nki_source *)(void *)nki_slots_at(&loop->sources, slot);
-    bool is_live = source->token == (uint32_t)(token >> 32) &&
-                   (source->flags & NKI_S_ATTACHED) != 0 && nki_id_kind(source->id) != 0;
-    return is_live ? source : NULL;
-}
-
-static uint64_t nki_token_of(const nki_source *source) {
-    return (uint64_t)source->token << 32 | nki_id_slot(source->id);
+    return source->token == (uint32_t)(token >> 32) ? source : NULL;
 }
 
 /* ---- references ---- */
@@ -5411,7 +5478,6 @@ static int nki_source_take(netkit_loop *loop, uint32_t kind, uintptr_t socket, v
     }
     nki_source *source = (nki_source *)*out;
     source->socket = socket;
-    source->token = ++loop->token;
     nki_reference(loop, source);
     return NETKIT_OK;
 }
@@ -5420,6 +5486,7 @@ static int nki_source_take(netkit_loop *loop, uint32_t kind, uintptr_t socket, v
 static void nki_bury(netkit_loop *loop, nki_source *source) {
     nki_unreference(loop, source);
     source->ready = 0;
+    source->token = 0;
     if ((source->flags & NKI_S_QUEUED) == 0) {
         source->flags |= NKI_S_QUEUED;
         nki_queue_push(&loop->graves, source);
@@ -5561,34 +5628,65 @@ static int nki_out_chunks(netkit_loop *loop, nki_conn *c, const unsigned char *f
     return NETKIT_OK;
 }
 
+/* ---- the stage ---- */
+
+/* A callback of a conn begins: while nothing waits before them its sends are staged. */
+static NKI_HOT void nki_stage_open(netkit_loop *loop, nki_conn *c) {
+    loop->current = c;
+    loop->span.data = NULL;
+    if (NKI_LIKELY(c->out == NULL && (c->flags & NKI_C_ENDING) == 0)) {
+        loop->stage_id = c->source.id;
+        loop->stage_room = c->behaviour->stage_max;
+    }
+}
+
+/* No more is staged for this conn; what is staged stays. */
+static void nki_stage_close(netkit_loop *loop, const nki_conn *c) {
+    if (loop->current == c) {
+        loop->stage_id = NKI_NO_ID;
+    }
+}
+
+static size_t nki_staged(const netkit_loop *loop, const nki_conn *c) {
+    return loop->current == c ? loop->stage_len : 0;
+}
+
 /* Move what is staged into chunks: it has to wait, or something must stand behind it. */
 static int nki_stage_spill(netkit_loop *loop, nki_conn *c) {
-    size_t len = loop->stage_len;
-    if (loop->current != c || len == 0) {
+    size_t len = nki_staged(loop, c);
+    nki_stage_close(loop, c);
+    if (len == 0) {
         return NETKIT_OK;
     }
     loop->stage_len = 0;
+    c->queued += (uint32_t)len;
     nki_out_count(c, len);
     return nki_out_chunks(loop, c, loop->stage, len);
 }
 
-static int nki_out_copy_slow(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+static NKI_HOT void nki_stage_copy(netkit_loop *loop, const void *data, size_t len) {
+    memcpy(loop->stage + loop->stage_len, data, len);
+    loop->stage_len += len;
+    loop->stage_room -= len;
+}
+
+/* Queue a copy of bytes. On NETKIT_E_NOMEM part of them is there: the caller dooms the conn. */
+static int nki_out_copy(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+    if (loop->stage_id == c->source.id && len <= loop->stage_room) {
+        nki_stage_copy(loop, data, len);
+        return NETKIT_OK;
+    }
     if (nki_stage_spill(loop, c) != NETKIT_OK) {
         return NETKIT_E_NOMEM;
     }
+    c->queued += (uint32_t)len;
     nki_out_count(c, len);
     return nki_out_chunks(loop, c, (const unsigned char *)data, len);
 }
 
-/* Queue a copy of bytes: staged while this conn's callback runs and nothing else waits. */
-static NKI_HOT int nki_out_copy(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
-    c->queued += (uint32_t)len;
-    if (NKI_LIKELY(loop->current == c && c->out == NULL && len <= NKI_FLUSH_AT - loop->stage_len)) {
-        memcpy(loop->stage + loop->stage_len, data, len);
-        loop->stage_len += len;
-        return NETKIT_OK;
-    }
-    return nki_out_copy_slow(loop, c, data, len);
+/* Copied bytes that the queue still takes. */
+static size_t nki_out_room(const netkit_loop *loop, const nki_conn *c) {
+    return c->behaviour->options.send_max - c->queued - nki_staged(loop, c);
 }
 
 static int nki_out_lend(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
@@ -5610,7 +5708,7 @@ static int nki_out_lend(netkit_loop *loop, nki_conn *c, const void *data, size_t
 
 /* Bytes waiting, borrowed ones too. */
 static size_t nki_out_bytes(const netkit_loop *loop, const nki_conn *c) {
-    size_t sum = loop->current == c ? loop->stage_len : 0;
+    size_t sum = nki_staged(loop, c);
     for (const nki_chunk *chunk = c->out; chunk != NULL; chunk = chunk->next) {
         sum += chunk->end - chunk->begin;
     }
@@ -6004,8 +6102,10 @@ static int nki_behaviour_create(netkit_loop *loop, const netkit_handler *handler
         return NETKIT_E_NOMEM;
     }
     b->handler = *handler;
+    b->is_plain = handler->on_data != NULL && loop->is_plain;
     b->options = filled;
     b->read_max = NKI_MIN((uint32_t)NKI_RECV_SIZE, filled.recv_max);
+    b->stage_max = NKI_MIN((uint32_t)NKI_FLUSH_AT, filled.send_max);
     b->references = 1;
     b->origin = b;
     *out = b;
@@ -6037,8 +6137,10 @@ static nki_behaviour *nki_behaviour_derive(netkit_loop *loop, nki_behaviour *fro
         return NULL;
     }
     b->handler = *handler;
+    b->is_plain = handler->on_data != NULL && loop->is_plain;
     b->options = origin->options;
     b->read_max = origin->read_max;
+    b->stage_max = origin->stage_max;
     b->references = 1;
     b->origin = origin;
     origin->references++;
@@ -6119,8 +6221,8 @@ static void nki_conn_reason(nki_conn *c, netkit_op op, int code, int why, int os
 
 /* The end of a conn, from anywhere: nothing more is read, sent or told but its end. */
 static void nki_conn_die(netkit_loop *loop, nki_conn *c, bool reset) {
+    nki_stage_close(loop, c);
     c->flags |= NKI_C_DEAD;
-    c->refused = 0;
     nki_cold_free(loop, c);
     loop->driver->shut(loop, &c->source, reset);
 }
@@ -6206,10 +6308,9 @@ static void nki_conn_mark_dirty(netkit_loop *loop, nki_conn *c) {
 
 /* The queue has shrunk: who waited for that? */
 static void nki_conn_progress(netkit_loop *loop, nki_conn *c) {
-    if (c->refused != 0 && c->refused <= c->behaviour->options.send_max - c->queued &&
+    if ((c->flags & NKI_C_REFUSED) != 0 && c->refused <= nki_out_room(loop, c) &&
         c->borrowed < c->behaviour->options.chunks_max) {
-        c->refused = 0;
-        c->flags |= NKI_C_DRAIN_DUE;
+        c->flags = (c->flags & ~(uint32_t)NKI_C_REFUSED) | NKI_C_DRAIN_DUE;
         nki_enqueue(loop, &c->source);
     }
     if ((c->source.ready & NKI_READABLE) != 0 || (c->flags & NKI_C_REOFFER) != 0) {
@@ -6222,34 +6323,39 @@ static void nki_conn_flush_failed(netkit_loop *loop, nki_conn *c, int error) {
 }
 
 /* Part of what is staged did not go: it becomes the queue. */
-static NKI_COLD void nki_conn_flush_stage_rest(netkit_loop *loop, nki_conn *c) {
-    if (nki_stage_spill(loop, c) != NETKIT_OK) {
-        nki_conn_fail(loop, c, NETKIT_OP_WRITE, NETKIT_E_NOMEM, NKI_WHY_NOMEM_SEND, 0, true);
+static NKI_COLD void nki_conn_stage_rest(netkit_loop *loop, nki_conn *c, int n) {
+    if (n == NETKIT_E_AGAIN) {
+        c->flags |= NKI_C_STALLED;
+        n = 0;
+    }
+    if (n < 0) {
+        nki_conn_flush_failed(loop, c, n);
+    } else if ((c->flags & NKI_C_DEAD) == 0) {
+        loop->stage_len -= (size_t)n;
+        memmove(loop->stage, loop->stage + n, loop->stage_len);
+        if (nki_stage_spill(loop, c) != NETKIT_OK) {
+            nki_conn_fail(loop, c, NETKIT_OP_WRITE, NETKIT_E_NOMEM, NKI_WHY_NOMEM_SEND, 0, true);
+        }
     }
 }
 
 /* Send what the current conn has staged, in one call. */
 static NKI_HOT void nki_conn_flush_stage(netkit_loop *loop, nki_conn *c) {
     int n = 0;
-    if (NKI_LIKELY((c->flags & NKI_C_HELD) == 0 && loop->driver->send != NULL)) {
+    if (NKI_LIKELY((c->flags & NKI_C_HELD) == 0)) {
         n = loop->driver->send(loop, c, loop->stage, loop->stage_len);
     }
-    if (NKI_LIKELY((size_t)n == loop->stage_len)) {
-        c->queued = 0;
+    if (NKI_UNLIKELY((size_t)n != loop->stage_len)) {
+        nki_conn_stage_rest(loop, c, n);
+    } else {
         loop->stage_len = 0;
-    } else if (n < 0) {
-        nki_conn_flush_failed(loop, c, n);
-    } else if ((c->flags & NKI_C_DEAD) == 0) {
-        c->queued -= (uint32_t)n;
-        loop->stage_len -= (size_t)n;
-        memmove(loop->stage, loop->stage + n, loop->stage_len);
-        nki_conn_flush_stage_rest(loop, c);
+        loop->stage_room = c->behaviour->stage_max;
     }
 }
 
 /* Send what is queued, as far as the system takes it. */
 static void nki_conn_flush(netkit_loop *loop, nki_conn *c) {
-    if (loop->current == c && loop->stage_len != 0) {
+    if (nki_staged(loop, c) != 0) {
         nki_conn_flush_stage(loop, c);
     }
     c->unflushed = 0;
@@ -6265,7 +6371,7 @@ static void nki_conn_flush(netkit_loop *loop, nki_conn *c) {
 }
 
 static bool nki_conn_has_output(const netkit_loop *loop, const nki_conn *c) {
-    return c->out != NULL || (loop->current == c && loop->stage_len != 0);
+    return c->out != NULL || nki_staged(loop, c) != 0;
 }
 
 /* What follows from an empty queue: our FIN, and the end of a close. */
@@ -6310,7 +6416,7 @@ static void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
     if ((c->flags & NKI_C_DEAD) != 0) {
         return;
     }
-    if (c->out != NULL || c->refused != 0) {
+    if (c->out != NULL || (c->flags & NKI_C_REFUSED) != 0) {
         nki_conn_flush(loop, c);
     }
     if ((c->flags & (NKI_C_SHUT | NKI_C_CLOSING)) != 0) {
@@ -6331,10 +6437,11 @@ static NKI_HOT void nki_conn_after(netkit_loop *loop, nki_conn *c) {
         if (loop->stage_len != 0) {
             nki_conn_flush_stage(loop, c);
         }
-        loop->current = NULL;
         loop->stage_len = 0;
+        loop->stage_id = NKI_NO_ID;
+        loop->current = NULL;
     }
-    bool is_plain = (c->flags & ~(uint32_t)NKI_C_PLAIN) == 0 && c->out == NULL && c->refused == 0 &&
+    bool is_plain = (c->flags & ~(uint32_t)NKI_C_PLAIN) == 0 && c->out == NULL &&
                     (c->source.ready & NKI_READABLE) == 0;
     if (NKI_UNLIKELY(!is_plain || loop->is_arming)) {
         nki_conn_after_slow(loop, c);
@@ -6362,9 +6469,9 @@ static void nki_conn_begin_close(netkit_loop *loop, nki_conn *c) {
         nki_conn_fail(loop, c, NETKIT_OP_CLOSE, NETKIT_E_CANCELLED, NKI_WHY_CANCELLED, 0, false);
         return;
     }
+    nki_stage_close(loop, c);
     c->flags |= NKI_C_CLOSING | NKI_C_SHUT;
-    c->flags &= ~(uint32_t)(NKI_C_PAUSED | NKI_C_REOFFER | NKI_C_DRAIN_DUE);
-    c->refused = 0;
+    c->flags &= ~(uint32_t)(NKI_C_PAUSED | NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_REFUSED);
     if (!nki_conn_has_output(loop, c) && (c->flags & NKI_C_EOF) != 0) {
         return; /* over at once: needs no deadline */
     }
@@ -6467,6 +6574,7 @@ static int nki_conn_start_timeouts(netkit_loop *loop, nki_conn *c, uint64_t conn
     }
     cold->idle_ms = o->idle_timeout_ms;
     cold->deadline_ns = o->deadline_ms == 0 ? NKI_NEVER : nki_after_ms(loop, o->deadline_ms);
+    c->flags |= o->rate_min == 0 ? 0 : (uint32_t)NKI_C_COUNTED;
     cold->rate_due_ns = o->rate_min == 0 ? NKI_NEVER : nki_after_ms(loop, o->rate_period_ms);
     cold->connect_due_ns = connect_ms == 0 ? NKI_NEVER : nki_after_ms(loop, connect_ms);
     return nki_conn_set_timer(loop, c);
@@ -6564,6 +6672,11 @@ static NKI_COLD void nki_conn_check_ignored(netkit_loop *loop, nki_conn *c, bool
     }
 }
 
+/* Nothing is out of the ordinary: open, nothing queued, nothing carried. */
+static NKI_HOT bool nki_conn_is_plain(const nki_conn *c) {
+    return (c->flags & ~(uint32_t)NKI_C_PLAIN) == 0 && c->out == NULL && c->carry == NULL;
+}
+
 /* The driver may have its buffer back. */
 static NKI_HOT void nki_read_done(netkit_loop *loop, nki_conn *c) {
     if (loop->driver->read_done != NULL) {
@@ -6590,7 +6703,6 @@ static void nki_conn_keep_rest(netkit_loop *loop, nki_conn *c, size_t used) {
 /* The handler has returned: keep what it left, send what it queued. */
 static NKI_HOT void nki_conn_after_data(netkit_loop *loop, nki_conn *c, size_t used) {
     size_t len = loop->span.len;
-    c->flags &= ~(uint32_t)NKI_C_IN_DATA;
     used = NKI_MIN(used, len);
     if (NKI_UNLIKELY(loop->ignored == c)) {
         nki_conn_check_ignored(loop, c, used == len);
@@ -6607,11 +6719,10 @@ static NKI_HOT void nki_conn_after_data(netkit_loop *loop, nki_conn *c, size_t u
 /* Give a span to the handler (or hand it out to a puller). */
 static NKI_HOT void nki_conn_offer(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
                                    bool is_carry) {
+    nki_stage_open(loop, c);
     loop->span.data = data;
     loop->span.len = len;
     loop->span_is_carry = is_carry;
-    loop->current = c;
-    c->flags |= NKI_C_IN_DATA;
     const netkit_handler *h = &c->behaviour->handler;
     size_t used = len;
     if (NKI_LIKELY(h->on_data != NULL)) {
@@ -6648,8 +6759,7 @@ static void nki_conn_discard(netkit_loop *loop, nki_conn *c, size_t len) {
 static NKI_HOT void nki_conn_received(netkit_loop *loop, nki_conn *c, const void *data,
                                       size_t len) {
     c->active_ms = loop->turn_ms;
-    c->tally += (uint32_t)len;
-    if (NKI_UNLIKELY(c->cold != NULL)) {
+    if ((c->flags & NKI_C_COUNTED) != 0) {
         c->cold->rate_bytes += len;
     }
     if (NKI_UNLIKELY((c->flags & NKI_C_CLOSING) != 0)) {
@@ -6672,14 +6782,14 @@ static void nki_conn_tell_eof(netkit_loop *loop, nki_conn *c) {
     c->flags |= NKI_C_EOF_TOLD;
     const netkit_handler *h = &c->behaviour->handler;
     if (h->on_eof != NULL) {
-        loop->current = c;
+        nki_stage_open(loop, c);
         uint64_t started = nki_call_begin(loop);
         h->on_eof(loop, nki_conn_handle(c), c->user);
         nki_call_end(loop, started);
     } else if (loop->desc.pull) {
         netkit_event *ev = nki_pull(loop, NETKIT_EVENT_EOF, c, c->user);
         ev->conn = nki_conn_handle(c);
-        loop->current = c;
+        nki_stage_open(loop, c);
         return;
     } else {
         c->flags |= NKI_C_BY_PEER;
@@ -6695,14 +6805,14 @@ static void nki_conn_tell_drain(netkit_loop *loop, nki_conn *c) {
     }
     const netkit_handler *h = &c->behaviour->handler;
     if (h->on_drain != NULL) {
-        loop->current = c;
+        nki_stage_open(loop, c);
         uint64_t started = nki_call_begin(loop);
         h->on_drain(loop, nki_conn_handle(c), c->user);
         nki_call_end(loop, started);
     } else if (loop->desc.pull) {
         netkit_event *ev = nki_pull(loop, NETKIT_EVENT_DRAIN, c, c->user);
         ev->conn = nki_conn_handle(c);
-        loop->current = c;
+        nki_stage_open(loop, c);
         return;
     }
     nki_conn_after(loop, c);
@@ -6712,14 +6822,14 @@ static void nki_conn_tell_open(netkit_loop *loop, nki_conn *c) {
     c->flags = (c->flags & ~(uint32_t)NKI_C_OPEN_DUE) | NKI_C_OPENED;
     const netkit_handler *h = &c->behaviour->handler;
     if (h->on_open != NULL) {
-        loop->current = c;
+        nki_stage_open(loop, c);
         uint64_t started = nki_call_begin(loop);
         h->on_open(loop, nki_conn_handle(c), c->user);
         nki_call_end(loop, started);
     } else if (loop->desc.pull) {
         netkit_event *ev = nki_pull(loop, NETKIT_EVENT_OPEN, c, c->user);
         ev->conn = nki_conn_handle(c);
-        loop->current = c;
+        nki_stage_open(loop, c);
         return;
     }
     nki_conn_after(loop, c);
@@ -6743,32 +6853,33 @@ static void nki_conn_read_failed(netkit_loop *loop, nki_conn *c, int error) {
     }
 }
 
-/* Read one span. */
-static NKI_HOT void nki_conn_read(netkit_loop *loop, nki_conn *c) {
+/* Read one span of at most `max` bytes. */
+static NKI_HOT void nki_conn_read_span(netkit_loop *loop, nki_conn *c, size_t max) {
+    if (NKI_UNLIKELY(c->tally >= loop->desc.conn_budget)) {
+        c->tally = 0;
+        nki_enqueue_later(loop, &c->source);
+        return;
+    }
+    int n = loop->driver->read(loop, c, max);
+    if (NKI_LIKELY(n > 0)) {
+        c->tally = (c->source.ready & NKI_READABLE) == 0 ? 0 : c->tally + (uint32_t)n;
+        nki_conn_received(loop, c, loop->span.data, (size_t)n);
+    } else {
+        nki_conn_read_failed(loop, c, n);
+    }
+}
+
+static void nki_conn_read(netkit_loop *loop, nki_conn *c) {
     /* After the peer's end only an error can still come. */
     if ((c->flags & NKI_C_EOF) != 0 && (c->source.ready & NETKIT_POLL_ERROR) == 0) {
         c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
         return;
     }
     size_t max = nki_conn_room(c);
-    if (max == 0) {
-        nki_conn_arm(loop, c);
-        return;
-    }
-    if (NKI_UNLIKELY(c->tally >= loop->desc.conn_budget)) {
-        c->tally = 0;
-        nki_enqueue_later(loop, &c->source);
-        return;
-    }
-    const void *data;
-    int n = loop->driver->read(loop, c, max, &data);
-    if (NKI_LIKELY(n > 0)) {
-        if ((c->source.ready & NKI_READABLE) == 0) {
-            c->tally = 0;
-        }
-        nki_conn_received(loop, c, data, (size_t)n);
+    if (max != 0) {
+        nki_conn_read_span(loop, c, max);
     } else {
-        nki_conn_read_failed(loop, c, n);
+        nki_conn_arm(loop, c);
     }
 }
 
@@ -6834,13 +6945,49 @@ static void nki_conn_step_slow(netkit_loop *loop, nki_conn *c) {
     }
 }
 
+/* The same as reading, offering and what follows, for the state nearly every message finds: an
+ * open conn with nothing queued or carried, all used up, the answer sent in one call. Whatever is
+ * otherwise goes the long way from that point on. */
+static NKI_HOT void nki_conn_serve_plain(netkit_loop *loop, nki_conn *c) {
+    const nki_behaviour *b = c->behaviour;
+    int n = loop->driver->read(loop, c, b->read_max);
+    if (NKI_UNLIKELY(n <= 0)) {
+        nki_conn_read_failed(loop, c, n);
+        return;
+    }
+    size_t len = (size_t)n;
+    const void *data = loop->span.data;
+    c->active_ms = loop->turn_ms;
+    loop->current = c;
+    loop->stage_id = c->source.id;
+    loop->stage_room = b->stage_max;
+    loop->span.len = len;
+    loop->span_is_carry = false;
+    loop->in_callback++;
+    loop->calls++;
+    size_t used = b->handler.on_data(loop, nki_conn_handle(c), data, len, c->user);
+    loop->in_callback--;
+    if (NKI_UNLIKELY(used != len || !nki_conn_is_plain(c))) {
+        nki_conn_after_data(loop, c, used);
+        return;
+    }
+    if (loop->stage_len != 0) {
+        nki_conn_flush_stage(loop, c);
+    }
+    loop->stage_id = NKI_NO_ID;
+    loop->current = NULL;
+    if (NKI_UNLIKELY((c->source.ready & NKI_READABLE) != 0 || c->out != NULL ||
+                     (c->flags & NKI_C_DEAD) != 0)) {
+        c->tally += (uint32_t)len;
+        nki_conn_after_slow(loop, c);
+    }
+}
+
 /* One step of a ready conn: at most one user event. */
 static NKI_HOT void nki_conn_step(netkit_loop *loop, nki_conn *c) {
-    if (NKI_LIKELY((c->flags & ~(uint32_t)NKI_C_PLAIN) == 0)) {
-        c->source.ready = (uint16_t)(c->source.ready & ~(uint32_t)NETKIT_POLL_WRITE);
-        if ((c->source.ready & NKI_READABLE) != 0) {
-            nki_conn_read(loop, c);
-        }
+    if (NKI_LIKELY(nki_conn_is_plain(c) && c->tally == 0 && (c->source.ready & NKI_READABLE) != 0 &&
+                   c->behaviour->is_plain)) {
+        nki_conn_serve_plain(loop, c);
     } else {
         nki_conn_step_slow(loop, c);
     }
@@ -7228,9 +7375,8 @@ static NKI_COLD int nki_send_refuse(netkit_loop *loop, nki_conn *c, size_t len) 
         return NETKIT_E_TOOBIG;
     }
     c->refused = (uint32_t)len;
-    c->flags &= ~(uint32_t)NKI_C_DRAIN_DUE;
-    if (loop->desc.debug &&
-        (c->flags & (NKI_C_DUPLEX | NKI_C_IN_DATA)) == (uint32_t)(NKI_C_DUPLEX | NKI_C_IN_DATA)) {
+    c->flags = (c->flags & ~(uint32_t)NKI_C_DRAIN_DUE) | NKI_C_REFUSED;
+    if (loop->desc.debug && (c->flags & NKI_C_DUPLEX) != 0 && nki_is_in_data(loop, c)) {
         loop->ignored = c;
     }
     return NETKIT_E_FULL;
@@ -7255,18 +7401,21 @@ static int nki_send_queued(netkit_loop *loop, nki_conn *c) {
 /* A large send on an empty queue goes to the system from the caller's memory. Returns the count
  * that went, or an error that has ended the conn. */
 static int nki_send_direct(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
-    if (loop->driver->send == NULL || nki_conn_has_output(loop, c) ||
-        (c->flags & NKI_C_HELD) != 0) {
+    if (nki_conn_has_output(loop, c) || (c->flags & NKI_C_HELD) != 0) {
         return 0;
     }
     int n = loop->driver->send(loop, c, data, len);
+    if (n == NETKIT_E_AGAIN) {
+        c->flags |= NKI_C_STALLED;
+        return 0;
+    }
     if (n < 0) {
         nki_conn_fail(loop, c, NETKIT_OP_WRITE, n, NKI_WHY_WRITE, loop->driver->os_code(), false);
     }
     return n;
 }
 
-NETKIT_API int netkit_conn_send(netkit_loop *loop, netkit_conn conn, const void *data, size_t len) {
+static int nki_conn_send_slow(netkit_loop *loop, netkit_conn conn, const void *data, size_t len) {
     nki_conn *c;
     int error = nki_send_check(loop, conn, &c);
     if (NKI_UNLIKELY(error != NETKIT_OK)) {
@@ -7275,14 +7424,17 @@ NETKIT_API int netkit_conn_send(netkit_loop *loop, netkit_conn conn, const void 
     if (NKI_UNLIKELY(data == NULL || len == 0)) {
         return len == 0 ? NETKIT_OK : NETKIT_E_INVALID;
     }
-    uint32_t send_max = c->behaviour->options.send_max;
-    if (NKI_UNLIKELY(c->queued > send_max || len > send_max - c->queued)) {
+    if (NKI_UNLIKELY(len > nki_out_room(loop, c))) {
         return nki_send_refuse(loop, c, len);
     }
     if (len >= NKI_DIRECT_MIN) {
         int n = nki_send_direct(loop, c, data, len);
-        if (n < 0 || (size_t)n == len) {
-            return n < 0 ? n : NETKIT_OK;
+        if (n < 0) {
+            return n;
+        }
+        c->active_ms = n > 0 ? loop->turn_ms : c->active_ms;
+        if ((size_t)n == len) {
+            return NETKIT_OK;
         }
         data = (const char *)data + n;
         len -= (size_t)n;
@@ -7291,6 +7443,20 @@ NETKIT_API int netkit_conn_send(netkit_loop *loop, netkit_conn conn, const void 
         return nki_send_nomem(loop, c);
     }
     return nki_send_queued(loop, c);
+}
+
+NETKIT_API int netkit_conn_send(netkit_loop *loop, netkit_conn conn, const void *data, size_t len) {
+    int error = nki_enter(loop);
+    if (NKI_UNLIKELY(error != NETKIT_OK)) {
+        return error;
+    }
+    /* What nearly every send is: a small answer in the conn's own callback. */
+    if (NKI_LIKELY(conn.id == loop->stage_id && len < NKI_DIRECT_MIN && len <= loop->stage_room &&
+                   data != NULL)) {
+        nki_stage_copy(loop, data, len);
+        return NETKIT_OK;
+    }
+    return nki_conn_send_slow(loop, conn, data, len);
 }
 
 NETKIT_API int netkit_conn_sendv(netkit_loop *loop, netkit_conn conn, const netkit_span *spans,
@@ -7314,7 +7480,7 @@ NETKIT_API int netkit_conn_sendv(netkit_loop *loop, netkit_conn conn, const netk
         }
         sum += spans[i].len;
     }
-    if (c->queued > send_max || sum > send_max - c->queued) {
+    if (sum > nki_out_room(loop, c)) {
         return nki_send_refuse(loop, c, sum);
     }
     for (size_t i = 0; i < count; i++) {
@@ -7375,7 +7541,7 @@ NETKIT_API int netkit_conn_resume(netkit_loop *loop, netkit_conn conn) {
         return error;
     }
     c->flags &= ~(uint32_t)NKI_C_PAUSED;
-    if (c->carry != NULL || (c->flags & NKI_C_IN_DATA) != 0) {
+    if (c->carry != NULL || nki_is_in_data(loop, c)) {
         c->flags |= NKI_C_REOFFER;
     }
     nki_enqueue(loop, &c->source);
@@ -7387,6 +7553,7 @@ NETKIT_API int netkit_conn_shutdown(netkit_loop *loop, netkit_conn conn) {
     nki_conn *c;
     int error = nki_conn_find_open(loop, conn, &c);
     if (error == NETKIT_OK) {
+        nki_stage_close(loop, c);
         c->flags |= NKI_C_SHUT;
         nki_conn_mark_dirty(loop, c);
     }
@@ -7582,7 +7749,7 @@ NETKIT_API int netkit_conn_keep(netkit_loop *loop, netkit_conn conn, netkit_buf 
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
     }
     memset(out, 0, sizeof *out);
-    return (c->flags & NKI_C_IN_DATA) != 0 ? nki_keep(loop, out) : NETKIT_E_BUSY;
+    return nki_is_in_data(loop, c) ? nki_keep(loop, out) : NETKIT_E_BUSY;
 }
 
 NETKIT_API int netkit_close_describe(const netkit_close_info *info, char *text, size_t size) {
@@ -8008,9 +8175,9 @@ static int nki_wait_spinning(netkit_loop *loop, uint64_t timeout_ns) {
     uint64_t start = loop->driver->now(loop);
     uint64_t spent = 0;
     while (spent < spin_ns && spent < timeout_ns) {
-        int error = loop->driver->wait(loop, 0);
-        if (error != NETKIT_OK || nki_has_work(loop)) {
-            return error;
+        int count = loop->driver->wait(loop, 0);
+        if (count != 0) {
+            return count;
         }
         spent = loop->driver->now(loop) - start;
     }
@@ -8023,9 +8190,9 @@ static void nki_turn_wait(netkit_loop *loop, uint64_t timeout_ns) {
     } else if (timeout_ns != 0) {
         timeout_ns = NKI_MIN(timeout_ns, nki_timer_wait(loop));
     }
-    int error = timeout_ns != 0 && loop->desc.spin_us != 0 ? nki_wait_spinning(loop, timeout_ns)
+    int count = timeout_ns != 0 && loop->desc.spin_us != 0 ? nki_wait_spinning(loop, timeout_ns)
                                                            : loop->driver->wait(loop, timeout_ns);
-    if (error != NETKIT_OK) {
+    if (count < 0) {
         nki_log(loop, NETKIT_LOG_ERROR, NETKIT_LOGID_OS_ERROR, "waiting for events failed",
                 loop->driver->os_code());
     }
@@ -8059,21 +8226,31 @@ static void nki_turn_end(netkit_loop *loop) {
     }
 }
 
-/* Serve one ready source. */
-static bool nki_step_ready(netkit_loop *loop) {
-    nki_source *source = nki_queue_pop(&loop->ready);
-    if (source == NULL) {
-        return false;
-    }
-    source->flags = (uint8_t)(source->flags & ~NKI_S_QUEUED);
+static void nki_step_other(netkit_loop *loop, nki_source *source) {
     switch (nki_id_kind(source->id)) {
-    case NKI_KIND_CONN: nki_conn_step(loop, (nki_conn *)(void *)source); break;
     case NKI_KIND_LISTENER: nki_listener_step(loop, (nki_listener *)(void *)source); break;
     case NKI_KIND_WATCH: nki_watch_step(loop, (nki_watch *)(void *)source); break;
     default: /* buried while it was in this list: now its slot can go */
         source->flags |= NKI_S_QUEUED;
         nki_queue_push(&loop->graves, source);
         break;
+    }
+}
+
+/* Serve one ready source. */
+static NKI_HOT bool nki_step_ready(netkit_loop *loop) {
+    nki_source *source = loop->driver->next(loop);
+    if (source == NULL) {
+        source = nki_queue_pop(&loop->ready);
+        if (source == NULL) {
+            return false;
+        }
+        source->flags = (uint8_t)(source->flags & ~NKI_S_QUEUED);
+    }
+    if (NKI_LIKELY(nki_id_kind(source->id) == NKI_KIND_CONN)) {
+        nki_conn_step(loop, (nki_conn *)(void *)source);
+    } else {
+        nki_step_other(loop, source);
     }
     return true;
 }
@@ -8160,6 +8337,16 @@ static bool nki_turn_step(netkit_loop *loop) {
     return false;
 }
 
+/* All that is left of the turn, where nothing can stop it on the way. */
+static void nki_turn_finish(netkit_loop *loop) {
+    if (loop->phase == NKI_TURN_READY) {
+        while (nki_step_ready(loop)) {
+        }
+    }
+    while (nki_turn_step(loop)) {
+    }
+}
+
 /* ---- pulling ---- */
 
 /* The puller is done with the event that was out: what follows a callback's return. */
@@ -8171,9 +8358,7 @@ static void nki_pulled_done(netkit_loop *loop) {
     case NETKIT_EVENT_DATA: nki_conn_after_data(loop, (nki_conn *)object, loop->pulled_used); break;
     case NETKIT_EVENT_OPEN:
     case NETKIT_EVENT_DRAIN:
-    case NETKIT_EVENT_EOF:
-        nki_conn_after(loop, (nki_conn *)object);
-        break;
+    case NETKIT_EVENT_EOF: nki_conn_after(loop, (nki_conn *)object); break;
     case NETKIT_EVENT_CLOSE: nki_conn_dispose(loop, (nki_conn *)object); break;
     case NETKIT_EVENT_LISTENER_CLOSE: nki_listener_dispose(loop, (nki_listener *)object); break;
     case NETKIT_EVENT_TIMER:
@@ -8216,7 +8401,7 @@ static bool nki_turn_pull(netkit_loop *loop) {
 
 /* nki_source.driver */
 enum {
-    NKI_R_SPECIAL = 1,   /* an event carried more than READ and WRITE: read to EAGAIN from now on */
+    NKI_R_TO_AGAIN = 1,  /* not TCP, or an event carried more than READ and WRITE */
     NKI_R_REGISTERED = 2 /* in the poller */
 };
 
@@ -8260,28 +8445,31 @@ static void nki_r_close(netkit_loop *loop) {
     nki_poller_close(&loop->poller);
 }
 
-static void nki_r_event(netkit_loop *loop, const netkit_poll_event *event) {
-    if (NKI_UNLIKELY(event->data == NKI_WAKE_TOKEN)) {
-        nki_os_wake_drain(&loop->wake);
-        return;
-    }
-    nki_source *source = nki_token_find(loop, event->data);
-    if (NKI_LIKELY(source != NULL)) {
-        if (NKI_UNLIKELY((event->events & ~(uint32_t)(NETKIT_POLL_READ | NETKIT_POLL_WRITE)) !=
-                         0)) {
-            source->driver |= NKI_R_SPECIAL;
-        }
-        nki_ready(loop, source, event->events);
-    }
-}
-
 static int nki_r_wait(netkit_loop *loop, uint64_t timeout_ns) {
     int count =
         loop->poller.ops->wait(&loop->poller, loop->events, (int)loop->desc.events_max, timeout_ns);
-    for (int i = 0; i < count; i++) {
-        nki_r_event(loop, &loop->events[i]);
+    loop->events_next = loop->events;
+    loop->events_end = loop->events + NKI_MAX(count, 0);
+    return count;
+}
+
+static nki_source *nki_r_next(netkit_loop *loop) {
+    const uint32_t plain = NETKIT_POLL_READ | NETKIT_POLL_WRITE;
+    while (loop->events_next != loop->events_end) {
+        const netkit_poll_event *event = loop->events_next++;
+        nki_source *source = nki_token_find(loop, event->data);
+        if (NKI_LIKELY(source != NULL)) {
+            if (NKI_UNLIKELY((event->events & ~plain) != 0)) {
+                source->driver |= NKI_R_TO_AGAIN;
+            }
+            source->ready = (uint16_t)(source->ready | event->events);
+            return source;
+        }
+        if (event->data == NKI_WAKE_TOKEN) {
+            nki_os_wake_drain(&loop->wake);
+        }
     }
-    return count < 0 ? count : NETKIT_OK;
+    return NULL;
 }
 
 static int nki_r_wake(netkit_loop *loop) {
@@ -8296,10 +8484,12 @@ static int nki_r_native(netkit_loop *loop, uintptr_t *out) {
 /* ---- descriptors ---- */
 
 static int nki_r_register(netkit_loop *loop, nki_source *source, uint32_t events) {
-    int error = loop->poller.ops->add(&loop->poller, source->socket, events, nki_token_of(source));
+    int error =
+        loop->poller.ops->add(&loop->poller, source->socket, events, nki_token_new(loop, source));
     if (error == NETKIT_OK) {
         source->driver |= NKI_R_REGISTERED;
-        source->flags |= NKI_S_ATTACHED;
+    } else {
+        source->token = 0;
     }
     return error;
 }
@@ -8309,7 +8499,7 @@ static void nki_r_unregister(netkit_loop *loop, nki_source *source) {
         (void)loop->poller.ops->remove(&loop->poller, source->socket);
         source->driver = (uint8_t)(source->driver & ~NKI_R_REGISTERED);
     }
-    source->flags = (uint8_t)(source->flags & ~NKI_S_ATTACHED);
+    source->token = 0;
 }
 
 static int nki_r_attach(netkit_loop *loop, nki_source *source) {
@@ -8317,6 +8507,9 @@ static int nki_r_attach(netkit_loop *loop, nki_source *source) {
     if (loop->poller.ops->has_edge) {
         events |= NETKIT_POLL_EDGE;
         if (nki_id_kind(source->id) == NKI_KIND_CONN) {
+            if ((((nki_conn *)(void *)source)->flags & NKI_C_TCP) == 0) {
+                source->driver |= NKI_R_TO_AGAIN;
+            }
             events |= NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END;
         }
     }
@@ -8422,18 +8615,14 @@ static int nki_r_connected(netkit_loop *loop, nki_conn *c) {
     return nki_os_connect_result(c->source.socket);
 }
 
-static int nki_r_read(netkit_loop *loop, nki_conn *c, size_t max, const void **data) {
+static int nki_r_read(netkit_loop *loop, nki_conn *c, size_t max) {
     unsigned char *buffer = nki_block_data(loop->recv);
+    loop->span.data = buffer;
     int n = nki_os_recv(c->source.socket, buffer, max);
-    *data = buffer;
-    if (NKI_LIKELY(n > 0)) {
-        bool is_all = (size_t)n < max && max == NKI_RECV_SIZE && (c->flags & NKI_C_TCP) != 0 &&
-                      (c->source.driver & NKI_R_SPECIAL) == 0;
-        if (NKI_LIKELY(is_all)) {
-            c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
-        }
-    } else if (n == NETKIT_E_AGAIN) {
-        c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
+    bool is_all =
+        n < NKI_RECV_SIZE && max == NKI_RECV_SIZE && (c->source.driver & NKI_R_TO_AGAIN) == 0;
+    if (NKI_LIKELY(is_all) || n == NETKIT_E_AGAIN) {
+        c->source.ready = 0;
     }
     return n;
 }
@@ -8464,13 +8653,8 @@ static int nki_r_flush(netkit_loop *loop, nki_conn *c) {
 }
 
 static int nki_r_send(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
-    int n = nki_os_send(c->source.socket, data, len);
-    c->active_ms = loop->turn_ms;
-    if (NKI_UNLIKELY(n == NETKIT_E_AGAIN)) {
-        c->flags |= NKI_C_STALLED;
-        return 0;
-    }
-    return n;
+    NKI_UNUSED(loop);
+    return nki_os_send(c->source.socket, data, len);
 }
 
 static int nki_r_half_close(netkit_loop *loop, nki_conn *c) {
@@ -8501,12 +8685,12 @@ static int nki_r_get_option(netkit_loop *loop, uintptr_t socket, netkit_option o
 
 static const nki_driver *nki_readiness_driver(void) {
     static const nki_driver driver = {
-        nki_r_open,       nki_r_close,      nki_r_now,     nki_r_random,    nki_r_wait,
-        nki_r_wake,       nki_r_native,     nki_r_attach,  nki_r_shut,      nki_r_discard,
-        nki_r_arm,        nki_r_watch,      nki_r_unwatch, nki_r_listen,    nki_r_accept,
-        nki_r_connect,    nki_r_connected,  nki_r_read,    NULL, nki_r_flush,
-        nki_r_send,       nki_r_half_close, nki_r_local,   nki_r_remote,    nki_r_set_option,
-        nki_r_get_option, nki_os_code,
+        nki_r_open,       nki_r_close,      nki_r_now,        nki_r_random,  nki_r_wait,
+        nki_r_next,       nki_r_wake,       nki_r_native,     nki_r_attach,  nki_r_shut,
+        nki_r_discard,    nki_r_arm,        nki_r_watch,      nki_r_unwatch, nki_r_listen,
+        nki_r_accept,     nki_r_connect,    nki_r_connected,  nki_r_read,    NULL,
+        nki_r_flush,      nki_r_send,       nki_r_half_close, nki_r_local,   nki_r_remote,
+        nki_r_set_option, nki_r_get_option, nki_os_code,
     };
     return &driver;
 }
@@ -8625,11 +8809,13 @@ static int nki_loop_init(netkit_loop *loop) {
     nki_slots_init(&loop->sources, &loop->allocator, 128, loop->desc.objects_max, generations[0]);
     nki_slots_init(&loop->timer_slots, &loop->allocator, sizeof(nki_timer), loop->desc.timers_max,
                    generations[1]);
+    loop->stage_id = NKI_NO_ID;
     loop->stage = (unsigned char *)nki_alloc(&loop->allocator, NKI_FLUSH_AT);
     error = loop->stage == NULL ? NETKIT_E_NOMEM : nki_keeper_create(loop);
     if (error == NETKIT_OK) {
         error = nki_posts_init(&loop->posts, &loop->allocator, loop->desc.posts_max);
     }
+    loop->is_plain = !loop->desc.debug && !loop->is_arming && loop->driver->read_done == NULL;
     nki_refresh_time(loop);
     return error;
 }
@@ -8745,8 +8931,7 @@ NETKIT_API int netkit_loop_destroy(netkit_loop *loop) {
         if (loop->phase == NKI_TURN_NONE) {
             nki_turn_begin(loop, 0);
         }
-        while (nki_turn_step(loop)) {
-        }
+        nki_turn_finish(loop);
     } while (loop->sources.count != 0 || nki_has_work(loop));
     nki_loop_free(loop);
     return NETKIT_OK;
@@ -8764,8 +8949,7 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
         if (loop->phase == NKI_TURN_NONE) {
             nki_turn_begin(loop, NKI_NEVER);
         }
-        while (nki_turn_step(loop)) {
-        }
+        nki_turn_finish(loop);
     }
     nki_atomic_store(&loop->stop, 0u);
     loop->is_running = 0;
@@ -8800,8 +8984,7 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms) {
         if (loop->phase == NKI_TURN_NONE) {
             nki_turn_begin(loop, timeout_ns);
         }
-        while (nki_turn_step(loop)) {
-        }
+        nki_turn_finish(loop);
         has_more = nki_has_work(loop);
     }
     nki_atomic_store(&loop->stop, 0u);

@@ -37,7 +37,6 @@ static void nki_timers_free(nki_timers *t) {
     nki_timers_init(t, t->allocator);
 }
 
-
 #if defined(__GNUC__)
 static uint32_t nki_lowest_bit(uint64_t bits) {
     return (uint32_t)__builtin_ctzll(bits);
@@ -298,7 +297,7 @@ static nki_timer_node *nki_timers_slot_first(const nki_timers *t, uint32_t slot)
 /* ---- the queue ------------------------------------------------------------- */
 
 /* The earliest, NULL when there is none. Opens slots on the way to it. */
-static nki_timer_node *nki_timers_first(nki_timers *t) {
+static nki_timer_node *nki_timers_find_first(nki_timers *t) {
     while (t->soon_count == 0 && t->count > 0) {
         uint32_t level = 0;
         uint32_t slot;
@@ -316,7 +315,24 @@ static nki_timer_node *nki_timers_first(nki_timers *t) {
     return t->soon_count == 0 ? NULL : t->soon[0].node;
 }
 
+/* The earliest node, or NULL. Remembered, as a loop asks several times a turn. */
+static nki_timer_node *nki_timers_first(nki_timers *t) {
+    if (t->first == NULL) {
+        t->first = nki_timers_find_first(t);
+    }
+    return t->first;
+}
+
 /* `n` is not in. Returns NETKIT_OK or NETKIT_E_NOMEM, which changes nothing. */
+/* `n` gets a new due time: is it the first now, or is the first unknown? */
+static void nki_timers_first_changed(nki_timers *t, nki_timer_node *n, uint64_t due_ns) {
+    if (t->first == n) {
+        t->first = NULL;
+    } else if (t->first != NULL && due_ns < t->first->due_ns) {
+        t->first = n;
+    }
+}
+
 static int nki_timers_start(nki_timers *t, nki_timer_node *n, uint64_t due_ns) {
     nki_timer_entry e;
     NETKIT_ASSERT(n->at == 0);
@@ -328,6 +344,7 @@ static int nki_timers_start(nki_timers *t, nki_timer_node *n, uint64_t due_ns) {
     e.due_ns = due_ns;
     e.node = n;
     t->count++;
+    nki_timers_first_changed(t, n, due_ns);
     nki_timers_add(t, e);
     return NETKIT_OK;
 }
@@ -344,6 +361,7 @@ static void nki_timers_remove(nki_timers *t, const nki_timer_node *n) {
 static void nki_timers_restart(nki_timers *t, nki_timer_node *n, uint64_t due_ns) {
     nki_timer_entry e;
     NETKIT_ASSERT(n->at != 0);
+    nki_timers_first_changed(t, n, due_ns);
     n->due_ns = due_ns;
     n->order = t->order++;
     e.due_ns = due_ns;
@@ -366,6 +384,9 @@ static void nki_timers_restart(nki_timers *t, nki_timer_node *n, uint64_t due_ns
 static void nki_timers_stop(nki_timers *t, nki_timer_node *n) {
     if (n->at == 0) {
         return;
+    }
+    if (t->first == n) {
+        t->first = NULL;
     }
     nki_timers_remove(t, n);
     n->at = 0;

@@ -35,7 +35,8 @@ typedef struct nki_timers {
     nki_timer_entry *pool;
     nki_timer_entry *soon;
     nki_timer_chunk *chunks;
-    uint32_t capacity; /* nodes there is memory for */
+    nki_timer_node *first; /* as last found, or NULL: not known */
+    uint32_t capacity;     /* nodes there is memory for */
     uint32_t count;
     uint32_t soon_count;
     uint32_t chunk_free; /* first of the free chunks, +1 */

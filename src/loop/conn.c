@@ -82,8 +82,10 @@ static int nki_behaviour_create(netkit_loop *loop, const netkit_handler *handler
         return NETKIT_E_NOMEM;
     }
     b->handler = *handler;
+    b->is_plain = handler->on_data != NULL && loop->is_plain;
     b->options = filled;
     b->read_max = NKI_MIN((uint32_t)NKI_RECV_SIZE, filled.recv_max);
+    b->stage_max = NKI_MIN((uint32_t)NKI_FLUSH_AT, filled.send_max);
     b->references = 1;
     b->origin = b;
     *out = b;
@@ -115,8 +117,10 @@ static nki_behaviour *nki_behaviour_derive(netkit_loop *loop, nki_behaviour *fro
         return NULL;
     }
     b->handler = *handler;
+    b->is_plain = handler->on_data != NULL && loop->is_plain;
     b->options = origin->options;
     b->read_max = origin->read_max;
+    b->stage_max = origin->stage_max;
     b->references = 1;
     b->origin = origin;
     origin->references++;
@@ -197,8 +201,8 @@ static void nki_conn_reason(nki_conn *c, netkit_op op, int code, int why, int os
 
 /* The end of a conn, from anywhere: nothing more is read, sent or told but its end. */
 static void nki_conn_die(netkit_loop *loop, nki_conn *c, bool reset) {
+    nki_stage_close(loop, c);
     c->flags |= NKI_C_DEAD;
-    c->refused = 0;
     nki_cold_free(loop, c);
     loop->driver->shut(loop, &c->source, reset);
 }
@@ -284,10 +288,9 @@ static void nki_conn_mark_dirty(netkit_loop *loop, nki_conn *c) {
 
 /* The queue has shrunk: who waited for that? */
 static void nki_conn_progress(netkit_loop *loop, nki_conn *c) {
-    if (c->refused != 0 && c->refused <= c->behaviour->options.send_max - c->queued &&
+    if ((c->flags & NKI_C_REFUSED) != 0 && c->refused <= nki_out_room(loop, c) &&
         c->borrowed < c->behaviour->options.chunks_max) {
-        c->refused = 0;
-        c->flags |= NKI_C_DRAIN_DUE;
+        c->flags = (c->flags & ~(uint32_t)NKI_C_REFUSED) | NKI_C_DRAIN_DUE;
         nki_enqueue(loop, &c->source);
     }
     if ((c->source.ready & NKI_READABLE) != 0 || (c->flags & NKI_C_REOFFER) != 0) {
@@ -300,34 +303,39 @@ static void nki_conn_flush_failed(netkit_loop *loop, nki_conn *c, int error) {
 }
 
 /* Part of what is staged did not go: it becomes the queue. */
-static NKI_COLD void nki_conn_flush_stage_rest(netkit_loop *loop, nki_conn *c) {
-    if (nki_stage_spill(loop, c) != NETKIT_OK) {
-        nki_conn_fail(loop, c, NETKIT_OP_WRITE, NETKIT_E_NOMEM, NKI_WHY_NOMEM_SEND, 0, true);
+static NKI_COLD void nki_conn_stage_rest(netkit_loop *loop, nki_conn *c, int n) {
+    if (n == NETKIT_E_AGAIN) {
+        c->flags |= NKI_C_STALLED;
+        n = 0;
+    }
+    if (n < 0) {
+        nki_conn_flush_failed(loop, c, n);
+    } else if ((c->flags & NKI_C_DEAD) == 0) {
+        loop->stage_len -= (size_t)n;
+        memmove(loop->stage, loop->stage + n, loop->stage_len);
+        if (nki_stage_spill(loop, c) != NETKIT_OK) {
+            nki_conn_fail(loop, c, NETKIT_OP_WRITE, NETKIT_E_NOMEM, NKI_WHY_NOMEM_SEND, 0, true);
+        }
     }
 }
 
 /* Send what the current conn has staged, in one call. */
 static NKI_HOT void nki_conn_flush_stage(netkit_loop *loop, nki_conn *c) {
     int n = 0;
-    if (NKI_LIKELY((c->flags & NKI_C_HELD) == 0 && loop->driver->send != NULL)) {
+    if (NKI_LIKELY((c->flags & NKI_C_HELD) == 0)) {
         n = loop->driver->send(loop, c, loop->stage, loop->stage_len);
     }
-    if (NKI_LIKELY((size_t)n == loop->stage_len)) {
-        c->queued = 0;
+    if (NKI_UNLIKELY((size_t)n != loop->stage_len)) {
+        nki_conn_stage_rest(loop, c, n);
+    } else {
         loop->stage_len = 0;
-    } else if (n < 0) {
-        nki_conn_flush_failed(loop, c, n);
-    } else if ((c->flags & NKI_C_DEAD) == 0) {
-        c->queued -= (uint32_t)n;
-        loop->stage_len -= (size_t)n;
-        memmove(loop->stage, loop->stage + n, loop->stage_len);
-        nki_conn_flush_stage_rest(loop, c);
+        loop->stage_room = c->behaviour->stage_max;
     }
 }
 
 /* Send what is queued, as far as the system takes it. */
 static void nki_conn_flush(netkit_loop *loop, nki_conn *c) {
-    if (loop->current == c && loop->stage_len != 0) {
+    if (nki_staged(loop, c) != 0) {
         nki_conn_flush_stage(loop, c);
     }
     c->unflushed = 0;
@@ -343,7 +351,7 @@ static void nki_conn_flush(netkit_loop *loop, nki_conn *c) {
 }
 
 static bool nki_conn_has_output(const netkit_loop *loop, const nki_conn *c) {
-    return c->out != NULL || (loop->current == c && loop->stage_len != 0);
+    return c->out != NULL || nki_staged(loop, c) != 0;
 }
 
 /* What follows from an empty queue: our FIN, and the end of a close. */
@@ -388,7 +396,7 @@ static void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
     if ((c->flags & NKI_C_DEAD) != 0) {
         return;
     }
-    if (c->out != NULL || c->refused != 0) {
+    if (c->out != NULL || (c->flags & NKI_C_REFUSED) != 0) {
         nki_conn_flush(loop, c);
     }
     if ((c->flags & (NKI_C_SHUT | NKI_C_CLOSING)) != 0) {
@@ -409,10 +417,11 @@ static NKI_HOT void nki_conn_after(netkit_loop *loop, nki_conn *c) {
         if (loop->stage_len != 0) {
             nki_conn_flush_stage(loop, c);
         }
-        loop->current = NULL;
         loop->stage_len = 0;
+        loop->stage_id = NKI_NO_ID;
+        loop->current = NULL;
     }
-    bool is_plain = (c->flags & ~(uint32_t)NKI_C_PLAIN) == 0 && c->out == NULL && c->refused == 0 &&
+    bool is_plain = (c->flags & ~(uint32_t)NKI_C_PLAIN) == 0 && c->out == NULL &&
                     (c->source.ready & NKI_READABLE) == 0;
     if (NKI_UNLIKELY(!is_plain || loop->is_arming)) {
         nki_conn_after_slow(loop, c);
@@ -440,9 +449,9 @@ static void nki_conn_begin_close(netkit_loop *loop, nki_conn *c) {
         nki_conn_fail(loop, c, NETKIT_OP_CLOSE, NETKIT_E_CANCELLED, NKI_WHY_CANCELLED, 0, false);
         return;
     }
+    nki_stage_close(loop, c);
     c->flags |= NKI_C_CLOSING | NKI_C_SHUT;
-    c->flags &= ~(uint32_t)(NKI_C_PAUSED | NKI_C_REOFFER | NKI_C_DRAIN_DUE);
-    c->refused = 0;
+    c->flags &= ~(uint32_t)(NKI_C_PAUSED | NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_REFUSED);
     if (!nki_conn_has_output(loop, c) && (c->flags & NKI_C_EOF) != 0) {
         return; /* over at once: needs no deadline */
     }
@@ -545,6 +554,7 @@ static int nki_conn_start_timeouts(netkit_loop *loop, nki_conn *c, uint64_t conn
     }
     cold->idle_ms = o->idle_timeout_ms;
     cold->deadline_ns = o->deadline_ms == 0 ? NKI_NEVER : nki_after_ms(loop, o->deadline_ms);
+    c->flags |= o->rate_min == 0 ? 0 : (uint32_t)NKI_C_COUNTED;
     cold->rate_due_ns = o->rate_min == 0 ? NKI_NEVER : nki_after_ms(loop, o->rate_period_ms);
     cold->connect_due_ns = connect_ms == 0 ? NKI_NEVER : nki_after_ms(loop, connect_ms);
     return nki_conn_set_timer(loop, c);

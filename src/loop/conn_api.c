@@ -35,9 +35,8 @@ static NKI_COLD int nki_send_refuse(netkit_loop *loop, nki_conn *c, size_t len) 
         return NETKIT_E_TOOBIG;
     }
     c->refused = (uint32_t)len;
-    c->flags &= ~(uint32_t)NKI_C_DRAIN_DUE;
-    if (loop->desc.debug &&
-        (c->flags & (NKI_C_DUPLEX | NKI_C_IN_DATA)) == (uint32_t)(NKI_C_DUPLEX | NKI_C_IN_DATA)) {
+    c->flags = (c->flags & ~(uint32_t)NKI_C_DRAIN_DUE) | NKI_C_REFUSED;
+    if (loop->desc.debug && (c->flags & NKI_C_DUPLEX) != 0 && nki_is_in_data(loop, c)) {
         loop->ignored = c;
     }
     return NETKIT_E_FULL;
@@ -62,18 +61,21 @@ static int nki_send_queued(netkit_loop *loop, nki_conn *c) {
 /* A large send on an empty queue goes to the system from the caller's memory. Returns the count
  * that went, or an error that has ended the conn. */
 static int nki_send_direct(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
-    if (loop->driver->send == NULL || nki_conn_has_output(loop, c) ||
-        (c->flags & NKI_C_HELD) != 0) {
+    if (nki_conn_has_output(loop, c) || (c->flags & NKI_C_HELD) != 0) {
         return 0;
     }
     int n = loop->driver->send(loop, c, data, len);
+    if (n == NETKIT_E_AGAIN) {
+        c->flags |= NKI_C_STALLED;
+        return 0;
+    }
     if (n < 0) {
         nki_conn_fail(loop, c, NETKIT_OP_WRITE, n, NKI_WHY_WRITE, loop->driver->os_code(), false);
     }
     return n;
 }
 
-NETKIT_API int netkit_conn_send(netkit_loop *loop, netkit_conn conn, const void *data, size_t len) {
+static int nki_conn_send_slow(netkit_loop *loop, netkit_conn conn, const void *data, size_t len) {
     nki_conn *c;
     int error = nki_send_check(loop, conn, &c);
     if (NKI_UNLIKELY(error != NETKIT_OK)) {
@@ -82,14 +84,17 @@ NETKIT_API int netkit_conn_send(netkit_loop *loop, netkit_conn conn, const void 
     if (NKI_UNLIKELY(data == NULL || len == 0)) {
         return len == 0 ? NETKIT_OK : NETKIT_E_INVALID;
     }
-    uint32_t send_max = c->behaviour->options.send_max;
-    if (NKI_UNLIKELY(c->queued > send_max || len > send_max - c->queued)) {
+    if (NKI_UNLIKELY(len > nki_out_room(loop, c))) {
         return nki_send_refuse(loop, c, len);
     }
     if (len >= NKI_DIRECT_MIN) {
         int n = nki_send_direct(loop, c, data, len);
-        if (n < 0 || (size_t)n == len) {
-            return n < 0 ? n : NETKIT_OK;
+        if (n < 0) {
+            return n;
+        }
+        c->active_ms = n > 0 ? loop->turn_ms : c->active_ms;
+        if ((size_t)n == len) {
+            return NETKIT_OK;
         }
         data = (const char *)data + n;
         len -= (size_t)n;
@@ -98,6 +103,20 @@ NETKIT_API int netkit_conn_send(netkit_loop *loop, netkit_conn conn, const void 
         return nki_send_nomem(loop, c);
     }
     return nki_send_queued(loop, c);
+}
+
+NETKIT_API int netkit_conn_send(netkit_loop *loop, netkit_conn conn, const void *data, size_t len) {
+    int error = nki_enter(loop);
+    if (NKI_UNLIKELY(error != NETKIT_OK)) {
+        return error;
+    }
+    /* What nearly every send is: a small answer in the conn's own callback. */
+    if (NKI_LIKELY(conn.id == loop->stage_id && len < NKI_DIRECT_MIN && len <= loop->stage_room &&
+                   data != NULL)) {
+        nki_stage_copy(loop, data, len);
+        return NETKIT_OK;
+    }
+    return nki_conn_send_slow(loop, conn, data, len);
 }
 
 NETKIT_API int netkit_conn_sendv(netkit_loop *loop, netkit_conn conn, const netkit_span *spans,
@@ -121,7 +140,7 @@ NETKIT_API int netkit_conn_sendv(netkit_loop *loop, netkit_conn conn, const netk
         }
         sum += spans[i].len;
     }
-    if (c->queued > send_max || sum > send_max - c->queued) {
+    if (sum > nki_out_room(loop, c)) {
         return nki_send_refuse(loop, c, sum);
     }
     for (size_t i = 0; i < count; i++) {
@@ -182,7 +201,7 @@ NETKIT_API int netkit_conn_resume(netkit_loop *loop, netkit_conn conn) {
         return error;
     }
     c->flags &= ~(uint32_t)NKI_C_PAUSED;
-    if (c->carry != NULL || (c->flags & NKI_C_IN_DATA) != 0) {
+    if (c->carry != NULL || nki_is_in_data(loop, c)) {
         c->flags |= NKI_C_REOFFER;
     }
     nki_enqueue(loop, &c->source);
@@ -194,6 +213,7 @@ NETKIT_API int netkit_conn_shutdown(netkit_loop *loop, netkit_conn conn) {
     nki_conn *c;
     int error = nki_conn_find_open(loop, conn, &c);
     if (error == NETKIT_OK) {
+        nki_stage_close(loop, c);
         c->flags |= NKI_C_SHUT;
         nki_conn_mark_dirty(loop, c);
     }
@@ -389,7 +409,7 @@ NETKIT_API int netkit_conn_keep(netkit_loop *loop, netkit_conn conn, netkit_buf 
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
     }
     memset(out, 0, sizeof *out);
-    return (c->flags & NKI_C_IN_DATA) != 0 ? nki_keep(loop, out) : NETKIT_E_BUSY;
+    return nki_is_in_data(loop, c) ? nki_keep(loop, out) : NETKIT_E_BUSY;
 }
 
 NETKIT_API int netkit_close_describe(const netkit_close_info *info, char *text, size_t size) {

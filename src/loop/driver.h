@@ -1,7 +1,7 @@
 /* Drivers: how bytes move. Above this table nothing knows, and nothing touches the world.
  *
- * The driver tells what it sees by nki_ready(); the loop then asks for it piece by piece, as far
- * as budgets, pauses and full queues let it. So a driver on completions parks what has come
+ * The driver tells which sources are ready; the loop then asks for what there is piece by piece,
+ * as far as budgets, pauses and full queues let it. So a driver on completions parks what has come
  * and gives it out in order, a driver on readiness asks the system at that moment. */
 
 typedef struct nki_listen_how {
@@ -16,8 +16,11 @@ typedef struct nki_driver {
     void (*close)(netkit_loop *loop);
     uint64_t (*now)(netkit_loop *loop);
     int (*random)(netkit_loop *loop, void *out, size_t size);
-    /* Wait and call nki_ready() for what was seen. 0, or an error that repeats. */
+    /* Wait for events; next gives one source after the other, its ready bits set, or NULL at the
+     * end. Between them the loop serves what it was given, so an event of a source that has died
+     * meanwhile is dropped. wait returns how many events there are, or an error. */
     int (*wait)(netkit_loop *loop, uint64_t timeout_ns);
+    nki_source *(*next)(netkit_loop *loop);
     int (*wake)(netkit_loop *loop); /* any thread, signal handlers */
     int (*native)(netkit_loop *loop, uintptr_t *out);
 
@@ -37,13 +40,14 @@ typedef struct nki_driver {
     int (*connect)(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
                    const netkit_addr *source);        /* NETKIT_E_AGAIN: under way */
     int (*connected)(netkit_loop *loop, nki_conn *c); /* how it ended */
-    /* Up to `max` bytes: count and *data, valid until read_done; NETKIT_E_AGAIN (and then
+    /* Up to `max` bytes: count and loop->span.data, valid until read_done; NETKIT_E_AGAIN (then
      * READ is no longer ready), NETKIT_E_EOF, or an error. */
-    int (*read)(netkit_loop *loop, nki_conn *c, size_t max, const void **data);
+    int (*read)(netkit_loop *loop, nki_conn *c, size_t max);
     void (*read_done)(netkit_loop *loop, nki_conn *c); /* NULL = not interested */
     /* Move the queue by nki_out_sent(); NETKIT_OK: as far as it went; or an error. */
     int (*flush)(netkit_loop *loop, nki_conn *c);
-    /* Bytes straight from the caller: count (0 = none went), or an error. NULL = not offered. */
+    /* Bytes straight from memory that is only lent for the call: count (0: this driver does not
+     * do that now), NETKIT_E_AGAIN: the system takes none, or an error. */
     int (*send)(netkit_loop *loop, nki_conn *c, const void *data, size_t len);
     int (*half_close)(netkit_loop *loop, nki_conn *c);
 

@@ -111,11 +111,13 @@ static int nki_loop_init(netkit_loop *loop) {
     nki_slots_init(&loop->sources, &loop->allocator, 128, loop->desc.objects_max, generations[0]);
     nki_slots_init(&loop->timer_slots, &loop->allocator, sizeof(nki_timer), loop->desc.timers_max,
                    generations[1]);
+    loop->stage_id = NKI_NO_ID;
     loop->stage = (unsigned char *)nki_alloc(&loop->allocator, NKI_FLUSH_AT);
     error = loop->stage == NULL ? NETKIT_E_NOMEM : nki_keeper_create(loop);
     if (error == NETKIT_OK) {
         error = nki_posts_init(&loop->posts, &loop->allocator, loop->desc.posts_max);
     }
+    loop->is_plain = !loop->desc.debug && !loop->is_arming && loop->driver->read_done == NULL;
     nki_refresh_time(loop);
     return error;
 }
@@ -231,8 +233,7 @@ NETKIT_API int netkit_loop_destroy(netkit_loop *loop) {
         if (loop->phase == NKI_TURN_NONE) {
             nki_turn_begin(loop, 0);
         }
-        while (nki_turn_step(loop)) {
-        }
+        nki_turn_finish(loop);
     } while (loop->sources.count != 0 || nki_has_work(loop));
     nki_loop_free(loop);
     return NETKIT_OK;
@@ -250,8 +251,7 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
         if (loop->phase == NKI_TURN_NONE) {
             nki_turn_begin(loop, NKI_NEVER);
         }
-        while (nki_turn_step(loop)) {
-        }
+        nki_turn_finish(loop);
     }
     nki_atomic_store(&loop->stop, 0u);
     loop->is_running = 0;
@@ -286,8 +286,7 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms) {
         if (loop->phase == NKI_TURN_NONE) {
             nki_turn_begin(loop, timeout_ns);
         }
-        while (nki_turn_step(loop)) {
-        }
+        nki_turn_finish(loop);
         has_more = nki_has_work(loop);
     }
     nki_atomic_store(&loop->stop, 0u);

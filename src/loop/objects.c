@@ -49,6 +49,11 @@ static void nki_refresh_time(netkit_loop *loop) {
     loop->turn_ms = (uint32_t)(loop->turn_ns / NKI_NS_PER_MS);
 }
 
+/* Whether a span of received bytes of this conn is with the user right now. */
+static bool nki_is_in_data(const netkit_loop *loop, const nki_conn *c) {
+    return loop->current == c && loop->span.data != NULL;
+}
+
 /* ---- lists ---- */
 
 static void nki_queue_push(nki_queue *q, nki_source *source) {
@@ -131,21 +136,28 @@ static void nki_ready(netkit_loop *loop, nki_source *source, uint32_t events) {
     nki_enqueue(loop, source);
 }
 
-/* For drivers: what a token names, or NULL for the dead. The token of a source has its slot in
- * the low bits, so that the slot need not be stored twice. */
-static nki_source *nki_token_find(netkit_loop *loop, uint64_t token) {
+/* ---- tokens ---- */
+
+static uint64_t nki_token_of(const nki_source *source) {
+    return (uint64_t)source->token << 32 | nki_id_slot(source->id);
+}
+
+/* For drivers: name a descriptor that is to be registered. Its token has the slot in the low bits
+ * and a number nobody had before; 0 is no number, so without a descriptor nothing is found. */
+static uint64_t nki_token_new(netkit_loop *loop, nki_source *source) {
+    loop->token += loop->token == UINT32_MAX ? 2 : 1;
+    source->token = loop->token;
+    return nki_token_of(source);
+}
+
+/* For drivers: what a token names, or NULL for the dead. */
+static NKI_HOT nki_source *nki_token_find(netkit_loop *loop, uint64_t token) {
     uint32_t slot = nki_id_slot(token);
     if (NKI_UNLIKELY(slot >= loop->sources.capacity)) {
         return NULL;
     }
     nki_source *source = (nki_source *)(void *)nki_slots_at(&loop->sources, slot);
-    bool is_live = source->token == (uint32_t)(token >> 32) &&
-                   (source->flags & NKI_S_ATTACHED) != 0 && nki_id_kind(source->id) != 0;
-    return is_live ? source : NULL;
-}
-
-static uint64_t nki_token_of(const nki_source *source) {
-    return (uint64_t)source->token << 32 | nki_id_slot(source->id);
+    return source->token == (uint32_t)(token >> 32) ? source : NULL;
 }
 
 /* ---- references ---- */
@@ -187,7 +199,6 @@ static int nki_source_take(netkit_loop *loop, uint32_t kind, uintptr_t socket, v
     }
     nki_source *source = (nki_source *)*out;
     source->socket = socket;
-    source->token = ++loop->token;
     nki_reference(loop, source);
     return NETKIT_OK;
 }
@@ -196,6 +207,7 @@ static int nki_source_take(netkit_loop *loop, uint32_t kind, uintptr_t socket, v
 static void nki_bury(netkit_loop *loop, nki_source *source) {
     nki_unreference(loop, source);
     source->ready = 0;
+    source->token = 0;
     if ((source->flags & NKI_S_QUEUED) == 0) {
         source->flags |= NKI_S_QUEUED;
         nki_queue_push(&loop->graves, source);

@@ -85,34 +85,65 @@ static int nki_out_chunks(netkit_loop *loop, nki_conn *c, const unsigned char *f
     return NETKIT_OK;
 }
 
+/* ---- the stage ---- */
+
+/* A callback of a conn begins: while nothing waits before them its sends are staged. */
+static NKI_HOT void nki_stage_open(netkit_loop *loop, nki_conn *c) {
+    loop->current = c;
+    loop->span.data = NULL;
+    if (NKI_LIKELY(c->out == NULL && (c->flags & NKI_C_ENDING) == 0)) {
+        loop->stage_id = c->source.id;
+        loop->stage_room = c->behaviour->stage_max;
+    }
+}
+
+/* No more is staged for this conn; what is staged stays. */
+static void nki_stage_close(netkit_loop *loop, const nki_conn *c) {
+    if (loop->current == c) {
+        loop->stage_id = NKI_NO_ID;
+    }
+}
+
+static size_t nki_staged(const netkit_loop *loop, const nki_conn *c) {
+    return loop->current == c ? loop->stage_len : 0;
+}
+
 /* Move what is staged into chunks: it has to wait, or something must stand behind it. */
 static int nki_stage_spill(netkit_loop *loop, nki_conn *c) {
-    size_t len = loop->stage_len;
-    if (loop->current != c || len == 0) {
+    size_t len = nki_staged(loop, c);
+    nki_stage_close(loop, c);
+    if (len == 0) {
         return NETKIT_OK;
     }
     loop->stage_len = 0;
+    c->queued += (uint32_t)len;
     nki_out_count(c, len);
     return nki_out_chunks(loop, c, loop->stage, len);
 }
 
-static int nki_out_copy_slow(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+static NKI_HOT void nki_stage_copy(netkit_loop *loop, const void *data, size_t len) {
+    memcpy(loop->stage + loop->stage_len, data, len);
+    loop->stage_len += len;
+    loop->stage_room -= len;
+}
+
+/* Queue a copy of bytes. On NETKIT_E_NOMEM part of them is there: the caller dooms the conn. */
+static int nki_out_copy(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+    if (loop->stage_id == c->source.id && len <= loop->stage_room) {
+        nki_stage_copy(loop, data, len);
+        return NETKIT_OK;
+    }
     if (nki_stage_spill(loop, c) != NETKIT_OK) {
         return NETKIT_E_NOMEM;
     }
+    c->queued += (uint32_t)len;
     nki_out_count(c, len);
     return nki_out_chunks(loop, c, (const unsigned char *)data, len);
 }
 
-/* Queue a copy of bytes: staged while this conn's callback runs and nothing else waits. */
-static NKI_HOT int nki_out_copy(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
-    c->queued += (uint32_t)len;
-    if (NKI_LIKELY(loop->current == c && c->out == NULL && len <= NKI_FLUSH_AT - loop->stage_len)) {
-        memcpy(loop->stage + loop->stage_len, data, len);
-        loop->stage_len += len;
-        return NETKIT_OK;
-    }
-    return nki_out_copy_slow(loop, c, data, len);
+/* Copied bytes that the queue still takes. */
+static size_t nki_out_room(const netkit_loop *loop, const nki_conn *c) {
+    return c->behaviour->options.send_max - c->queued - nki_staged(loop, c);
 }
 
 static int nki_out_lend(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
@@ -134,7 +165,7 @@ static int nki_out_lend(netkit_loop *loop, nki_conn *c, const void *data, size_t
 
 /* Bytes waiting, borrowed ones too. */
 static size_t nki_out_bytes(const netkit_loop *loop, const nki_conn *c) {
-    size_t sum = loop->current == c ? loop->stage_len : 0;
+    size_t sum = nki_staged(loop, c);
     for (const nki_chunk *chunk = c->out; chunk != NULL; chunk = chunk->next) {
         sum += chunk->end - chunk->begin;
     }

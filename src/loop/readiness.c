@@ -11,7 +11,7 @@
 
 /* nki_source.driver */
 enum {
-    NKI_R_SPECIAL = 1,   /* an event carried more than READ and WRITE: read to EAGAIN from now on */
+    NKI_R_TO_AGAIN = 1,  /* not TCP, or an event carried more than READ and WRITE */
     NKI_R_REGISTERED = 2 /* in the poller */
 };
 
@@ -55,28 +55,31 @@ static void nki_r_close(netkit_loop *loop) {
     nki_poller_close(&loop->poller);
 }
 
-static void nki_r_event(netkit_loop *loop, const netkit_poll_event *event) {
-    if (NKI_UNLIKELY(event->data == NKI_WAKE_TOKEN)) {
-        nki_os_wake_drain(&loop->wake);
-        return;
-    }
-    nki_source *source = nki_token_find(loop, event->data);
-    if (NKI_LIKELY(source != NULL)) {
-        if (NKI_UNLIKELY((event->events & ~(uint32_t)(NETKIT_POLL_READ | NETKIT_POLL_WRITE)) !=
-                         0)) {
-            source->driver |= NKI_R_SPECIAL;
-        }
-        nki_ready(loop, source, event->events);
-    }
-}
-
 static int nki_r_wait(netkit_loop *loop, uint64_t timeout_ns) {
     int count =
         loop->poller.ops->wait(&loop->poller, loop->events, (int)loop->desc.events_max, timeout_ns);
-    for (int i = 0; i < count; i++) {
-        nki_r_event(loop, &loop->events[i]);
+    loop->events_next = loop->events;
+    loop->events_end = loop->events + NKI_MAX(count, 0);
+    return count;
+}
+
+static nki_source *nki_r_next(netkit_loop *loop) {
+    const uint32_t plain = NETKIT_POLL_READ | NETKIT_POLL_WRITE;
+    while (loop->events_next != loop->events_end) {
+        const netkit_poll_event *event = loop->events_next++;
+        nki_source *source = nki_token_find(loop, event->data);
+        if (NKI_LIKELY(source != NULL)) {
+            if (NKI_UNLIKELY((event->events & ~plain) != 0)) {
+                source->driver |= NKI_R_TO_AGAIN;
+            }
+            source->ready = (uint16_t)(source->ready | event->events);
+            return source;
+        }
+        if (event->data == NKI_WAKE_TOKEN) {
+            nki_os_wake_drain(&loop->wake);
+        }
     }
-    return count < 0 ? count : NETKIT_OK;
+    return NULL;
 }
 
 static int nki_r_wake(netkit_loop *loop) {
@@ -91,10 +94,12 @@ static int nki_r_native(netkit_loop *loop, uintptr_t *out) {
 /* ---- descriptors ---- */
 
 static int nki_r_register(netkit_loop *loop, nki_source *source, uint32_t events) {
-    int error = loop->poller.ops->add(&loop->poller, source->socket, events, nki_token_of(source));
+    int error =
+        loop->poller.ops->add(&loop->poller, source->socket, events, nki_token_new(loop, source));
     if (error == NETKIT_OK) {
         source->driver |= NKI_R_REGISTERED;
-        source->flags |= NKI_S_ATTACHED;
+    } else {
+        source->token = 0;
     }
     return error;
 }
@@ -104,7 +109,7 @@ static void nki_r_unregister(netkit_loop *loop, nki_source *source) {
         (void)loop->poller.ops->remove(&loop->poller, source->socket);
         source->driver = (uint8_t)(source->driver & ~NKI_R_REGISTERED);
     }
-    source->flags = (uint8_t)(source->flags & ~NKI_S_ATTACHED);
+    source->token = 0;
 }
 
 static int nki_r_attach(netkit_loop *loop, nki_source *source) {
@@ -112,6 +117,9 @@ static int nki_r_attach(netkit_loop *loop, nki_source *source) {
     if (loop->poller.ops->has_edge) {
         events |= NETKIT_POLL_EDGE;
         if (nki_id_kind(source->id) == NKI_KIND_CONN) {
+            if ((((nki_conn *)(void *)source)->flags & NKI_C_TCP) == 0) {
+                source->driver |= NKI_R_TO_AGAIN;
+            }
             events |= NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END;
         }
     }
@@ -217,18 +225,14 @@ static int nki_r_connected(netkit_loop *loop, nki_conn *c) {
     return nki_os_connect_result(c->source.socket);
 }
 
-static int nki_r_read(netkit_loop *loop, nki_conn *c, size_t max, const void **data) {
+static int nki_r_read(netkit_loop *loop, nki_conn *c, size_t max) {
     unsigned char *buffer = nki_block_data(loop->recv);
+    loop->span.data = buffer;
     int n = nki_os_recv(c->source.socket, buffer, max);
-    *data = buffer;
-    if (NKI_LIKELY(n > 0)) {
-        bool is_all = (size_t)n < max && max == NKI_RECV_SIZE && (c->flags & NKI_C_TCP) != 0 &&
-                      (c->source.driver & NKI_R_SPECIAL) == 0;
-        if (NKI_LIKELY(is_all)) {
-            c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
-        }
-    } else if (n == NETKIT_E_AGAIN) {
-        c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
+    bool is_all =
+        n < NKI_RECV_SIZE && max == NKI_RECV_SIZE && (c->source.driver & NKI_R_TO_AGAIN) == 0;
+    if (NKI_LIKELY(is_all) || n == NETKIT_E_AGAIN) {
+        c->source.ready = 0;
     }
     return n;
 }
@@ -259,13 +263,8 @@ static int nki_r_flush(netkit_loop *loop, nki_conn *c) {
 }
 
 static int nki_r_send(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
-    int n = nki_os_send(c->source.socket, data, len);
-    c->active_ms = loop->turn_ms;
-    if (NKI_UNLIKELY(n == NETKIT_E_AGAIN)) {
-        c->flags |= NKI_C_STALLED;
-        return 0;
-    }
-    return n;
+    NKI_UNUSED(loop);
+    return nki_os_send(c->source.socket, data, len);
 }
 
 static int nki_r_half_close(netkit_loop *loop, nki_conn *c) {
@@ -296,12 +295,12 @@ static int nki_r_get_option(netkit_loop *loop, uintptr_t socket, netkit_option o
 
 static const nki_driver *nki_readiness_driver(void) {
     static const nki_driver driver = {
-        nki_r_open,       nki_r_close,      nki_r_now,     nki_r_random,    nki_r_wait,
-        nki_r_wake,       nki_r_native,     nki_r_attach,  nki_r_shut,      nki_r_discard,
-        nki_r_arm,        nki_r_watch,      nki_r_unwatch, nki_r_listen,    nki_r_accept,
-        nki_r_connect,    nki_r_connected,  nki_r_read,    NULL, nki_r_flush,
-        nki_r_send,       nki_r_half_close, nki_r_local,   nki_r_remote,    nki_r_set_option,
-        nki_r_get_option, nki_os_code,
+        nki_r_open,       nki_r_close,      nki_r_now,        nki_r_random,  nki_r_wait,
+        nki_r_next,       nki_r_wake,       nki_r_native,     nki_r_attach,  nki_r_shut,
+        nki_r_discard,    nki_r_arm,        nki_r_watch,      nki_r_unwatch, nki_r_listen,
+        nki_r_accept,     nki_r_connect,    nki_r_connected,  nki_r_read,    NULL,
+        nki_r_flush,      nki_r_send,       nki_r_half_close, nki_r_local,   nki_r_remote,
+        nki_r_set_option, nki_r_get_option, nki_os_code,
     };
     return &driver;
 }

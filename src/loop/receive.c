@@ -57,6 +57,11 @@ static NKI_COLD void nki_conn_check_ignored(netkit_loop *loop, nki_conn *c, bool
     }
 }
 
+/* Nothing is out of the ordinary: open, nothing queued, nothing carried. */
+static NKI_HOT bool nki_conn_is_plain(const nki_conn *c) {
+    return (c->flags & ~(uint32_t)NKI_C_PLAIN) == 0 && c->out == NULL && c->carry == NULL;
+}
+
 /* The driver may have its buffer back. */
 static NKI_HOT void nki_read_done(netkit_loop *loop, nki_conn *c) {
     if (loop->driver->read_done != NULL) {
@@ -83,7 +88,6 @@ static void nki_conn_keep_rest(netkit_loop *loop, nki_conn *c, size_t used) {
 /* The handler has returned: keep what it left, send what it queued. */
 static NKI_HOT void nki_conn_after_data(netkit_loop *loop, nki_conn *c, size_t used) {
     size_t len = loop->span.len;
-    c->flags &= ~(uint32_t)NKI_C_IN_DATA;
     used = NKI_MIN(used, len);
     if (NKI_UNLIKELY(loop->ignored == c)) {
         nki_conn_check_ignored(loop, c, used == len);
@@ -100,11 +104,10 @@ static NKI_HOT void nki_conn_after_data(netkit_loop *loop, nki_conn *c, size_t u
 /* Give a span to the handler (or hand it out to a puller). */
 static NKI_HOT void nki_conn_offer(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
                                    bool is_carry) {
+    nki_stage_open(loop, c);
     loop->span.data = data;
     loop->span.len = len;
     loop->span_is_carry = is_carry;
-    loop->current = c;
-    c->flags |= NKI_C_IN_DATA;
     const netkit_handler *h = &c->behaviour->handler;
     size_t used = len;
     if (NKI_LIKELY(h->on_data != NULL)) {
@@ -141,8 +144,7 @@ static void nki_conn_discard(netkit_loop *loop, nki_conn *c, size_t len) {
 static NKI_HOT void nki_conn_received(netkit_loop *loop, nki_conn *c, const void *data,
                                       size_t len) {
     c->active_ms = loop->turn_ms;
-    c->tally += (uint32_t)len;
-    if (NKI_UNLIKELY(c->cold != NULL)) {
+    if ((c->flags & NKI_C_COUNTED) != 0) {
         c->cold->rate_bytes += len;
     }
     if (NKI_UNLIKELY((c->flags & NKI_C_CLOSING) != 0)) {
@@ -165,14 +167,14 @@ static void nki_conn_tell_eof(netkit_loop *loop, nki_conn *c) {
     c->flags |= NKI_C_EOF_TOLD;
     const netkit_handler *h = &c->behaviour->handler;
     if (h->on_eof != NULL) {
-        loop->current = c;
+        nki_stage_open(loop, c);
         uint64_t started = nki_call_begin(loop);
         h->on_eof(loop, nki_conn_handle(c), c->user);
         nki_call_end(loop, started);
     } else if (loop->desc.pull) {
         netkit_event *ev = nki_pull(loop, NETKIT_EVENT_EOF, c, c->user);
         ev->conn = nki_conn_handle(c);
-        loop->current = c;
+        nki_stage_open(loop, c);
         return;
     } else {
         c->flags |= NKI_C_BY_PEER;
@@ -188,14 +190,14 @@ static void nki_conn_tell_drain(netkit_loop *loop, nki_conn *c) {
     }
     const netkit_handler *h = &c->behaviour->handler;
     if (h->on_drain != NULL) {
-        loop->current = c;
+        nki_stage_open(loop, c);
         uint64_t started = nki_call_begin(loop);
         h->on_drain(loop, nki_conn_handle(c), c->user);
         nki_call_end(loop, started);
     } else if (loop->desc.pull) {
         netkit_event *ev = nki_pull(loop, NETKIT_EVENT_DRAIN, c, c->user);
         ev->conn = nki_conn_handle(c);
-        loop->current = c;
+        nki_stage_open(loop, c);
         return;
     }
     nki_conn_after(loop, c);
@@ -205,14 +207,14 @@ static void nki_conn_tell_open(netkit_loop *loop, nki_conn *c) {
     c->flags = (c->flags & ~(uint32_t)NKI_C_OPEN_DUE) | NKI_C_OPENED;
     const netkit_handler *h = &c->behaviour->handler;
     if (h->on_open != NULL) {
-        loop->current = c;
+        nki_stage_open(loop, c);
         uint64_t started = nki_call_begin(loop);
         h->on_open(loop, nki_conn_handle(c), c->user);
         nki_call_end(loop, started);
     } else if (loop->desc.pull) {
         netkit_event *ev = nki_pull(loop, NETKIT_EVENT_OPEN, c, c->user);
         ev->conn = nki_conn_handle(c);
-        loop->current = c;
+        nki_stage_open(loop, c);
         return;
     }
     nki_conn_after(loop, c);
@@ -236,32 +238,33 @@ static void nki_conn_read_failed(netkit_loop *loop, nki_conn *c, int error) {
     }
 }
 
-/* Read one span. */
-static NKI_HOT void nki_conn_read(netkit_loop *loop, nki_conn *c) {
+/* Read one span of at most `max` bytes. */
+static NKI_HOT void nki_conn_read_span(netkit_loop *loop, nki_conn *c, size_t max) {
+    if (NKI_UNLIKELY(c->tally >= loop->desc.conn_budget)) {
+        c->tally = 0;
+        nki_enqueue_later(loop, &c->source);
+        return;
+    }
+    int n = loop->driver->read(loop, c, max);
+    if (NKI_LIKELY(n > 0)) {
+        c->tally = (c->source.ready & NKI_READABLE) == 0 ? 0 : c->tally + (uint32_t)n;
+        nki_conn_received(loop, c, loop->span.data, (size_t)n);
+    } else {
+        nki_conn_read_failed(loop, c, n);
+    }
+}
+
+static void nki_conn_read(netkit_loop *loop, nki_conn *c) {
     /* After the peer's end only an error can still come. */
     if ((c->flags & NKI_C_EOF) != 0 && (c->source.ready & NETKIT_POLL_ERROR) == 0) {
         c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
         return;
     }
     size_t max = nki_conn_room(c);
-    if (max == 0) {
-        nki_conn_arm(loop, c);
-        return;
-    }
-    if (NKI_UNLIKELY(c->tally >= loop->desc.conn_budget)) {
-        c->tally = 0;
-        nki_enqueue_later(loop, &c->source);
-        return;
-    }
-    const void *data;
-    int n = loop->driver->read(loop, c, max, &data);
-    if (NKI_LIKELY(n > 0)) {
-        if ((c->source.ready & NKI_READABLE) == 0) {
-            c->tally = 0;
-        }
-        nki_conn_received(loop, c, data, (size_t)n);
+    if (max != 0) {
+        nki_conn_read_span(loop, c, max);
     } else {
-        nki_conn_read_failed(loop, c, n);
+        nki_conn_arm(loop, c);
     }
 }
 
@@ -327,13 +330,49 @@ static void nki_conn_step_slow(netkit_loop *loop, nki_conn *c) {
     }
 }
 
+/* The same as reading, offering and what follows, for the state nearly every message finds: an
+ * open conn with nothing queued or carried, all used up, the answer sent in one call. Whatever is
+ * otherwise goes the long way from that point on. */
+static NKI_HOT void nki_conn_serve_plain(netkit_loop *loop, nki_conn *c) {
+    const nki_behaviour *b = c->behaviour;
+    int n = loop->driver->read(loop, c, b->read_max);
+    if (NKI_UNLIKELY(n <= 0)) {
+        nki_conn_read_failed(loop, c, n);
+        return;
+    }
+    size_t len = (size_t)n;
+    const void *data = loop->span.data;
+    c->active_ms = loop->turn_ms;
+    loop->current = c;
+    loop->stage_id = c->source.id;
+    loop->stage_room = b->stage_max;
+    loop->span.len = len;
+    loop->span_is_carry = false;
+    loop->in_callback++;
+    loop->calls++;
+    size_t used = b->handler.on_data(loop, nki_conn_handle(c), data, len, c->user);
+    loop->in_callback--;
+    if (NKI_UNLIKELY(used != len || !nki_conn_is_plain(c))) {
+        nki_conn_after_data(loop, c, used);
+        return;
+    }
+    if (loop->stage_len != 0) {
+        nki_conn_flush_stage(loop, c);
+    }
+    loop->stage_id = NKI_NO_ID;
+    loop->current = NULL;
+    if (NKI_UNLIKELY((c->source.ready & NKI_READABLE) != 0 || c->out != NULL ||
+                     (c->flags & NKI_C_DEAD) != 0)) {
+        c->tally += (uint32_t)len;
+        nki_conn_after_slow(loop, c);
+    }
+}
+
 /* One step of a ready conn: at most one user event. */
 static NKI_HOT void nki_conn_step(netkit_loop *loop, nki_conn *c) {
-    if (NKI_LIKELY((c->flags & ~(uint32_t)NKI_C_PLAIN) == 0)) {
-        c->source.ready = (uint16_t)(c->source.ready & ~(uint32_t)NETKIT_POLL_WRITE);
-        if ((c->source.ready & NKI_READABLE) != 0) {
-            nki_conn_read(loop, c);
-        }
+    if (NKI_LIKELY(nki_conn_is_plain(c) && c->tally == 0 && (c->source.ready & NKI_READABLE) != 0 &&
+                   c->behaviour->is_plain)) {
+        nki_conn_serve_plain(loop, c);
     } else {
         nki_conn_step_slow(loop, c);
     }

@@ -27,9 +27,9 @@ static int nki_wait_spinning(netkit_loop *loop, uint64_t timeout_ns) {
     uint64_t start = loop->driver->now(loop);
     uint64_t spent = 0;
     while (spent < spin_ns && spent < timeout_ns) {
-        int error = loop->driver->wait(loop, 0);
-        if (error != NETKIT_OK || nki_has_work(loop)) {
-            return error;
+        int count = loop->driver->wait(loop, 0);
+        if (count != 0) {
+            return count;
         }
         spent = loop->driver->now(loop) - start;
     }
@@ -42,9 +42,9 @@ static void nki_turn_wait(netkit_loop *loop, uint64_t timeout_ns) {
     } else if (timeout_ns != 0) {
         timeout_ns = NKI_MIN(timeout_ns, nki_timer_wait(loop));
     }
-    int error = timeout_ns != 0 && loop->desc.spin_us != 0 ? nki_wait_spinning(loop, timeout_ns)
+    int count = timeout_ns != 0 && loop->desc.spin_us != 0 ? nki_wait_spinning(loop, timeout_ns)
                                                            : loop->driver->wait(loop, timeout_ns);
-    if (error != NETKIT_OK) {
+    if (count < 0) {
         nki_log(loop, NETKIT_LOG_ERROR, NETKIT_LOGID_OS_ERROR, "waiting for events failed",
                 loop->driver->os_code());
     }
@@ -78,21 +78,31 @@ static void nki_turn_end(netkit_loop *loop) {
     }
 }
 
-/* Serve one ready source. */
-static bool nki_step_ready(netkit_loop *loop) {
-    nki_source *source = nki_queue_pop(&loop->ready);
-    if (source == NULL) {
-        return false;
-    }
-    source->flags = (uint8_t)(source->flags & ~NKI_S_QUEUED);
+static void nki_step_other(netkit_loop *loop, nki_source *source) {
     switch (nki_id_kind(source->id)) {
-    case NKI_KIND_CONN: nki_conn_step(loop, (nki_conn *)(void *)source); break;
     case NKI_KIND_LISTENER: nki_listener_step(loop, (nki_listener *)(void *)source); break;
     case NKI_KIND_WATCH: nki_watch_step(loop, (nki_watch *)(void *)source); break;
     default: /* buried while it was in this list: now its slot can go */
         source->flags |= NKI_S_QUEUED;
         nki_queue_push(&loop->graves, source);
         break;
+    }
+}
+
+/* Serve one ready source. */
+static NKI_HOT bool nki_step_ready(netkit_loop *loop) {
+    nki_source *source = loop->driver->next(loop);
+    if (source == NULL) {
+        source = nki_queue_pop(&loop->ready);
+        if (source == NULL) {
+            return false;
+        }
+        source->flags = (uint8_t)(source->flags & ~NKI_S_QUEUED);
+    }
+    if (NKI_LIKELY(nki_id_kind(source->id) == NKI_KIND_CONN)) {
+        nki_conn_step(loop, (nki_conn *)(void *)source);
+    } else {
+        nki_step_other(loop, source);
     }
     return true;
 }
@@ -179,6 +189,16 @@ static bool nki_turn_step(netkit_loop *loop) {
     return false;
 }
 
+/* All that is left of the turn, where nothing can stop it on the way. */
+static void nki_turn_finish(netkit_loop *loop) {
+    if (loop->phase == NKI_TURN_READY) {
+        while (nki_step_ready(loop)) {
+        }
+    }
+    while (nki_turn_step(loop)) {
+    }
+}
+
 /* ---- pulling ---- */
 
 /* The puller is done with the event that was out: what follows a callback's return. */
@@ -190,9 +210,7 @@ static void nki_pulled_done(netkit_loop *loop) {
     case NETKIT_EVENT_DATA: nki_conn_after_data(loop, (nki_conn *)object, loop->pulled_used); break;
     case NETKIT_EVENT_OPEN:
     case NETKIT_EVENT_DRAIN:
-    case NETKIT_EVENT_EOF:
-        nki_conn_after(loop, (nki_conn *)object);
-        break;
+    case NETKIT_EVENT_EOF: nki_conn_after(loop, (nki_conn *)object); break;
     case NETKIT_EVENT_CLOSE: nki_conn_dispose(loop, (nki_conn *)object); break;
     case NETKIT_EVENT_LISTENER_CLOSE: nki_listener_dispose(loop, (nki_listener *)object); break;
     case NETKIT_EVENT_TIMER:

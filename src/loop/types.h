@@ -18,6 +18,8 @@ enum {
     NKI_NAME_MAX = 160       /* text of "why this backend" */
 };
 
+#define NKI_NO_ID UINT64_MAX /* of kind 255: no handle */
+
 enum {
     NKI_KIND_CONN = 1,
     NKI_KIND_LISTENER = 2,
@@ -27,8 +29,7 @@ enum {
 
 /* nki_source.flags */
 enum {
-    NKI_S_QUEUED = 1,   /* in the ready list, or the one for the next turn */
-    NKI_S_ATTACHED = 2, /* the driver delivers its events */
+    NKI_S_QUEUED = 1, /* in the ready list, or the one for the next turn */
     NKI_S_UNREFERENCED = 4,
     NKI_S_GONE = 8 /* its descriptor is closed and no event of it can come */
 };
@@ -37,7 +38,7 @@ typedef struct nki_source {
     uint64_t id;             /* the handle; first, as nki_slot says */
     uintptr_t socket;        /* nobody above the drivers looks inside */
     struct nki_source *next; /* in the ready list */
-    uint32_t token;          /* generation of the descriptor */
+    uint32_t token;          /* number of the descriptor, 0 = not with the driver */
     uint16_t ready;          /* NETKIT_POLL_* the driver has seen, low bits */
     uint8_t flags;           /* NKI_S_* */
     uint8_t driver;          /* the driver's own bits */
@@ -48,10 +49,12 @@ typedef struct nki_behaviour {
     netkit_handler handler;
     netkit_conn_options options; /* with the defaults filled in */
     uint32_t references;
-    uint32_t conns;                /* alive, of this origin */
-    uint64_t listener;             /* handle of the listener, or 0 */
-    uint32_t read_max; /* the most on_data is given at once while nothing is queued or carried */
-    struct nki_behaviour *origin; /* set_handler made this one from that one */
+    uint32_t conns;     /* alive, of this origin */
+    uint64_t listener;  /* handle of the listener, or 0 */
+    uint32_t read_max;  /* the most on_data is given at once while nothing is queued or carried */
+    uint32_t stage_max; /* the most that is staged in a callback */
+    bool is_plain;      /* has on_data, and its loop is plain */
+    struct nki_behaviour *origin;  /* set_handler made this one from that one */
     struct nki_behaviour *derived; /* the last made from this one, to be shared */
 } nki_behaviour;
 
@@ -105,8 +108,9 @@ enum {
     NKI_C_DUPLEX = 1 << 13,
     NKI_C_OPEN_DUE = 1 << 14, /* on_open is to be delivered */
     NKI_C_BY_PEER = 1 << 15,  /* the close follows from the peer's end */
-    NKI_C_IN_DATA = 1 << 16,  /* a span of it is with the user */
-    NKI_C_TCP = 1 << 17,
+    NKI_C_TCP = 1 << 16,
+    NKI_C_COUNTED = 1 << 18, /* rate_min: bytes received are counted */
+    NKI_C_REFUSED = 1 << 17, /* on_drain is owed for a send of `refused` bytes */
     NKI_C_DUE = NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_OPEN_DUE,
     NKI_C_PLAIN = NKI_C_OPENED | NKI_C_TCP | NKI_C_DUPLEX, /* nothing is out of the ordinary */
     NKI_C_ENDING = NKI_C_SHUT | NKI_C_CLOSING | NKI_C_DEAD,
@@ -225,17 +229,20 @@ struct netkit_loop {
     uint32_t turn_ms;  /* the same in milliseconds, wrapping */
     uint8_t in_callback;
     uint8_t is_destroying;
-    uint8_t is_arming; /* the driver wants to hear of wishes */
+    uint8_t is_arming;  /* the driver wants to hear of wishes */
+    uint8_t is_plain;   /* no debug mode, no driver that wants wishes or its buffers back */
     uint8_t is_running; /* inside run, run_once or poll */
     uint8_t phase;      /* nki_turn_phase */
     nki_queue ready;    /* to be served in this turn */
     nki_queue later;    /* in the next one */
     nki_conn_queue dirty;
     nki_conn_queue dead;
-    nki_queue graves;    /* slots to be freed at the end of the turn */
-    nki_chunk *releases; /* lent chunks the system has taken, in order; first->last */
+    nki_queue graves;     /* slots to be freed at the end of the turn */
+    nki_chunk *releases;  /* lent chunks the system has taken, in order; first->last */
     unsigned char *stage; /* what the current conn queues on an empty queue: NKI_FLUSH_AT bytes */
     size_t stage_len;
+    size_t stage_room; /* more it takes of the conn of stage_id */
+    uint64_t stage_id; /* whose sends are staged: the current conn's handle, or NKI_NO_ID */
     nki_chunk *chunks; /* spare chunks */
     uint32_t chunks_count;
     uint32_t token;   /* last token given out */
@@ -263,6 +270,8 @@ struct netkit_loop {
     nki_poller poller; /* the readiness driver's */
     nki_wake wake;
     netkit_poll_event *events;
+    const netkit_poll_event *events_next; /* seen by wait, not yet served */
+    const netkit_poll_event *events_end;
     void *driver_state;
     netkit_loop_desc desc; /* with the defaults filled in */
     netkit_allocator allocator;

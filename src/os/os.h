@@ -34,9 +34,11 @@ static int nki_os_connect_result(uintptr_t s);
 /* recv takes 0 bytes for the end of a stream: NETKIT_E_EOF. Only who may hold a datagram socket,
  * where it is an empty datagram, needs to ask nki_os_is_datagram then. The _now forms do not
  * wait on a blocking socket either. Sending to a peer that is gone is NETKIT_E_RESET. */
-static int nki_os_recv(uintptr_t s, void *data, size_t len);
+static NKI_HOT int nki_os_recv(uintptr_t s, void *data, size_t len); /* len up to INT_MAX */
+static int nki_os_recv_flags(uintptr_t s, void *data, size_t len, int flags);
 static int nki_os_recv_now(uintptr_t s, void *data, size_t len);
-static int nki_os_send(uintptr_t s, const void *data, size_t len);
+static NKI_HOT int nki_os_send(uintptr_t s, const void *data, size_t len); /* len up to INT_MAX */
+static int nki_os_send_flags(uintptr_t s, const void *data, size_t len, int flags);
 static int nki_os_send_now(uintptr_t s, const void *data, size_t len);
 static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count); /* at most 64 */
 static bool nki_os_is_datagram(uintptr_t s);

@@ -191,7 +191,7 @@ NETKIT_API int netkit_socket_send(netkit_socket s, const void *data, size_t len)
     if (s.value == 0 || (data == NULL && len > 0)) {
         return NETKIT_E_INVALID;
     }
-    return nki_os_send(nki_socket_native(s), data, len);
+    return nki_os_send_flags(nki_socket_native(s), data, len, 0);
 }
 
 NETKIT_API int netkit_socket_recv(netkit_socket s, void *data, size_t len) {
@@ -202,7 +202,7 @@ NETKIT_API int netkit_socket_recv(netkit_socket s, void *data, size_t len) {
     if (len == 0) {
         return 0; /* asking the system would throw a datagram away, or wait for data */
     }
-    int rc = nki_os_recv(native, data, len);
+    int rc = nki_os_recv_flags(native, data, len, 0);
     return rc == NETKIT_E_EOF && nki_os_is_datagram(native) ? 0 : rc;
 }
 

@@ -365,23 +365,32 @@ static int nki_os_connect_result(uintptr_t s) {
     return ready == 0 ? NETKIT_E_AGAIN : nki_os_connect_check(fd);
 }
 
+/* What recv said, when it gave no bytes. */
+static int nki_os_recv_result(ssize_t got, size_t len) {
+    if (got >= 0) {
+        return got == 0 && len != 0 ? (int)NETKIT_E_EOF : (int)got;
+    }
+    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+}
+
 static int nki_os_recv_flags(uintptr_t s, void *data, size_t len, int flags) {
     size_t most = NKI_MIN(len, (size_t)INT_MAX);
     ssize_t got;
     do {
         got = NKI_SYS_recv(nki_os_fd(s), data, most, flags);
     } while (NKI_UNLIKELY(got < 0) && errno == EINTR);
-    if (NKI_LIKELY(got > 0)) {
-        return (int)got;
-    }
-    if (got == 0) {
-        return len == 0 ? 0 : (int)NETKIT_E_EOF;
-    }
-    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+    return nki_os_recv_result(got, len);
 }
 
-static int nki_os_recv(uintptr_t s, void *data, size_t len) {
-    return nki_os_recv_flags(s, data, len, 0);
+static NKI_COLD int nki_os_recv_odd(uintptr_t s, void *data, size_t len, ssize_t got) {
+    return got < 0 && errno == EINTR ? nki_os_recv_flags(s, data, len, 0)
+                                     : nki_os_recv_result(got, len);
+}
+
+/* Once for every message, so without detour; len is at most INT_MAX. */
+static NKI_HOT int nki_os_recv(uintptr_t s, void *data, size_t len) {
+    ssize_t got = NKI_SYS_recv(nki_os_fd(s), data, len, 0);
+    return NKI_LIKELY(got > 0) ? (int)got : nki_os_recv_odd(s, data, len, got);
 }
 
 static int nki_os_recv_now(uintptr_t s, void *data, size_t len) {
@@ -400,8 +409,17 @@ static int nki_os_send_flags(uintptr_t s, const void *data, size_t len, int flag
     return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
 }
 
-static int nki_os_send(uintptr_t s, const void *data, size_t len) {
-    return nki_os_send_flags(s, data, len, 0);
+static NKI_COLD int nki_os_send_odd(uintptr_t s, const void *data, size_t len) {
+    if (errno == EINTR) {
+        return nki_os_send_flags(s, data, len, 0);
+    }
+    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+}
+
+/* Once for every message, so without detour; len is at most INT_MAX. */
+static NKI_HOT int nki_os_send(uintptr_t s, const void *data, size_t len) {
+    ssize_t sent = NKI_SYS_send(nki_os_fd(s), data, len, NKI_MSG_NOSIGNAL);
+    return NKI_LIKELY(sent >= 0) ? (int)sent : nki_os_send_odd(s, data, len);
 }
 
 static int nki_os_send_now(uintptr_t s, const void *data, size_t len) {
