@@ -279,6 +279,7 @@ static void nkt_child(const nkt_slot *slot, pid_t runner) {
     nkt_now_running = slot->result;
     snprintf(nkt_folder, sizeof(nkt_folder), "%s/%d", nkt_root, (int)getpid());
     mkdir(nkt_folder, 0700);
+    nkt_calls_reset();
     fds = nkt_open_fds();
     slot->job->test->run();
     nkt_fault_clear();
