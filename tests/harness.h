@@ -157,6 +157,9 @@ static inline void nkt_sleep_ms(unsigned ms) {
         }                                              \
     } while (0)
 
+/* For a place that must not be reached. */
+#define FAIL(why) nkt_fail_check(__FILE__, __LINE__, (why))
+
 #define CHECK_EQ(a, b) nkt_check_eq((int64_t)(a), (int64_t)(b), __FILE__, __LINE__, #a " == " #b)
 #define CHECK_OK(call) nkt_check_ok((int64_t)(call), __FILE__, __LINE__, #call)
 #define CHECK_ERR(call, code) nkt_check_err((int64_t)(call), (code), __FILE__, __LINE__, #call)

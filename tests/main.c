@@ -226,7 +226,9 @@ static void nkt_make_jobs(void) {
         }
     }
     free(sorted);
-    qsort(nkt_jobs, nkt_job_count, sizeof(*nkt_jobs), nkt_compare_order);
+    if (nkt_job_count > 0) {
+        qsort(nkt_jobs, nkt_job_count, sizeof(*nkt_jobs), nkt_compare_order);
+    }
 }
 
 static void nkt_job_name(const nkt_job *job, char *buf, size_t size) {
@@ -279,6 +281,7 @@ static void nkt_child(const nkt_slot *slot, pid_t runner) {
     nkt_now_running = slot->result;
     snprintf(nkt_folder, sizeof(nkt_folder), "%s/%d", nkt_root, (int)getpid());
     mkdir(nkt_folder, 0700);
+    nkt_calls_reset();
     fds = nkt_open_fds();
     slot->job->test->run();
     nkt_fault_clear();
@@ -411,7 +414,9 @@ static int nkt_summarize(void) {
     if (before != NULL) {
         sscanf(before, "%u %u %u", &tally[NKT_PASSED], &tally[NKT_FAILED], &tally[NKT_SKIPPED]);
     }
-    qsort(nkt_jobs, nkt_job_count, sizeof(*nkt_jobs), nkt_compare_time);
+    if (nkt_job_count > 0) {
+        qsort(nkt_jobs, nkt_job_count, sizeof(*nkt_jobs), nkt_compare_time);
+    }
     for (size_t i = 0; nkt_is_verbose && i < nkt_job_count && i < 5; i++) {
         nkt_job_name(&nkt_jobs[i], name, sizeof(name));
         printf("%s %s %" PRIu64 " ms", i == 0 ? "slowest:" : ",", name, nkt_jobs[i].took_ms);
