@@ -13,8 +13,7 @@ import servers
 import structure
 from process import Failed
 
-TIMER_TARGETS = {"insert": 1.35, "insert again": 1.35, "restart": 1.06, "cancel": 1.08,
-                 "fire": 1.02}
+TIMER_TARGETS = {"insert": 1.35, "restart": 1.06, "cancel": 1.08, "fire": 1.02}
 
 
 class Bench:
@@ -22,8 +21,8 @@ class Bench:
         self.began = time.monotonic()
         self.root = root
         self.words = os.environ.get("ROW", "").replace(",", " ").split()
-        self.backends = os.environ.get("B", "epoll").replace(",", " ").split()
-        self.limit = float(os.environ.get("LIMIT", "1140"))
+        self.backends = (os.environ.get("B") or "epoll").replace(",", " ").split()
+        self.limit = float(os.environ.get("LIMIT") or "1140")
         self.long = os.environ.get("LONG", "") not in ("", "0")
         self.results = []
         self.skipped = []
@@ -86,12 +85,11 @@ class Bench:
     # ---- rows of one figure for each server ------------------------------------
 
     def each(self, name, title, unit, measure, target, chosen=None, sense="<="):
-        if not self.wanted(name, title):
+        servers_here = [s for s in self.servers if chosen is None or s.role in chosen]
+        if not self.wanted(name, title) or not servers_here:
             return
         self.say("\n%s" % title)
-        for server in self.servers:
-            if chosen is not None and server.role not in chosen:
-                continue
+        for server in servers_here:
             try:
                 result = self.add(measure(server), server.name, name, title, target, sense)
                 if server.role == "netkit" and name in ("instructions", "syscalls"):
@@ -152,11 +150,12 @@ class Bench:
             return
         for phase in found["phases"]:
             title = "timers: " + phase["name"]
-            result = self.add(phase, "netkit", "timers-" + phase["name"], title,
-                              TIMER_TARGETS[phase["name"]], "<=")
-            self.say("%-12s %6.3f  %5.3f - %5.3f  %7.1f ns, libev %7.1f ns   target <= %.2f  %s" % (
+            goal = TIMER_TARGETS.get(phase["name"])
+            result = self.add(phase, "netkit", "timers-" + phase["name"], title, goal, "<=")
+            self.say(("%-12s %6.3f  %5.3f - %5.3f  %7.1f ns, libev %7.1f ns   %s %s" % (
                 phase["name"], result["ratio"], result["q1"], result["q3"], result["netkit_ns"],
-                result["libev_ns"], TIMER_TARGETS[phase["name"]], result["verdict"]))
+                result["libev_ns"], "target <= %.2f " % goal if goal else "",
+                result["verdict"])).rstrip())
         self.say("%-12s %.0f bytes a timer, libev %d and its heap" % (
             "memory", found["netkit_bytes"], found["libev_bytes"]))
 
@@ -173,14 +172,18 @@ class Bench:
                 pairs.append((server, base, []))
         return pairs
 
+    def time_is_up(self, rows_left):
+        """Peers are left out where netkit's own rows would come too late."""
+        needed = rows_left * self.meter.pairs * 2 * (self.meter.time_ms / 1000 + 0.5)
+        return time.monotonic() - self.began + needed > self.limit
+
     def pairs(self):
-        for row in rows.ROWS:
-            if not self.wanted(row.name, row.title):
-                continue
+        chosen = [row for row in rows.ROWS if self.wanted(row.name, row.title)]
+        for at, row in enumerate(chosen):
             self.say("\n%s%s" % (row.title, " (base: one joined send)" if row.base == "joined"
                                  else ""))
             for server, base, more in self.contestants(row):
-                if server.role == "peer" and time.monotonic() - self.began > self.limit * 0.9:
+                if server.role == "peer" and self.time_is_up(len(chosen) - at - 1):
                     self.skip("%s, %s" % (row.name, server.name), "no time left (LIMIT=%d s)" %
                               self.limit)
                     continue

@@ -63,8 +63,8 @@ class Builder:
         self.here = os.path.join(root, "tools", "bench")
         self.out = os.path.join(root, "build", "bench")
         self.missing = {}
-        self.cc = os.environ.get("CC", "cc").split()
-        self.cxx = os.environ.get("CXX", "c++").split()
+        self.cc = (os.environ.get("CC") or "cc").split()
+        self.cxx = (os.environ.get("CXX") or "c++").split()
         header = os.path.join(root, "netkit.h")
         self.include = root if os.path.exists(header) else os.path.join(root, "src")
         os.makedirs(self.out, exist_ok=True)

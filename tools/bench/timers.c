@@ -1,9 +1,10 @@
 /* One million timers, netkit against libev, in one process.
  *
  * Both get the same delays in the same order through their public calls. Rounds
- * alternate who goes first; what is reported are medians and quartiles of the
- * ratios within a round. "insert" grows from nothing, memory included; "insert
- * again" finds its memory there. For firing, netkit's clock is the system's plus
+ * alternate who goes first, each on a new loop; what is reported are medians and
+ * quartiles of the ratios of CPU time within a round. "insert" grows from nothing,
+ * memory included; "insert again" comes after the random cancels, so netkit's
+ * slots are handed out in their order, while libev's lie in a row. For firing, netkit's clock is the system's plus
  * an offset that jumps; libev, whose clock cannot, gets the same delays less
  * 2,000 s, so all are due at once and in the same order. */
 #define NETKIT_IMPLEMENTATION
@@ -17,16 +18,16 @@
 #include <unistd.h>
 
 enum {
-    FRESH,
     INSERT,
     RESTART,
     CANCEL,
+    AGAIN,
     FIRE,
     PHASES,
     ROUNDS_MAX = 31
 };
 
-static const char *const phase_name[PHASES] = {"insert", "insert again", "restart", "cancel",
+static const char *const phase_name[PHASES] = {"insert", "restart", "cancel", "insert again",
                                                "fire"};
 
 static uint32_t count = 1000000;
@@ -43,14 +44,18 @@ static void die(const char *what) {
     exit(1);
 }
 
-static uint64_t real_ns(void) {
+static uint64_t read_clock(clockid_t id) {
     struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
+    clock_gettime(id, &ts);
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+static uint64_t cpu_ns(void) {
+    return read_clock(CLOCK_THREAD_CPUTIME_ID);
+}
+
 static uint64_t shifted_ns(void *user) {
-    return real_ns() + *(uint64_t *)user;
+    return read_clock(CLOCK_MONOTONIC) + *(uint64_t *)user;
 }
 
 static uint64_t next_random(void) {
@@ -97,45 +102,39 @@ static void ev_insert(struct ev_loop *loop, ev_timer *timers, double less) {
     }
 }
 
-static void ev_fresh(double *ns) {
-    uint64_t start = real_ns();
+static void ev_round(double *ns) {
+    uint64_t t0 = cpu_ns();
     struct ev_loop *loop = ev_loop_new(EVBACKEND_EPOLL);
     ev_timer *timers = (ev_timer *)malloc(count * sizeof *timers);
     if (loop == NULL || timers == NULL) {
         die("libev: out of memory");
     }
     ev_insert(loop, timers, 0);
-    *ns = (double)(real_ns() - start);
-    ev_loop_destroy(loop);
-    free(timers);
-}
-
-static void ev_round(struct ev_loop *loop, ev_timer *timers, double *ns) {
-    uint64_t t0 = real_ns();
-    ev_now_update(loop);
-    ev_insert(loop, timers, 0);
-    uint64_t t1 = real_ns();
+    uint64_t t1 = cpu_ns();
     for (uint32_t i = 0; i < count; i++) {
         ev_timer *w = &timers[order[i]];
         w->repeat = (double)delay2_us[i] * 1e-6;
         ev_timer_again(loop, w);
     }
-    uint64_t t2 = real_ns();
+    uint64_t t2 = cpu_ns();
     for (uint32_t i = 0; i < count; i++) {
         ev_timer_stop(loop, &timers[order[count - 1 - i]]);
     }
-    uint64_t t3 = real_ns();
+    uint64_t t3 = cpu_ns();
     ev_insert(loop, timers, 2000.);
+    uint64_t t4 = cpu_ns();
     fired = 0;
-    uint64_t t4 = real_ns();
     while (fired < count) {
         ev_run(loop, EVRUN_NOWAIT);
     }
-    uint64_t t5 = real_ns();
+    uint64_t t5 = cpu_ns();
     ns[INSERT] = (double)(t1 - t0);
     ns[RESTART] = (double)(t2 - t1);
     ns[CANCEL] = (double)(t3 - t2);
+    ns[AGAIN] = (double)(t4 - t3);
     ns[FIRE] = (double)(t5 - t4);
+    ev_loop_destroy(loop);
+    free(timers);
 }
 
 /* ---- netkit ------------------------------------------------------------------- */
@@ -143,7 +142,8 @@ static void ev_round(struct ev_loop *loop, ev_timer *timers, double *ns) {
 typedef struct our_work {
     netkit_timer *timers;
     double *ns;
-    bool all; /* restart and cancel too */
+    size_t live_before;
+    double bytes; /* for each timer */
     bool done;
 } our_work;
 
@@ -179,76 +179,70 @@ static void our_fired(netkit_loop *loop, netkit_timer timer, void *user) {
     fired++;
 }
 
+static int our_insert(netkit_loop *loop, netkit_timer *timers) {
+    int bad = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        bad |= netkit_timer_start(loop, &timers[i], delay_us[i], 0, our_fired, NULL);
+    }
+    return bad;
+}
+
 /* Runs as a post: a program starts its timers in callbacks. */
 static void our_operate(netkit_loop *loop, int status, void *user) {
     our_work *w = (our_work *)user;
     int bad = status;
-    uint64_t t0 = real_ns();
+    uint64_t t0 = cpu_ns();
+    bad |= our_insert(loop, w->timers);
+    uint64_t t1 = cpu_ns();
+    w->bytes = (double)(netkit_live - w->live_before) / (double)count;
     for (uint32_t i = 0; i < count; i++) {
-        bad |= netkit_timer_start(loop, &w->timers[i], delay_us[i], 0, our_fired, NULL);
-    }
-    uint64_t t1 = real_ns();
-    for (uint32_t i = 0; w->all && i < count; i++) {
         bad |= netkit_timer_restart(loop, w->timers[order[i]], delay2_us[i]);
     }
-    uint64_t t2 = real_ns();
-    for (uint32_t i = 0; w->all && i < count; i++) {
+    uint64_t t2 = cpu_ns();
+    for (uint32_t i = 0; i < count; i++) {
         bad |= netkit_timer_stop(loop, w->timers[order[count - 1 - i]]);
     }
-    uint64_t t3 = real_ns();
+    uint64_t t3 = cpu_ns();
+    bad |= our_insert(loop, w->timers);
+    uint64_t t4 = cpu_ns();
     if (bad != 0) {
         die("a netkit timer call failed");
     }
-    if (w->all) {
-        w->ns[INSERT] = (double)(t1 - t0);
-        w->ns[RESTART] = (double)(t2 - t1);
-        w->ns[CANCEL] = (double)(t3 - t2);
-    }
+    w->ns[INSERT] = (double)(t1 - t0);
+    w->ns[RESTART] = (double)(t2 - t1);
+    w->ns[CANCEL] = (double)(t3 - t2);
+    w->ns[AGAIN] = (double)(t4 - t3);
     w->done = true;
 }
 
-static void our_do(netkit_loop *loop, our_work *w, bool all) {
-    w->all = all;
-    w->done = false;
-    if (netkit_loop_post(loop, our_operate, w) != NETKIT_OK) {
-        die("netkit_loop_post failed");
+static double our_round(double *ns) {
+    our_work work;
+    uint64_t start = cpu_ns();
+    netkit_loop *loop = our_loop();
+    memset(&work, 0, sizeof work);
+    work.ns = ns;
+    work.live_before = netkit_live;
+    work.timers = (netkit_timer *)malloc(count * sizeof *work.timers);
+    if (work.timers == NULL || netkit_loop_post(loop, our_operate, &work) != NETKIT_OK) {
+        die("netkit: out of memory");
     }
-    while (!w->done) {
+    double made = (double)(cpu_ns() - start);
+    while (!work.done) {
         (void)netkit_loop_poll(loop, -1);
     }
-}
-
-static void our_fresh(double *ns, double *bytes) {
-    our_work work;
-    uint64_t start = real_ns();
-    netkit_loop *loop = our_loop();
-    size_t before = netkit_live;
-    memset(&work, 0, sizeof work);
-    work.timers = (netkit_timer *)malloc(count * sizeof *work.timers);
-    if (work.timers == NULL) {
-        die("out of memory");
-    }
-    our_do(loop, &work, false);
-    *ns = (double)(real_ns() - start);
-    *bytes = (double)(netkit_live - before) / (double)count;
-    netkit_loop_destroy(loop);
-    free(work.timers);
-}
-
-static void our_round(netkit_loop *loop, netkit_timer *timers, double *ns) {
-    our_work work;
-    memset(&work, 0, sizeof work);
-    work.timers = timers;
-    work.ns = ns;
-    our_do(loop, &work, true);
-    our_do(loop, &work, false);
+    ns[INSERT] += made;
     fired = 0;
     clock_offset += (uint64_t)2000 * 1000000000u;
-    uint64_t start = real_ns();
+    start = cpu_ns();
     while (fired < count) {
         (void)netkit_loop_poll(loop, -1);
     }
-    ns[FIRE] = (double)(real_ns() - start);
+    ns[FIRE] = (double)(cpu_ns() - start);
+    if (netkit_loop_destroy(loop) != NETKIT_OK) {
+        die("netkit_loop_destroy failed");
+    }
+    free(work.timers);
+    return work.bytes;
 }
 
 /* ---- report -------------------------------------------------------------------- */
@@ -296,22 +290,13 @@ int main(int argc, char **argv) {
         die("usage: timers [ROUNDS [COUNT]]");
     }
     make_input();
-    struct ev_loop *libev = ev_loop_new(EVBACKEND_EPOLL);
-    ev_timer *ev_timers = (ev_timer *)malloc(count * sizeof *ev_timers);
-    netkit_timer *our_timers = (netkit_timer *)malloc(count * sizeof *our_timers);
-    if (libev == NULL || ev_timers == NULL || our_timers == NULL) {
-        die("out of memory");
-    }
-    netkit_loop *loop = our_loop();
     for (int r = -1; r < rounds; r++) { /* the first round only warms up */
         double ns[2][PHASES];
         for (int turn = 0; turn < 2; turn++) {
             if ((turn ^ (r & 1)) == 0) {
-                our_fresh(&ns[0][FRESH], &bytes);
-                our_round(loop, our_timers, ns[0]);
+                bytes = our_round(ns[0]);
             } else {
-                ev_fresh(&ns[1][FRESH]);
-                ev_round(libev, ev_timers, ns[1]);
+                ev_round(ns[1]);
             }
         }
         for (int p = 0; p < PHASES && r >= 0; p++) {
@@ -320,7 +305,5 @@ int main(int argc, char **argv) {
         }
     }
     report(rounds, bytes);
-    netkit_loop_destroy(loop);
-    ev_loop_destroy(libev);
     return 0;
 }
