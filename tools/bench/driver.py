@@ -1,0 +1,244 @@
+"""The bench: builds, measures, compares, reports. Started by tools/bench/run."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+
+import process
+import report
+import rows
+import servers
+import structure
+from process import Failed
+
+TIMER_TARGETS = {"insert": 1.35, "restart": 1.06, "cancel": 1.08, "fire": 1.02}
+
+
+class Bench:
+    def __init__(self, root):
+        self.began = time.monotonic()
+        self.root = root
+        self.words = os.environ.get("ROW", "").replace(",", " ").split()
+        self.backends = (os.environ.get("B") or "epoll").replace(",", " ").split()
+        self.limit = float(os.environ.get("LIMIT") or "1140")
+        self.long = os.environ.get("LONG", "") not in ("", "0")
+        self.results = []
+        self.skipped = []
+        self.failed = False
+        self.known = {}  # netkit server -> its instructions and system calls a message
+        self.builder = servers.Builder(root)
+
+    def say(self, text=""):
+        print(text, flush=True)
+
+    def wanted(self, name, title):
+        return not self.words or any(w.lower() in (name + " " + title).lower() for w in self.words)
+
+    def skip(self, name, why):
+        self.skipped.append("%s: %s" % (name, why))
+
+    def prepare(self):
+        everything = servers.SERVERS[:1] + servers.netkit_servers(self.backends) + \
+            servers.SERVERS[1:]
+        for program in servers.PROGRAMS:
+            if program.name != "timers" or self.wanted("timers", "timers"):
+                self.builder.build(program)
+        for name in ("load", "floor"):
+            if name in self.builder.missing:
+                raise Failed("%s %s" % (name, self.builder.missing[name]))
+        self.servers = []
+        for server in everything:
+            why = self.builder.missing.get(server.program) or self.try_start(server)
+            if why:
+                self.skip(server.name, why)
+                self.failed = self.failed or server.role == "netkit"
+            else:
+                self.servers.append(server)
+        self.by_name = {server.name: server for server in self.servers}
+        self.meter = rows.Meter(self.builder, self.servers, 15 if self.long else 7,
+                                5 if self.long else 3, 2000 if self.long else 700)
+        self.structure = structure.Structure(self.builder)
+
+    def try_start(self, server):
+        try:
+            with process.Running(self.builder.path(server.program), server.args) as running:
+                running.stop()
+        except Failed as failure:
+            return str(failure)
+        return None
+
+    def add(self, result, server, row, title, target, sense):
+        """Keep a result. Targets are for netkit on its first backend alone."""
+        main = server == self.first_netkit()
+        result.update(server=server, row=row, title=title, sense=sense)
+        result["target"] = target if main else None
+        result["verdict"] = report.verdict(result, self.known.get(server, {}))
+        self.results.append(result)
+        return result
+
+    def first_netkit(self):
+        names = [s.name for s in self.servers if s.role == "netkit"]
+        return names[0] if names and names[0] == "netkit" else None
+
+    # ---- rows of one figure for each server ------------------------------------
+
+    def each(self, name, title, unit, measure, target, chosen=None, sense="<="):
+        servers_here = [s for s in self.servers if chosen is None or s.role in chosen]
+        if not self.wanted(name, title) or not servers_here:
+            return
+        self.say("\n%s" % title)
+        for server in servers_here:
+            try:
+                result = self.add(measure(server), server.name, name, title, target, sense)
+                if server.role == "netkit" and name in ("instructions", "syscalls"):
+                    self.known.setdefault(server.name, {})[name] = result["value"]
+                self.annotate(name, result)
+                self.say(report.value_line(result, unit))
+            except (Failed, OSError, subprocess.SubprocessError) as failure:
+                self.trouble("%s, %s" % (name, server.name), failure)
+
+    def trouble(self, what, failure):
+        self.say("%-12s %s" % (what, failure))
+        self.skip(what, str(failure))
+        self.failed = self.failed or "not found" not in str(failure)
+
+    def annotate(self, name, result):
+        """What stands behind a figure; whether the floor is a floor."""
+        bounds = {"instructions": (75, 100), "syscalls": (2.00, 2.05)}.get(name)
+        if result["server"] == "floor" and bounds:
+            sound = bounds[0] <= round(result["value"], 2) <= bounds[1]
+            result["note"] = "%s: %g to %g wanted" % (("sound" if sound else "UNSOUND",) + bounds)
+            self.failed = self.failed or not sound
+        elif name == "syscalls":
+            result["note"] = "epoll_ctl %.3f" % result["epoll_ctl"]
+            if result["target"] is not None and result["epoll_ctl"] > 0:
+                result["verdict"] = "MISS"
+        elif "live" in result:
+            result["note"] = "allocator: %.1f live" % result["live"]
+
+    def structures(self):
+        s = self.structure
+        self.each("instructions", "user instructions a message: 64 B, 50 connections",
+                  "instructions", s.instructions, 260)
+        self.each("instructions-idle", "the same with an idle timeout of 60 s", "instructions",
+                  lambda server: s.instructions(server, ["--idle-timeout", "60000"]), 260, ["netkit"])
+        self.each("syscalls", "system calls a message: 64 B, 50 connections", "calls",
+                  s.syscalls, 2.05)
+        self.each("idle", "system calls of an idle server with 1000 connections", "calls/s",
+                  s.idle, 2, ["floor", "netkit"])
+        self.each("memory", "memory of an idle connection after one echo", "bytes of RSS",
+                  s.memory, 128)
+        self.each("allocations", "allocations in a steady echo of a million messages",
+                  "allocations", s.allocations, 0, ["netkit"])
+        self.each("compile", "compile time of one file with the implementation at -O2", "seconds",
+                  lambda server: s.compile_time(), 1.5, ["netkit"])
+
+    def timers(self):
+        if not self.wanted("timers", "one million timers, time to libev's"):
+            return
+        why = self.builder.missing.get("timers")
+        if why:
+            self.skip("timers", why)
+            return
+        self.say("\none million timers: netkit / libev")
+        try:
+            found = self.structure.timers(15 if self.long else 7)
+        except (Failed, subprocess.SubprocessError) as failure:
+            self.trouble("timers", failure)
+            return
+        for phase in found["phases"]:
+            title = "timers: " + phase["name"]
+            goal = TIMER_TARGETS.get(phase["name"])
+            result = self.add(phase, "netkit", "timers-" + phase["name"], title, goal, "<=")
+            self.say(("%-12s %6.3f  %5.3f - %5.3f  %7.1f ns, libev %7.1f ns   %s %s" % (
+                phase["name"], result["ratio"], result["q1"], result["q3"], result["netkit_ns"],
+                result["libev_ns"], "target <= %.2f " % goal if goal else "",
+                result["verdict"])).rstrip())
+        self.say("%-12s %.0f bytes a timer, libev %d and its heap" % (
+            "memory", found["netkit_bytes"], found["libev_bytes"]))
+
+    # ---- rows of pairs ----------------------------------------------------------
+
+    def contestants(self, row):
+        """Who is measured, against whom, with which extra arguments."""
+        if row.base == "joined":
+            return [(s, s, ["--pieces", "64"]) for s in self.servers if s.pieces]
+        pairs = []
+        for server in self.servers:
+            base = self.by_name.get(servers.floor_of(server))
+            if server.role != "floor" and base is not None:
+                pairs.append((server, base, []))
+        return pairs
+
+    def time_is_up(self, rows_left):
+        """Peers are left out where netkit's own rows would come too late."""
+        needed = rows_left * self.meter.pairs * 2 * (self.meter.time_ms / 1000 + 0.5)
+        return time.monotonic() - self.began + needed > self.limit
+
+    def pairs(self):
+        chosen = [row for row in rows.ROWS if self.wanted(row.name, row.title)]
+        for at, row in enumerate(chosen):
+            self.say("\n%s%s" % (row.title, " (base: one joined send)" if row.base == "joined"
+                                 else ""))
+            for server, base, more in self.contestants(row):
+                if server.role == "peer" and self.time_is_up(len(chosen) - at - 1):
+                    self.skip("%s, %s" % (row.name, server.name), "no time left (LIMIT=%d s)" %
+                              self.limit)
+                    continue
+                try:
+                    result = self.meter.compare(row, server, base, more)
+                except (Failed, subprocess.SubprocessError, ZeroDivisionError) as failure:
+                    self.trouble("%s, %s" % (row.name, server.name), failure)
+                    continue
+                result["decide"] = "structure"
+                sense = ">=" if result["metric"] == "cpu" else row.sense
+                self.add(result, server.name, row.name, row.title, row.target, sense)
+                self.say(report.rate_line(result))
+
+    def machine(self):
+        with open("/proc/cpuinfo") as f:
+            model = [line.split(":", 1)[1].strip() for line in f if line.startswith("model name")]
+        cc = subprocess.run(self.builder.cc + ["--version"], stdout=subprocess.PIPE, text=True)
+        return {"cpu": (model or ["unknown"])[0], "cpus": len(os.sched_getaffinity(0)),
+                "kernel": platform.release(), "cc": cc.stdout.splitlines()[0],
+                "backends": self.backends}
+
+    def run(self):
+        self.prepare()
+        machine = self.machine()
+        self.say("netkit bench: %(cpus)d CPUs %(cpu)s, Linux %(kernel)s" % machine)
+        self.say("%s; netkit on %s" % (machine["cc"], " ".join(self.backends)))
+        for text in self.skipped:
+            self.say("skipped: " + text)
+        self.structures()
+        self.timers()
+        if any(self.wanted(row.name, row.title) for row in rows.ROWS):
+            self.say("\nratios to the floor in adjacent pairs (%d, peers %d); by: rate, bytes, p50, "
+                     "or cpu\nwhere the generator was the limit\n\n%s" %
+                     (self.meter.pairs, self.meter.peer_pairs, report.HEAD))
+        self.pairs()
+        out = os.path.join(self.root, "build")
+        report.write_json(os.path.join(out, "bench.json"), machine, self.results, self.skipped)
+        report.write_svg(os.path.join(out, "bench.svg"), self.results,
+                         "netkit and its peers: ratio to a bare epoll loop, longer is better")
+        self.say(report.closing(self.results, self.skipped, time.monotonic() - self.began))
+        self.say("written: build/bench.json build/bench.svg")
+        if not self.results:
+            self.say("no row is called %s" % " ".join(self.words))
+        return 1 if self.failed or not self.results else 0
+
+
+def main():
+    process.guard()
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    try:
+        return Bench(root).run()
+    except Failed as failure:
+        print("bench: %s" % failure, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

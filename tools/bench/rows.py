@@ -1,0 +1,149 @@
+"""The rows that compare rates, and how they are measured: adjacent pairs."""
+
+import re
+
+import process
+
+# A run is disturbed when others used more of a CPU than this.
+OTHERS_MAX = 0.10
+
+
+class Row:
+    def __init__(self, name, title, load, server=(), target=None, metric="rate", base="floor",
+                 sense=">="):
+        self.name = name
+        self.title = title
+        self.load = load      # arguments of the generator
+        self.server = server  # arguments of both servers
+        self.target = target
+        self.metric = metric  # rate, p50_us or bytes_per_s
+        self.base = base      # floor, or joined: the same server without --pieces
+        self.sense = sense
+
+
+def echo(name, title, conns, inflight, size, target, **more):
+    load = ["--mode", "echo", "--conns", conns, "--inflight", inflight, "--size", size]
+    if "server" in more:
+        load += more["server"]
+    return Row("echo-" + name, title, load, target=target, **more)
+
+
+K = 1024
+CUBIC = ["--cc", "cubic"]
+BULK = ["--mode", "bulk", "--conns", 50, "--size", 64 * K] + CUBIC
+CHURN = ["--mode", "churn", "--conns", 50, "--size", 64, "--time", 500]
+PIPELINE = ["--mode", "echo", "--conns", 50, "--inflight", 16, "--size", 64, "--batch"]
+
+ROWS = [
+    echo("64B-1c", "64 B, 1 connection: round trip", 1, 1, 64, 1.05, metric="p50_us", sense="<="),
+    echo("64B-50c", "64 B, 50 connections", 50, 1, 64, 0.97),
+    echo("64B-500c", "64 B, 500 connections", 500, 1, 64, 0.97),
+    echo("64B-5000c", "64 B, 5000 connections", 5000, 1, 64, 0.93),
+    echo("64B-50c-16p", "64 B, 50 connections, 16 in flight", 50, 16, 64, 0.97),
+    echo("4K-50c", "4 KiB, 50 connections", 50, 1, 4 * K, 0.97),
+    echo("4K-50c-16p", "4 KiB, 50 connections, 16 in flight", 50, 16, 4 * K, 0.97),
+    echo("64K-50c", "64 KiB, 50 connections", 50, 1, 64 * K, 0.97, server=CUBIC),
+    echo("64K-50c-16p", "64 KiB, 50 connections, 16 in flight", 50, 16, 64 * K, 0.97,
+         server=CUBIC),
+    Row("churn", "connect, one echo, close; 50 at a time", CHURN),
+    Row("bulk", "one way to the server, 50 connections, cubic", BULK,
+        server=["--sink"] + CUBIC, metric="bytes_per_s"),
+    Row("pieces", "16 requests answered by 16 sends / by one", PIPELINE, target=0.9,
+        base="joined"),
+]
+
+
+def quantile(values, part):
+    values = sorted(values)
+    at = part * (len(values) - 1)
+    low = int(at)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (values[high] - values[low]) * (at - low)
+
+
+def median(values):
+    return quantile(values, 0.5)
+
+
+class Meter:
+    def __init__(self, builder, servers, pairs, peer_pairs, time_ms):
+        self.builder = builder
+        self.servers = {server.name: server for server in servers}
+        self.pairs = pairs
+        self.peer_pairs = peer_pairs
+        self.time_ms = time_ms
+
+    def run_once(self, server, row, more):
+        args = list(server.args) + list(row.server) + list(more)
+        timed = [] if "--time" in row.load else ["--time", self.time_ms]
+        with process.Running(self.builder.path(server.program), args) as running:
+            result = process.load(self.builder.path("load"), running.port, running.pid,
+                                  row.load + timed)
+            check_counts(server, row, running.stop())
+        work = result["bytes"] if row.metric == "bytes_per_s" else result["messages"]
+        result["cost"] = result["server_cpu_s"] / work
+        result["others"] = max(0.0, result["other_load"]) + result["steal"]
+        return result
+
+    def run(self, server, row, more):
+        """One run, repeated once when others used the machine meanwhile."""
+        result = self.run_once(server, row, more)
+        if result["others"] > OTHERS_MAX:
+            again = self.run_once(server, row, more)
+            if again["others"] < result["others"]:
+                result = again
+        return result
+
+    def compare(self, row, server, base, more=(), base_more=()):
+        """Adjacent pairs, A B then B A: both see the same state of the machine."""
+        count = self.pairs if server.role == "netkit" else self.peer_pairs
+        ours, theirs = [], []
+        for i in range(count):
+            if i % 2 == 0:
+                theirs.append(self.run(base, row, base_more))
+                ours.append(self.run(server, row, more))
+            else:
+                ours.append(self.run(server, row, more))
+                theirs.append(self.run(base, row, base_more))
+        return summarize(row, ours, theirs)
+
+
+def check_counts(server, row, said):
+    """The floor counts its bytes: what came must have gone back."""
+    found = re.search(r"bytes received=(\d+) sent=(\d+)", said)
+    if server.role == "floor" and row.load[1] == "echo" and \
+            (found is None or found.group(1) != found.group(2)):
+        raise process.Failed("the floor lost bytes: " + said.strip())
+
+
+def summarize(row, ours, theirs):
+    """Medians and quartiles of the ratios within pairs.
+
+    Where the generator is the bottleneck and the base had time to spare, rates say
+    little: then the CPU time the servers took for each message is compared.
+    """
+    metric = row.metric
+    if metric in ("rate", "bytes_per_s"):
+        load = median([t["server_cpu_s"] / t["seconds"] for t in theirs])
+        if load < 0.93 and median([t["own_load"] for t in theirs]) > 0.95:
+            metric = "cpu"
+    if metric == "cpu":
+        ratios = [t["cost"] / o["cost"] for o, t in zip(ours, theirs)]
+    else:
+        ratios = [o[metric] / t[metric] for o, t in zip(ours, theirs)]
+    return {
+        "metric": metric, "ratio": median(ratios), "q1": quantile(ratios, 0.25),
+        "q3": quantile(ratios, 0.75), "ratios": ratios, "pairs": len(ratios),
+        "cpu_ratio": median([o["cost"] / t["cost"] for o, t in zip(ours, theirs)]),
+        "rate": median([o["rate"] for o in ours]), "base_rate": median([t["rate"] for t in theirs]),
+        "bytes_per_s": median([o["bytes_per_s"] for o in ours]),
+        "base_bytes_per_s": median([t["bytes_per_s"] for t in theirs]),
+        "server_us": median([o["server_us"] for o in ours]),
+        "base_server_us": median([t["server_us"] for t in theirs]),
+        "p50_us": median([o["p50_us"] for o in ours]),
+        "p99_us": median([o["p99_us"] for o in ours]),
+        "base_p50_us": median([t["p50_us"] for t in theirs]),
+        "base_p99_us": median([t["p99_us"] for t in theirs]),
+        "cc": ours[0]["cc"],
+        "disturbed": sum(r["others"] > OTHERS_MAX for r in ours + theirs),
+    }

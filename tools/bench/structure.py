@@ -1,0 +1,190 @@
+"""What does not depend on the weather: instructions, system calls, memory,
+allocations, compile time. And the timers, which bring their own pairs."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import time
+
+import process
+from process import Failed, Running
+from rows import median
+
+FEW, MANY = 5000, 25000
+
+
+def echo_count(count):
+    return ["--mode", "echo", "--conns", 50, "--inflight", 1, "--size", 64, "--count", count]
+
+
+class Structure:
+    def __init__(self, builder):
+        self.builder = builder
+
+    def serve(self, server, load_args, wrapper=(), more=()):
+        """A server for one load; what it said at its end."""
+        slow = 120 if wrapper else 60
+        with Running(self.builder.path(server.program), list(server.args) + list(more), wrapper,
+                     patience=30) as running:
+            process.load(self.builder.path("load"), running.port, running.pid, load_args,
+                         timeout=slow)
+            return running.stop(60)
+
+    # ---- user instructions a message: callgrind, slope of two fixed counts
+
+    def callgrind(self, server, count, more):
+        out = self.builder.path("callgrind.out")
+        wrapper = ["valgrind", "-q", "--tool=callgrind", "--callgrind-out-file=" + out]
+        self.serve(server, echo_count(count), wrapper, more)
+        with open(out) as f:
+            found = re.search(r"^(?:totals|summary): (\d+)", f.read(), re.M)
+        os.unlink(out)
+        if found is None:
+            raise Failed("callgrind gave no total")
+        return int(found.group(1))
+
+    def instructions(self, server, more=()):
+        if shutil.which("valgrind") is None:
+            raise Failed("valgrind not found (make deps)")
+        few = self.callgrind(server, FEW, more)
+        many = self.callgrind(server, MANY, more)
+        return {"value": (many - few) / (MANY - FEW)}
+
+    # ---- system calls a message: strace, slope of two fixed counts
+
+    def strace(self, server, count):
+        out = self.builder.path("strace.out")
+        self.serve(server, echo_count(count), ["strace", "-f", "-c", "-o", out])
+        return read_strace(out)
+
+    def syscalls(self, server):
+        if shutil.which("strace") is None:
+            raise Failed("strace not found (make deps)")
+        few, many = self.strace(server, FEW), self.strace(server, MANY)
+        each = {name: (many.get(name, 0) - few.get(name, 0)) / (MANY - FEW)
+                for name in set(few) | set(many)}
+        return {"value": sum(each.values()), "epoll_ctl": each.get("epoll_ctl", 0.0),
+                "each": {name: round(n, 4) for name, n in sorted(each.items()) if abs(n) > 1e-4}}
+
+    # ---- an idle server: system calls a second with 1000 connections
+
+    def idle(self, server, seconds=10, conns=1000):
+        if shutil.which("strace") is None:
+            raise Failed("strace not found (make deps)")
+        out = self.builder.path("strace.out")
+        with Running(self.builder.path(server.program), server.args) as running:
+            load = self.idle_load(running, conns)
+            tracer = process.start(["strace", "-f", "-c", "-o", out, "-p", str(running.pid)],
+                                   stderr=subprocess.PIPE)
+            time.sleep(seconds)
+            if tracer.poll() is not None:
+                raise Failed("strace -p: " + tracer.stderr.read().decode().strip()[-80:])
+            process.end(tracer, signal.SIGINT)
+            tracer.stderr.close()
+            process.end(load)
+            running.stop()
+        calls = read_strace(out)
+        return {"value": sum(calls.values()) / seconds, "calls": calls}
+
+    def idle_load(self, running, conns):
+        load = process.start([self.builder.path("load"), "--mode", "idle", "--port",
+                              str(running.port), "--conns", str(conns), "--life", "120"],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process.read_line(load, "ready %d" % conns, 30)
+        return load
+
+    # ---- memory of an idle connection: slope between two numbers of them
+
+    def memory(self, server, few=1000, many=10000):
+        many = min(many, descriptor_limit() - 100)
+        if many < 2 * few:
+            raise Failed("the limit on descriptors allows only %d" % (many + 100))
+        with Running(self.builder.path(server.program), server.args) as running:
+            load = self.idle_load(running, few)
+            first, first_live = self.held(server, running)
+            load.stdin.write(b"%d\n" % many)
+            load.stdin.flush()
+            process.read_line(load, "ready %d" % many, 60)
+            last, last_live = self.held(server, running)
+            process.end(load)
+            running.stop(30)
+        result = {"value": (last - first) / (many - few), "from": few, "to": many}
+        if first_live is not None:
+            result["live"] = (last_live - first_live) / (many - few)
+        return result
+
+    def held(self, server, running):
+        """Resident bytes, and the live bytes that netkit's allocator hook counts."""
+        live = None
+        if server.role == "netkit":
+            live = number(running.ask(signal.SIGUSR1, "memory "), "live")
+        with open("/proc/%d/smaps_rollup" % running.pid) as f:
+            rss = re.search(r"^Rss:\s+(\d+) kB", f.read(), re.M)
+        return int(rss.group(1)) * 1024, live
+
+    # ---- allocations of a million messages
+
+    def allocations(self, server, more=1000000):
+        few = number(self.serve(server, echo_count(10000)), "allocs")
+        many = number(self.serve(server, echo_count(10000 + more)), "allocs")
+        return {"value": many - few, "messages": more}
+
+    # ---- compile time of one file at -O2: CPU time, which others do not lengthen
+
+    def compile_time(self, rounds=5):
+        source = self.builder.path("one.c")
+        with open(source, "w") as f:
+            f.write("#define NETKIT_IMPLEMENTATION\n#include \"netkit.h\"\n")
+        command = self.builder.cc + ["-O2", "-I", self.builder.include, "-c", "-o", source[:-1] + "o",
+                                     source]
+        times = []
+        for _ in range(rounds):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            done = subprocess.run(command, stderr=subprocess.PIPE, timeout=60)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+            if done.returncode != 0:
+                raise Failed("netkit.h does not compile")
+        return {"value": median(times), "seconds": times}
+
+    # ---- timers
+
+    def timers(self, rounds):
+        child = process.start([self.builder.path("timers"), str(rounds)], core=0,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            out, err = child.communicate(timeout=240)
+        finally:
+            process.end(child)
+        if child.returncode != 0:
+            raise Failed("timers: " + (err.decode().strip() or "status %d" % child.returncode))
+        return json.loads(out)
+
+
+def read_strace(path):
+    calls = {}
+    with open(path) as f:
+        for line in f:
+            found = re.match(r"\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", line)
+            if found and found.group(2) != "total":
+                calls[found.group(2)] = int(found.group(1))
+    os.unlink(path)
+    return calls
+
+
+def number(text, key):
+    found = re.search(r"\b%s=(\d+)" % key, text)
+    if found is None:
+        raise Failed("the server did not say %s=" % key)
+    return int(found.group(1))
+
+
+def descriptor_limit():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return 1 << 20 if hard == resource.RLIM_INFINITY else hard
