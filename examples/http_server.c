@@ -83,6 +83,8 @@ static int read_target(request *req, const char *at, size_t len) {
     if (len > 7 && !strncasecmp(at, "http://", 7)) { /* absolute form: RFC 9112, 3.2.2 */
         for (at += 7, len -= 7; len > 0 && *at != '/'; at++, len--) {
         }
+        at = len > 0 ? at : "/";
+        len = len > 0 ? len : 1;
     }
     if (len > TARGET_MAX) {
         return 414;
@@ -90,12 +92,14 @@ static int read_target(request *req, const char *at, size_t len) {
     if (len == 0 || *at != '/') {
         return 400;
     }
-    for (size_t i = 0; i < len && at[i] != '?'; i++) {
+    bool is_query = false;
+    for (size_t i = 0; i < len; i++) {
         char c = at[i];
+        is_query = is_query || c == '?';
         if (c <= ' ' || c == 127) {
             return 400;
         }
-        if (c == '%') {
+        if (c == '%' && !is_query) {
             int high = i + 2 < len ? hex_digit(at[i + 1]) : -1;
             int low = i + 2 < len ? hex_digit(at[i + 2]) : -1;
             if (high < 0 || low < 0 || high + low == 0) {
@@ -104,7 +108,9 @@ static int read_target(request *req, const char *at, size_t len) {
             c = (char)(high * 16 + low);
             i += 2;
         }
-        req->path[n++] = c;
+        if (!is_query) {
+            req->path[n++] = c;
+        }
     }
     req->path[n] = '\0';
     for (const char *dots = req->path; (dots = strstr(dots, "/..")) != NULL; dots += 3) {
@@ -120,7 +126,8 @@ static int read_request_line(request *req, const char *line, size_t len) {
     size_t method_len = target ? (size_t)(target - line) : 0;
     const char *version = len > 9 ? line + len - 9 : line; /* " HTTP/1.1" */
     if (!target || !is_token(line, method_len) || version <= target ||
-        memcmp(version, " HTTP/", 6) != 0 || version[7] != '.') {
+        memcmp(version, " HTTP/", 6) != 0 || version[7] != '.' || version[8] < '0' ||
+        version[8] > '9') {
         return 400;
     }
     if (version[6] != '1') {
