@@ -31,6 +31,7 @@ enum {
     BODY_MAX = 1 << 20,    /* bytes behind a head that we skip, as GET takes no body */
     HEAD_TIME_MS = 15000,  /* for a whole head to come: slow ones end here */
     STALL_TIME_MS = 30000, /* without a byte either way, also in the middle of a file */
+    RATE_MIN = 4,          /* bytes of a file each ms, on the average: slower readers end */
     PIECE = 65536,         /* bytes of a file read at a time */
     SHARE = 4              /* pieces one conn may have before others get their turn */
 };
@@ -472,11 +473,17 @@ static size_t serve(netkit_loop *loop, client *c, const char *data, size_t len) 
     return used;
 }
 
+static uint32_t time_for(off_t bytes) {
+    off_t ms = STALL_TIME_MS + bytes / RATE_MIN;
+    return ms < UINT32_MAX ? (uint32_t)ms : UINT32_MAX;
+}
+
 static size_t on_data(netkit_loop *loop, netkit_conn conn, const void *data, size_t len,
                       void *user) {
     client *c = (client *)netkit_conn_ext(loop, conn);
     const char *bytes = (const char *)data;
     size_t used = 0, step = 1;
+    bool has_answered = false;
     (void)user;
     while (used < len && step > 0 && !c->is_sending && !c->is_last) {
         if (c->skip > 0) {
@@ -486,16 +493,17 @@ static size_t on_data(netkit_loop *loop, netkit_conn conn, const void *data, siz
             step = 2; /* empty lines before a request: RFC 9112, 2.2 */
         } else {
             step = serve(loop, c, bytes + used, len - used);
+            has_answered = has_answered || step > 0;
         }
         used += step;
     }
     if (c->is_sending) {
         netkit_conn_pause(loop, conn); /* the next request waits for the end of the file */
-        netkit_conn_set_deadline(loop, conn, 0);
+        netkit_conn_set_deadline(loop, conn, time_for(c->left));
     } else if (c->is_last) {
         netkit_conn_close(loop, conn); /* sends what is queued first */
-    } else if (used > 0) {
-        netkit_conn_set_deadline(loop, conn, HEAD_TIME_MS);
+    } else if (has_answered) {
+        netkit_conn_set_deadline(loop, conn, HEAD_TIME_MS); /* for the next one, whole */
     }
     return used;
 }

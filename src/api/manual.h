@@ -215,7 +215,9 @@
      - The span lives until the callback returns. A stream has no messages: one
        send of the peer may come as several spans, and several as one.
      - A rest of recv_max bytes (65,536 unless set) of which nothing is consumed
-       ends the conn with NETKIT_E_TOOBIG: that is the limit on a message.
+       ends the conn with NETKIT_E_TOOBIG: that is the limit on a message. (Not
+       when you have paused it or wait for on_drain: then it is not the message
+       that is too long.)
      - netkit_conn_pause stops on_data, also from inside it, and
        netkit_conn_resume starts it again and offers the rest anew, even when
        nothing has come meanwhile. While a conn is paused its end of file is
