@@ -1,6 +1,6 @@
 /* chat_server: a room for everybody who connects with nc.
  *
- *     cc -O2 -I. -o chat_server examples/chat_server.c
+ *     cc -O2 -o chat_server examples/chat_server.c
  *     ./chat_server --listen 127.0.0.1:7002         then: nc 127.0.0.1 7002
  *
  * The first line somebody sends is the name, every other one goes to all.
@@ -8,7 +8,7 @@
  * their length (recv_max), sending to many, and what to do with a member who
  * does not read: the room does not wait, and does not fill its memory for it. */
 #define NETKIT_IMPLEMENTATION
-#include "netkit.h"
+#include "../netkit.h"
 
 #include <signal.h>
 #include <stdio.h>

@@ -1,13 +1,13 @@
 /* echo_client: a ping for echo servers: sends one message after another, checks
  * that each comes back as it was, and shows how long that took.
  *
- *     cc -O2 -I. -o echo_client examples/echo_client.c
+ *     cc -O2 -o echo_client examples/echo_client.c
  *     ./echo_client --connect 127.0.0.1:7000 --count 4
  *
  * Shows a client: connecting with a limit of time, consuming only whole
  * messages, a timer, a graceful close, and telling why a connection ended. */
 #define NETKIT_IMPLEMENTATION
-#include "netkit.h"
+#include "../netkit.h"
 
 #include <inttypes.h>
 #include <stdio.h>

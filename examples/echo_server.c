@@ -1,6 +1,6 @@
 /* echo_server: sends back what it receives.
  *
- *     cc -O2 -I. -o echo_server examples/echo_server.c
+ *     cc -O2 -o echo_server examples/echo_server.c
  *     ./echo_server --listen 127.0.0.1:7000         then: nc 127.0.0.1 7000
  *
  * The server is the callback `echo` and three calls in main: create, listen,
@@ -8,7 +8,7 @@
  * a peer that sends and never reads: while the answer to one more span would
  * not fit the queue, on_data does not come, and TCP slows the peer down. */
 #define NETKIT_IMPLEMENTATION
-#include "netkit.h"
+#include "../netkit.h"
 
 #include <signal.h>
 #include <stdio.h>

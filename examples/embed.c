@@ -1,6 +1,6 @@
 /* embed: a netkit loop inside a program that has a loop already, here poll(2).
  *
- *     cc -O2 -I. -o embed examples/embed.c
+ *     cc -O2 -o embed examples/embed.c
  *     ./embed --listen 127.0.0.1:7004               then: nc 127.0.0.1 7004
  *
  * The foreign loop waits for its own descriptors (a pipe for signals, standard
@@ -8,7 +8,7 @@
  * is connected. Shows netkit_loop_native, netkit_loop_timeout_ms and
  * netkit_loop_poll. POSIX only: poll(2). */
 #define NETKIT_IMPLEMENTATION
-#include "netkit.h"
+#include "../netkit.h"
 
 #include <errno.h>
 #include <poll.h>

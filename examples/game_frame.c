@@ -1,14 +1,14 @@
 /* game_frame: networking inside a game's own loop: 60 frames a second, each
  * giving the network at most 2 ms, and events fetched instead of called back.
  *
- *     cc -O2 -I. -o game_frame examples/game_frame.c
+ *     cc -O2 -o game_frame examples/game_frame.c
  *     ./game_frame --listen 127.0.0.1:7003          then: nc 127.0.0.1 7003
  *
  * Every player steers a letter over a small field with w, a, s, d and Return.
  * Shows desc.pull, netkit_loop_poll with a budget of time, netkit_loop_next,
  * and netkit_loop_flush, so that what a frame says leaves within the frame. */
 #define NETKIT_IMPLEMENTATION
-#include "netkit.h"
+#include "../netkit.h"
 
 #include <signal.h>
 #include <stdio.h>

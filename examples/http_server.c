@@ -1,6 +1,6 @@
 /* http_server: the files of a folder over HTTP/1.1.
  *
- *     cc -O2 -I. -o http_server examples/http_server.c
+ *     cc -O2 -o http_server examples/http_server.c
  *     ./http_server --listen 127.0.0.1:8080 FOLDER  then: curl http://127.0.0.1:8080/
  *
  * GET and HEAD, keep-alive, pipelining, index.html. What a server on the open
@@ -11,7 +11,7 @@
  * file is read in pieces as the peer takes them, so that a thousand slow
  * readers cost no more memory than their queues. POSIX only: realpath, pread. */
 #define NETKIT_IMPLEMENTATION
-#include "netkit.h"
+#include "../netkit.h"
 
 #include <errno.h>
 #include <fcntl.h>

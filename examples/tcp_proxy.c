@@ -1,6 +1,6 @@
 /* tcp_proxy: passes connections on to another address, both ways at once.
  *
- *     cc -O2 -I. -o tcp_proxy examples/tcp_proxy.c
+ *     cc -O2 -o tcp_proxy examples/tcp_proxy.c
  *     ./tcp_proxy --listen 127.0.0.1:7001 --to 127.0.0.1:7000
  *
  * Shows two conns tied together by their handles; back-pressure both ways (a
@@ -8,7 +8,7 @@
  * half-close kept (the end of one direction is passed on, the other goes on);
  * and that a handle whose conn is gone does no harm. */
 #define NETKIT_IMPLEMENTATION
-#include "netkit.h"
+#include "../netkit.h"
 
 #include <signal.h>
 #include <stdio.h>

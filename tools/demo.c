@@ -7,7 +7,7 @@
  * them in flight, and compares what comes with what must come, as it comes. The
  * single cases of HTTP go over plain blocking sockets. */
 #define NETKIT_IMPLEMENTATION
-#include "netkit.h"
+#include "../netkit.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
