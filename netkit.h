@@ -1,6 +1,678 @@
 /* netkit.h - v0.1.0 - networking for C and C++ in one header
- * MIT or public domain, see the end of this file.
- */
+   MIT or public domain, your choice: see the end of this file.
+
+   A loop, TCP and unix servers and clients, timers, messages between threads,
+   plain sockets and a poller, for C99 and C++11, with nothing but libc below.
+   This comment is the manual; every declaration below it says the details.
+
+   CONTENTS
+       Do this                     ADDRESSES
+       An echo server              PLAIN SOCKETS
+       LOOP AND THREADS            POLLER
+       HANDLES AND LIFETIME        ERRORS
+       CALLBACK RULES              LOGGING AND DEBUG MODE
+       READING                     MEMORY
+       WRITING AND BACK-PRESSURE   CONFIGURATION
+       CLOSING                     PLATFORM NOTES
+       TIMEOUTS                    LIMITS
+       TIMERS                      VERSIONING
+       POSTS                       FUNCTION INDEX
+       WATCHES AND EMBEDDING
+       PULLING EVENTS (GAMES)
+
+
+   Do this
+   -------
+   In one C or C++ file of your program, before any other include:
+
+       #define NETKIT_IMPLEMENTATION
+       #include "netkit.h"
+
+   In all others just
+
+       #include "netkit.h"
+
+   Build it with
+
+       cc -O2 server.c            Linux, glibc or musl; also c++, clang, gcc
+       cc -O2 server.c -pthread   glibc before 2.34
+
+   The declarations include stddef.h, stdint.h and stdbool.h, and nothing else.
+   The implementation includes the headers of the system, and wants to be the
+   first in its file to do so: it needs feature macros that must come before
+   them.
+
+
+   An echo server
+   --------------
+   The whole program. It is right as it stands, even against a peer that sends
+   for ever and never reads.
+
+       #define NETKIT_IMPLEMENTATION
+       #include "netkit.h"
+
+       static size_t echo(netkit_loop *loop, netkit_conn conn, const void *data,
+                          size_t len, void *user) {
+           (void)user;
+           netkit_conn_send(loop, conn, data, len);
+           return len;  // bytes consumed; what is left comes again with more
+       }                // behind it
+
+       int main(void) {
+           netkit_loop *loop;
+           netkit_listen_desc desc = {0};
+           desc.address = "127.0.0.1:7000";
+           desc.handler.on_data = echo;
+           if (netkit_loop_create(&loop, NULL) ||
+               netkit_listen(loop, &desc, NULL)) return 1;
+           return netkit_loop_run(loop);
+       }
+
+   Things are made with a desc: a struct that you zero ("= {0}" in C, "= {}" in
+   C++) and fill in where you want something else than the default. What 0 means
+   stands behind each field. NULL for a whole loop desc is all defaults.
+
+   A client is the same with netkit_connect_desc and netkit_connect. An error is
+   a negative int, so "if (netkit_listen(...))" catches them all.
+
+
+   LOOP AND THREADS
+   ----------------
+   A netkit_loop does I/O, timers and messages on one thread. It belongs to the
+   first thread that runs, polls or waits on it; before that to whoever holds
+   it, so that one thread can create and fill it and hand it to another.
+   netkit_loop_adopt moves one that nobody is running.
+
+   There are three ways to drive it:
+
+       netkit_loop_run(loop)            until netkit_loop_stop, or until
+                                        nothing that counts is left
+       netkit_loop_run_once(loop, ms)   one turn, waiting at most so long
+       netkit_loop_poll(loop, us)       never waits, works at most so long:
+                                        for a frame of a game or a foreign loop
+
+   One turn is: wait for the kernel, or for the next timer -> dispatch what the
+   kernel said -> posts -> due timers -> send what was queued -> free what died.
+   Every step has a budget (conn_budget, accept_budget, post_budget,
+   timer_budget in the loop's desc), so that one busy conn cannot starve the
+   rest; what is over the budget comes in the next turn, before any waiting.
+
+   From another thread exactly two calls on a loop are legal: netkit_loop_post
+   and netkit_loop_stop (stop from a signal handler, too). Every other one
+   gives NETKIT_E_THREAD there; the thread is compared, not hoped for. A
+   program with four cores makes four loops on four threads, each with a
+   listener on the same address with desc.reuse_port.
+
+   netkit_loop_stop makes the run that is under way return after its turn. It
+   sticks: when no run is under way, the next one returns at once. A good
+   ending to a program is
+
+       static netkit_loop *volatile running;
+       static void on_signal(int n) { (void)n; netkit_loop_stop(running); }
+       ...
+       running = loop;
+       signal(SIGINT, on_signal);
+       signal(SIGTERM, on_signal);
+       netkit_loop_run(loop);
+       netkit_loop_destroy(loop);
+
+   What counts, so that netkit_loop_run goes on: listeners, conns, watches,
+   timers and posts, but not those whose ..._set_referenced was called with
+   false (a timer that only prints statistics, say).
+
+   netkit_loop_destroy is the loop's last turn. It aborts all that is open, runs
+   posts with NETKIT_E_CANCELLED, delivers every release and every on_close, and
+   frees everything. It must not be called in a callback of the same loop.
+
+   A loop keeps no global state and touches no signal, so any number of them
+   live side by side, in a program or in its libraries.
+
+
+   HANDLES AND LIFETIME
+   --------------------
+   Conns, listeners, timers and watches die on their own account: a peer goes
+   away, a timer has fired. So you hold no pointers to them but handles, 64 bits
+   by value:
+
+       netkit_conn conn = {0};     // names nothing
+
+   A handle whose object is gone gives NETKIT_E_STALE, never a crash, and never
+   another object in the same place: each slot counts its generations, and the
+   count starts at a random number, so a handle used with the wrong loop is
+   stale too. {0} is stale always. Handles can be copied, compared by .id, kept
+   for as long as you like, and used without asking first:
+
+       netkit_timer_stop(loop, timer);       // fired long ago? no harm
+
+   A conn's handle is valid until its on_close has returned. In on_close the
+   getters still work: netkit_conn_ext, netkit_conn_user, netkit_conn_remote.
+
+   What belongs to a conn can live in three places:
+
+     - desc.user, one pointer for all conns of a listener: the server's state;
+     - netkit_conn_set_user, a pointer of this conn's own;
+     - netkit_conn_ext: desc.conn.ext_size bytes inside the conn, zeroed,
+       aligned to 16, that stay in place until on_close has returned. No malloc,
+       nothing to free:
+
+           session *s = (session *)netkit_conn_ext(loop, conn);
+
+   Pointers that you pass in are used during the call only, unless the comment
+   of the function says otherwise (netkit_conn_send_borrowed does).
+
+
+   CALLBACK RULES
+   --------------
+   The callbacks of a conn stand in a table, netkit_handler, which is copied.
+   Each of them may be NULL:
+
+       on_open    ready for application data
+       on_data    bytes have come          NULL: they are discarded
+       on_drain   there is room again, after a send that gave NETKIT_E_FULL
+       on_eof     the peer sends no more   NULL: the conn is closed gracefully
+       on_close   the end
+
+     - Callbacks come from the loop, never from inside a call of yours (but
+       from netkit_loop_destroy). So there is no recursion: what you do in one
+       call has its effects after it.
+     - In a callback every call on every object is legal, close and abort on
+       the conn that is being served too. Only four things are not:
+       running, polling or destroying the same loop (NETKIT_E_BUSY), and waiting
+       calls on plain sockets, which would hold up everything else.
+     - on_close comes exactly once and is the last. Data comes before the end of
+       file, the end of file before the close.
+     - An accepted conn whose on_open never came has no on_close: its failure
+       goes to the listener's on_error. A conn that you made with netkit_connect
+       always ends in on_close, also when connecting fails, because you hold its
+       handle. When netkit_connect itself returns an error, nothing is called.
+     - Callbacks must not throw or longjmp.
+     - netkit_conn_set_handler replaces the table and the user pointer: a
+       protocol that upgrades to another.
+
+   The listener's own callbacks (on_accept, which may refuse a connection;
+   on_error; on_close) stand in netkit_listen_desc beside the conns' handler.
+   When the process has no descriptors left, accepting pauses, tells on_error
+   once, and goes on by itself when there are some.
+
+
+   READING
+   -------
+   on_data gets a span of bytes and returns how many of them it has consumed.
+   The rest is kept and comes again with more behind it. So a parser of
+   messages is a loop over whole ones:
+
+       static size_t on_data(netkit_loop *loop, netkit_conn conn,
+                             const void *data, size_t len, void *user) {
+           const char *text = (const char *)data, *end;
+           size_t used = 0;
+           while ((end = (const char *)memchr(text + used, '\n', len - used))) {
+               on_line(text + used, (size_t)(end - text) - used);
+               used = (size_t)(end - text) + 1;
+           }
+           return used;           // half a line waits for its other half
+       }
+
+     - The span lives until the callback returns. A stream has no messages: one
+       send of the peer may come as several spans, and several as one.
+     - A rest of recv_max bytes (65,536 unless set) of which nothing is consumed
+       ends the conn with NETKIT_E_TOOBIG: that is the limit on a message. (Not
+       when you have paused it or wait for on_drain: then it is not the message
+       that is too long.)
+     - netkit_conn_pause stops on_data, also from inside it, and
+       netkit_conn_resume starts it again and offers the rest anew, even when
+       nothing has come meanwhile. While a conn is paused its end of file is
+       held back too: first the data, then the end.
+     - In on_eof netkit_conn_unread says how many bytes were left unconsumed: a
+       message that was cut short.
+     - To keep a large span without copying, call netkit_conn_keep inside
+       on_data; netkit_buf_release gives it back, from any thread. All kept
+       bytes together are bounded (keep_max in the loop's desc).
+
+
+   WRITING AND BACK-PRESSURE
+   -------------------------
+   netkit_conn_send copies the bytes into the conn's queue. It takes all or
+   nothing:
+
+       NETKIT_OK        taken; delivered, or on_close says it was not (.unsent)
+       NETKIT_E_FULL    nothing was taken. on_drain comes once, when what you
+                        wanted to send fits
+       NETKIT_E_TOOBIG  more than send_max: it can never fit
+       NETKIT_E_NOMEM   no memory: the conn ends, for a stream must not lose
+                        its middle
+       NETKIT_E_CLOSED  you have closed it, or shut down this direction
+       NETKIT_E_STALE   it is gone
+
+   Most programs may ignore the result, because of what is next.
+
+   Back-pressure is the default. While a conn's queue could not take one more
+   full span, it gets no on_data. The peer's own data then waits in the kernel
+   and TCP slows the peer down. So a handler that answers at most what it reads
+   never sees NETKIT_E_FULL, and memory stays within send_max for each conn. A
+   handler whose answers can be larger than the questions checks for FULL:
+   return what was consumed so far, without the question that could not be
+   answered; after the drain the rest is offered again.
+
+   desc.conn.duplex switches this off, for programs in which reading and writing
+   have nothing to do with each other. Then pausing is up to you. A proxy is
+
+       static size_t on_data(...) {
+           if (netkit_conn_send(loop, other, data, len) == NETKIT_E_FULL) {
+               netkit_conn_pause(loop, conn);
+               return 0;
+           }
+           return len;
+       }
+       static void on_drain(...) { netkit_conn_resume(loop, other); }
+
+   Bytes go out when the callback returns, all that it queued in one system
+   call; on other conns at the end of the turn; at once when 64 KiB have
+   gathered. Sixteen small sends in a callback cost one system call, not
+   sixteen, so there is no need to collect an answer in a buffer of your own.
+   Between turns (in a game's frame, before a foreign loop waits)
+   netkit_loop_flush sends all that is queued without calling anything back, and
+   netkit_conn_flush does so for one conn.
+
+       netkit_conn_sendv           several spans, as one
+       netkit_conn_send_borrowed   no copy: the memory is lent until release is
+                                   called, exactly once, in order, before
+                                   on_close. When the call fails, release is not
+                                   called and the memory is yours
+       netkit_conn_queued          bytes that the system has not taken yet
+
+   Something large (a file) goes out in pieces: send until FULL, go on in
+   on_drain. See examples/http_server.c.
+
+   TCP_NODELAY is set unless desc.conn.no_nodelay: netkit gathers by itself.
+
+
+   CLOSING
+   -------
+       netkit_conn_close      gracefully: sends what is queued, ends our
+                              direction, discards input until the peer ends its
+                              own, then on_close
+       netkit_conn_shutdown   ends only our direction, after what is queued;
+                              receiving goes on
+       netkit_conn_abort      at once, with a reset; what is queued is dropped
+
+   Why close waits for the peer: a socket that is closed while input is unread
+   sends a reset, and a reset can destroy the answer on its way. The wait is
+   bounded by close_deadline_ms (5,000, for the whole close) and drain_max
+   (1 MiB of discarded input). While a conn is closing, getters and abort work,
+   a second close is NETKIT_OK, and all else gives NETKIT_E_CLOSED.
+
+   The peer's half-close is on_eof, and sending still works afterwards. With
+   on_eof NULL the conn is closed gracefully then, which is what most servers
+   want. With on_eof set the closing is up to you.
+
+   on_close gets the reason as a netkit_close_info:
+
+       code      NETKIT_OK: a graceful close that reached its end on both sides;
+                 else why not (NETKIT_E_RESET, NETKIT_E_TIMEOUT, ...)
+       op        what was being done: CONNECT, READ, WRITE, TIMER, CLOSE, ...
+       phase     how far it had come: CONNECTING, OPEN, CLOSING
+       os_code   the system's own code, or 0
+       text      a sentence
+       unsent    bytes that send took and that never left this process
+
+   and netkit_close_describe makes one line of it all.
+
+
+   TIMEOUTS
+   --------
+   All in desc.conn; 0 is none, unless it says otherwise.
+
+       idle_timeout_ms     no byte either way for so long
+       deadline_ms         so long after its start, whatever it does
+       rate_min            fewer bytes received than this in rate_period_ms:
+                           against peers that send a byte now and then
+       close_deadline_ms   a graceful close (5,000)
+       user_timeout_ms     sent data that the peer does not acknowledge (Linux)
+       keepalive_s         probes after so many silent seconds: finds a peer
+                           whose machine has vanished
+
+   and timeout_ms in netkit_connect_desc for connecting (30,000). They end the
+   conn; on_close says NETKIT_E_TIMEOUT and NETKIT_OP_TIMER. Traffic restarts
+   the idle timeout by writing one number: it costs nothing.
+   netkit_conn_set_idle_timeout and netkit_conn_set_deadline change them on the
+   way; setting a deadline for each request, cleared when it has come in whole,
+   is the cure for peers that send their request over an hour.
+
+
+   TIMERS
+   ------
+       netkit_timer timer;
+       netkit_timer_start(loop, &timer, 1500000, 0, fn, user);      // once
+       netkit_timer_start(loop, &timer, 0, 20000, fn, user);        // 50 Hz
+
+   Times are microseconds of a monotonic clock. A timer is never early. Timers
+   fire in the order of their due times, and with equal ones in the order of
+   their start. A repeating timer keeps its phase: when the loop comes late it
+   fires once and skips what it missed, so 50 Hz stays 50 Hz without drift.
+
+   The handle of a one-shot timer dies when its callback has returned, unless
+   the callback restarts it. netkit_timer_restart moves a live timer and cannot
+   fail; netkit_timer_stop is legal at any time, in its own callback too.
+
+   netkit_loop_now is the clock; netkit_loop_turn_time the time of this turn's
+   wait, which costs nothing to ask.
+
+
+   POSTS
+   -----
+   A message from any thread to a loop:
+
+       static void on_result(netkit_loop *loop, int status, void *user) {
+           job *j = (job *)user;
+           if (status == NETKIT_OK) {
+               netkit_conn_send(loop, j->conn, j->text, j->len);
+           }
+           free(j);                     // also when it was cancelled
+       }
+       ...
+       while (netkit_loop_post(loop, on_result, j) == NETKIT_E_FULL) ...
+
+   fn runs on the loop's thread, exactly once, in the order of each thread's
+   posts. The loop is woken, once for many posts. The queue is bounded
+   (posts_max, 4,096): NETKIT_E_FULL means that it was not taken. When the loop
+   is destroyed, what still waits runs with NETKIT_E_CANCELLED. The caller must
+   keep the loop alive during the call: join your threads before you destroy it.
+
+   j->conn may have died while the job was under way; the send then gives
+   NETKIT_E_STALE and nothing happens. That is what handles are for.
+
+   netkit_loop_invoke is the same but runs fn at once when it is called on the
+   loop's own thread.
+
+
+   WATCHES AND EMBEDDING
+   ---------------------
+   A watch calls back when a descriptor of yours (a pipe, an eventfd, a socket
+   of another library) can be read or written:
+
+       netkit_watch_start(loop, &watch, (uintptr_t)fd, NETKIT_POLL_READ, fn, u);
+
+   Level-triggered, unless you add NETKIT_POLL_EDGE. The descriptor stays yours:
+   stop the watch before you close it. Regular files cannot be watched
+   (NETKIT_E_ACCESS with epoll): they are always ready.
+
+   The other way round, a loop inside a foreign one (GLib, Qt, poll(2)):
+
+       uintptr_t fd;
+       netkit_loop_native(loop, &fd);
+       for (;;) {
+           wait until fd can be read, for netkit_loop_timeout_ms(loop) at most;
+           netkit_loop_poll(loop, -1);
+       }
+
+   Ask for the timeout before each wait. The poll backend has no descriptor to
+   wait for (NETKIT_E_NOSYS): poll it every few milliseconds instead. See
+   examples/embed.c.
+
+
+   PULLING EVENTS (GAMES)
+   ----------------------
+   With pull in the loop's desc, whatever has no callback is fetched instead:
+
+       netkit_event event;
+       netkit_loop_poll(loop, 2000);            // at most 2 ms of this frame
+       while (netkit_loop_next(loop, &event) > 0) {
+           switch (event.type) {
+           case NETKIT_EVENT_OPEN:  ...event.conn...          break;
+           case NETKIT_EVENT_DATA:  ...event.data, event.len... break;
+           case NETKIT_EVENT_CLOSE: ...event.close...         break;
+           ...
+           }
+       }
+
+   Each call does the next piece of the turn's work, so nothing is queued or
+   copied; event.data lives until the next call. The bytes of a DATA event count
+   as consumed unless netkit_loop_consume says less. Closing after an EOF event
+   is up to you. netkit_loop_next gives 0 at the end of the turn, when all that
+   was queued has been sent. Callbacks and events mix: what has a callback is
+   called, from inside netkit_loop_next.
+
+   netkit_loop_run gives NETKIT_E_BUSY on such a loop; netkit_loop_run_once
+   waits, then you fetch. See examples/game_frame.c.
+
+
+   ADDRESSES
+   ---------
+   netkit_addr is a plain value. The text forms, which netkit_addr_parse reads
+   and desc.address takes:
+
+       192.0.2.1:80        IPv4
+       [2001:db8::1]:80    IPv6; [fe80::1%eth0]:80 with a zone
+       :80                 every address of the machine, IPv6 and IPv4
+       unix:/run/x         a unix socket's path
+       unix:@x             a name in Linux's abstract space
+
+   Port 0 when listening takes a free port; netkit_listener_local tells which.
+   The parser is strict (no blanks, no leading zeros, no octal) and says where
+   it stopped. netkit_addr_format writes what it reads back. Names of hosts are
+   not addresses, and this version does not resolve them.
+
+
+   PLAIN SOCKETS
+   -------------
+   netkit_socket is a socket of the system without a loop: for a blocking tool,
+   a test, or a loop of one's own.
+
+       netkit_addr addr;
+       netkit_socket s;
+       netkit_addr_parse(&addr, "127.0.0.1:7000", NULL);
+       netkit_socket_open(&s, addr.family, NETKIT_SOCK_STREAM, 0);
+       netkit_socket_connect(s, &addr, 2000);
+       netkit_socket_send_all(s, "hello\n", 6, 2000, NULL);
+       netkit_socket_recv_all(s, reply, 6, 2000, NULL);
+       netkit_socket_close(&s);
+
+   (each of them returns NETKIT_OK or an error that a program checks). send and
+   recv move what can be moved now and give NETKIT_E_AGAIN when that is nothing;
+   the _all calls move everything within a time. The end of a stream is
+   NETKIT_E_EOF, not 0. Sockets are close-on-exec, never raise SIGPIPE, and are
+   non-blocking unless opened with NETKIT_SOCKET_BLOCKING.
+
+   netkit_adopt takes a connected socket into a loop, and desc.socket of
+   netkit_listen_desc a listening one (socket activation).
+
+
+   POLLER
+   ------
+   netkit_poller is the readiness interface below the loop, usable alone:
+   create, add, modify, remove, wait, wake. It reports numbers of yours, not
+   descriptors, so a program can tell a new descriptor from an old one with the
+   same number. Level-triggered; NETKIT_POLL_EDGE and NETKIT_POLL_ONESHOT are
+   asked for with each descriptor.
+
+   Backends are chosen at run time, by netkit_poller_desc or netkit_loop_desc.
+   AUTO takes epoll on Linux, and poll where there is nothing else. A backend
+   that is named and missing is NETKIT_E_NOSYS, never another one in its place.
+   netkit_loop_backend tells which one it is, and why.
+
+
+   ERRORS
+   ------
+   Every call that can fail returns an int: NETKIT_OK (0) or a count, or a
+   negative NETKIT_E_ code, the same on every system. NETKIT_ERRORS below lists
+   them once, with a sentence for each and whether trying again can help:
+
+       netkit_error_name(code)           "NETKIT_E_REFUSED"
+       netkit_error_text(code)           "the connection was refused"
+       netkit_error_is_retryable(code)   true
+
+   Out-parameters are set to a safe value on failure. Wrong arguments are
+   NETKIT_E_INVALID, not a crash; a desc with impossible values creates nothing.
+   The code of the operating system is kept beside ours where a conn ends
+   (os_code), and is netkit_socket_os_code() right after a call on a plain
+   socket.
+
+
+   LOGGING AND DEBUG MODE
+   ----------------------
+   netkit prints nothing. With a logger in the loop's desc it tells you:
+
+       static void log_line(int level, int id, const char *text, int os_code,
+                            void *user) {
+           (void)user;
+           fprintf(stderr, "netkit %d/%d: %s (%d)\n", level, id, text, os_code);
+       }
+       ...
+       loop_desc.logger.log = log_line;
+
+   The ids (NETKIT_LOGIDS) are stable; the sentences are not. The logger must
+   not call the loop.
+
+   loop_desc.debug switches on a mode that teaches: a call from the wrong
+   thread, a loop that is run inside its own callback, a handle still open at
+   destroy, a callback that held the loop longer than slow_callback_ms, a
+   refused send that was ignored on a duplex conn. Each is one log line with a
+   hint.
+
+
+   MEMORY
+   ------
+   A loop takes its memory from desc.allocator, or from malloc and free. free
+   gets the size too. Conns, timers and the rest live in slabs that grow and are
+   kept until the loop is destroyed; an idle conn holds no buffers, because the
+   one receive buffer of 64 KiB belongs to the loop. In a steady state nothing
+   is allocated. All queues are bounded:
+
+       per conn   recv_max     unconsumed input              64 KiB
+                  send_max     copied output                 256 KiB
+                  chunks_max   borrowed chunks               1,024
+       per loop   objects_max  listeners, conns, watches     1,048,576
+                  timers_max                                 4,194,304
+                  posts_max    posts that wait               4,096
+                  keep_max     bytes kept by netkit_conn_keep  16 MiB
+
+   listen_desc.conns_max bounds the conns of one listener; at the limit
+   connections wait in the kernel's backlog.
+
+
+   CONFIGURATION
+   -------------
+   Everything that has to do with behaviour is in a desc, at run time. What is
+   left are macros for the file with NETKIT_IMPLEMENTATION. None of them changes
+   a public struct or function, so other files need not know them.
+
+       NETKIT_IMPLEMENTATION     put the implementation into this file
+       NETKIT_STATIC             all functions static: for a library inside one
+                                 file. Only together with the implementation
+       NETKIT_DLL                export from, or import from, a shared library
+                                 (this one also where netkit.h is only included)
+       NETKIT_API                instead of the two: your own decoration
+       NETKIT_ASSERT(cond)       instead of assert; NDEBUG switches that off
+       NETKIT_MALLOC(size)       instead of malloc and free, both or neither;
+       NETKIT_FREE(memory)       desc.allocator comes before them
+       NETKIT_NO_THREADS         no pthreads; one thread only
+
+   No environment variable is read.
+
+
+   PLATFORM NOTES
+   --------------
+   This version is built and tested on Linux with glibc, as C99 and as C++11 and
+   later, with gcc and clang.
+
+       backend   system    remarks
+       epoll     Linux     the default there; edge-triggered inside
+       poll      POSIX     slower with many conns; no descriptor for embedding
+
+   Not yet: macOS, the BSDs, Windows, io_uring. Their names exist
+   (NETKIT_BACKEND_URING, ...) and give NETKIT_E_NOSYS.
+
+   Linux: unix sockets in the abstract space; user_timeout_ms;
+   netkit_listen_desc.reuse_port balances between listeners.
+
+
+   LIMITS
+   ------
+   What is not there yet: names of hosts (DNS), UDP, TLS, io_uring, more than
+   one loop behind one listener without reuse_port, files sent by the kernel.
+   One loop holds at most 16,777,216 objects of a kind. A blocking call in a
+   callback (a disk, a resolver) holds up everything on that loop: use a thread
+   and a post. The file of a unix listener stays behind when it is closed.
+
+
+   VERSIONING
+   ----------
+   NETKIT_VERSION_NUMBER is major * 10000 + minor * 100 + patch, and
+   netkit_version() what the implementation was compiled with. Versions below
+   1.0.0 may change the API with the minor number. There is no promise of an
+   ABI: compile netkit.h with your program.
+
+
+   FUNCTION INDEX
+   --------------
+   version
+       netkit_version
+   loop, posts, watches
+       netkit_loop_create                 netkit_loop_destroy
+       netkit_loop_run                    netkit_loop_run_once
+       netkit_loop_poll                   netkit_loop_stop
+       netkit_loop_flush                  netkit_loop_adopt
+       netkit_loop_post                   netkit_loop_invoke
+       netkit_loop_is_owner               netkit_loop_is_running
+       netkit_loop_backend                netkit_loop_user
+       netkit_loop_now                    netkit_loop_turn_time
+       netkit_loop_turns                  netkit_loop_objects
+       netkit_loop_references             netkit_loop_native
+       netkit_loop_timeout_ms             netkit_watch_start
+       netkit_watch_set                   netkit_watch_stop
+       netkit_watch_set_referenced
+   timers
+       netkit_timer_start                 netkit_timer_restart
+       netkit_timer_stop                  netkit_timer_remaining
+       netkit_timer_set_referenced
+   listeners and conns
+       netkit_close_describe              netkit_listen
+       netkit_listener_close              netkit_listener_local
+       netkit_listener_set_referenced     netkit_connect
+       netkit_adopt                       netkit_conn_send
+       netkit_conn_sendv                  netkit_conn_send_borrowed
+       netkit_conn_flush                  netkit_conn_pause
+       netkit_conn_resume                 netkit_conn_shutdown
+       netkit_conn_close                  netkit_conn_abort
+       netkit_conn_queued                 netkit_conn_unread
+       netkit_conn_phase                  netkit_conn_local
+       netkit_conn_remote                 netkit_conn_native
+       netkit_conn_set_option             netkit_conn_get_option
+       netkit_conn_user                   netkit_conn_set_user
+       netkit_conn_ext                    netkit_conn_set_handler
+       netkit_conn_set_idle_timeout       netkit_conn_set_deadline
+       netkit_conn_set_referenced         netkit_conn_keep
+       netkit_buf_release
+   pulling events
+       netkit_loop_next                   netkit_loop_consume
+   addresses
+       netkit_addr_parse                  netkit_addr_parse_n
+       netkit_addr_format                 netkit_addr_format_ip
+       netkit_addr_equal                  netkit_addr_hash
+       netkit_addr_from_ip                netkit_addr_from_path
+   plain sockets
+       netkit_socket_open                 netkit_socket_pair
+       netkit_socket_from_native          netkit_socket_native
+       netkit_socket_bind                 netkit_socket_listen
+       netkit_socket_listen_on            netkit_socket_accept
+       netkit_socket_connect              netkit_socket_connect_result
+       netkit_socket_send                 netkit_socket_recv
+       netkit_socket_sendv                netkit_socket_send_all
+       netkit_socket_recv_all             netkit_socket_wait
+       netkit_socket_shutdown             netkit_socket_close
+       netkit_socket_reset                netkit_socket_local
+       netkit_socket_remote               netkit_socket_set
+       netkit_socket_get                  netkit_socket_os_code
+   backends and poller
+       netkit_backend_name                netkit_backend_from_name
+       netkit_poller_create               netkit_poller_destroy
+       netkit_poller_add                  netkit_poller_modify
+       netkit_poller_remove               netkit_poller_wait
+       netkit_poller_wake                 netkit_poller_backend
+   errors
+       netkit_error_name                  netkit_error_text
+       netkit_error_is_retryable          netkit_error_from_os
+*/
 
 /* ---- src/api/feature.h ---- */
 /* Feature macros must come before the first system header of the file, so they
@@ -6189,7 +6861,8 @@ static int nki_conn_set_timer(netkit_loop *loop, nki_conn *c) {
     due = NKI_MIN(due, NKI_MIN(cold->deadline_ns, cold->rate_due_ns));
     if (cold->idle_ms != 0) {
         uint32_t idle = nki_conn_idle_ms(loop, c);
-        uint64_t left = idle >= cold->idle_ms ? 0 : cold->idle_ms - idle;
+        /* One more than asked: the time stamp was cut to milliseconds. */
+        uint64_t left = idle > cold->idle_ms ? 0 : (uint64_t)cold->idle_ms + 1 - idle;
         due = NKI_MIN(due, loop->turn_ns + left * NKI_NS_PER_MS);
     }
     if (due == NKI_NEVER) {
@@ -6513,7 +7186,7 @@ static void nki_conn_timer_fired(netkit_loop *loop, nki_conn *c) {
         nki_conn_fail(loop, c, NETKIT_OP_CLOSE, NETKIT_E_TIMEOUT, NKI_WHY_CLOSE_DEADLINE, 0, true);
     } else if (cold->deadline_ns <= now) {
         nki_conn_fail(loop, c, NETKIT_OP_TIMER, NETKIT_E_TIMEOUT, NKI_WHY_DEADLINE, 0, has_unsent);
-    } else if (cold->idle_ms != 0 && nki_conn_idle_ms(loop, c) >= cold->idle_ms) {
+    } else if (cold->idle_ms != 0 && nki_conn_idle_ms(loop, c) > cold->idle_ms) {
         nki_conn_fail(loop, c, NETKIT_OP_TIMER, NETKIT_E_TIMEOUT, NKI_WHY_IDLE, 0, has_unsent);
     } else {
         if (cold->rate_due_ns <= now) {
@@ -8169,6 +8842,11 @@ static uint64_t nki_timer_wait(netkit_loop *loop) {
     return first->due_ns <= now ? 0 : first->due_ns - now;
 }
 
+/* Something to do now, due timers too. */
+static bool nki_wants_turn(netkit_loop *loop) {
+    return nki_has_work(loop) || nki_timer_wait(loop) == 0;
+}
+
 /* Look without blocking for desc.spin_us first: saves the wake-up at the price of a busy core. */
 static int nki_wait_spinning(netkit_loop *loop, uint64_t timeout_ns) {
     uint64_t spin_ns = (uint64_t)loop->desc.spin_us * NKI_NS_PER_US;
@@ -8507,10 +9185,14 @@ static int nki_r_attach(netkit_loop *loop, nki_source *source) {
     if (loop->poller.ops->has_edge) {
         events |= NETKIT_POLL_EDGE;
         if (nki_id_kind(source->id) == NKI_KIND_CONN) {
+<<<<<<< HEAD
             if ((((nki_conn *)(void *)source)->flags & NKI_C_TCP) == 0) {
                 source->driver |= NKI_R_TO_AGAIN;
             }
             events |= NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END;
+=======
+            events |= NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END | NETKIT_POLL_PRIORITY;
+>>>>>>> 798004c (loop: register conns for urgent data on edge pollers)
         }
     }
     return nki_r_register(loop, source, events);
@@ -8967,7 +9649,7 @@ static int nki_loop_prepare(netkit_loop *loop, uint64_t timeout_ns, uint64_t unt
     }
     loop->pull_until_ns = until_ns;
     loop->is_pulled_fresh = nki_turn_pull(loop);
-    return loop->is_pulled_fresh || nki_has_work(loop);
+    return loop->is_pulled_fresh || nki_wants_turn(loop);
 }
 
 NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms) {
@@ -8985,7 +9667,7 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms) {
             nki_turn_begin(loop, timeout_ns);
         }
         nki_turn_finish(loop);
-        has_more = nki_has_work(loop);
+        has_more = nki_wants_turn(loop);
     }
     nki_atomic_store(&loop->stop, 0u);
     loop->is_running = 0;
@@ -9006,7 +9688,7 @@ static void nki_loop_poll_turns(netkit_loop *loop, uint64_t until_ns) {
                 return;
             }
         }
-    } while (until_ns != NKI_NEVER && nki_has_work(loop) && loop->driver->now(loop) < until_ns);
+    } while (until_ns != NKI_NEVER && nki_wants_turn(loop) && loop->driver->now(loop) < until_ns);
 }
 
 NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us) {
@@ -9024,7 +9706,7 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us) {
         has_more = nki_loop_prepare(loop, 0, until_ns);
     } else {
         nki_loop_poll_turns(loop, until_ns);
-        has_more = nki_has_work(loop);
+        has_more = nki_wants_turn(loop);
     }
     nki_atomic_store(&loop->stop, 0u);
     loop->is_running = 0;

@@ -169,7 +169,8 @@ static int nki_conn_set_timer(netkit_loop *loop, nki_conn *c) {
     due = NKI_MIN(due, NKI_MIN(cold->deadline_ns, cold->rate_due_ns));
     if (cold->idle_ms != 0) {
         uint32_t idle = nki_conn_idle_ms(loop, c);
-        uint64_t left = idle >= cold->idle_ms ? 0 : cold->idle_ms - idle;
+        /* One more than asked: the time stamp was cut to milliseconds. */
+        uint64_t left = idle > cold->idle_ms ? 0 : (uint64_t)cold->idle_ms + 1 - idle;
         due = NKI_MIN(due, loop->turn_ns + left * NKI_NS_PER_MS);
     }
     if (due == NKI_NEVER) {
@@ -493,7 +494,7 @@ static void nki_conn_timer_fired(netkit_loop *loop, nki_conn *c) {
         nki_conn_fail(loop, c, NETKIT_OP_CLOSE, NETKIT_E_TIMEOUT, NKI_WHY_CLOSE_DEADLINE, 0, true);
     } else if (cold->deadline_ns <= now) {
         nki_conn_fail(loop, c, NETKIT_OP_TIMER, NETKIT_E_TIMEOUT, NKI_WHY_DEADLINE, 0, has_unsent);
-    } else if (cold->idle_ms != 0 && nki_conn_idle_ms(loop, c) >= cold->idle_ms) {
+    } else if (cold->idle_ms != 0 && nki_conn_idle_ms(loop, c) > cold->idle_ms) {
         nki_conn_fail(loop, c, NETKIT_OP_TIMER, NETKIT_E_TIMEOUT, NKI_WHY_IDLE, 0, has_unsent);
     } else {
         if (cold->rate_due_ns <= now) {

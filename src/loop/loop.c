@@ -269,7 +269,7 @@ static int nki_loop_prepare(netkit_loop *loop, uint64_t timeout_ns, uint64_t unt
     }
     loop->pull_until_ns = until_ns;
     loop->is_pulled_fresh = nki_turn_pull(loop);
-    return loop->is_pulled_fresh || nki_has_work(loop);
+    return loop->is_pulled_fresh || nki_wants_turn(loop);
 }
 
 NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms) {
@@ -287,7 +287,7 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms) {
             nki_turn_begin(loop, timeout_ns);
         }
         nki_turn_finish(loop);
-        has_more = nki_has_work(loop);
+        has_more = nki_wants_turn(loop);
     }
     nki_atomic_store(&loop->stop, 0u);
     loop->is_running = 0;
@@ -308,7 +308,7 @@ static void nki_loop_poll_turns(netkit_loop *loop, uint64_t until_ns) {
                 return;
             }
         }
-    } while (until_ns != NKI_NEVER && nki_has_work(loop) && loop->driver->now(loop) < until_ns);
+    } while (until_ns != NKI_NEVER && nki_wants_turn(loop) && loop->driver->now(loop) < until_ns);
 }
 
 NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us) {
@@ -326,7 +326,7 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us) {
         has_more = nki_loop_prepare(loop, 0, until_ns);
     } else {
         nki_loop_poll_turns(loop, until_ns);
-        has_more = nki_has_work(loop);
+        has_more = nki_wants_turn(loop);
     }
     nki_atomic_store(&loop->stop, 0u);
     loop->is_running = 0;

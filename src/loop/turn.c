@@ -21,6 +21,11 @@ static uint64_t nki_timer_wait(netkit_loop *loop) {
     return first->due_ns <= now ? 0 : first->due_ns - now;
 }
 
+/* Something to do now, due timers too. */
+static bool nki_wants_turn(netkit_loop *loop) {
+    return nki_has_work(loop) || nki_timer_wait(loop) == 0;
+}
+
 /* Look without blocking for desc.spin_us first: saves the wake-up at the price of a busy core. */
 static int nki_wait_spinning(netkit_loop *loop, uint64_t timeout_ns) {
     uint64_t spin_ns = (uint64_t)loop->desc.spin_us * NKI_NS_PER_US;
