@@ -117,14 +117,10 @@ static int nki_r_attach(netkit_loop *loop, nki_source *source) {
     if (loop->poller.ops->has_edge) {
         events |= NETKIT_POLL_EDGE;
         if (nki_id_kind(source->id) == NKI_KIND_CONN) {
-<<<<<<< HEAD
             if ((((nki_conn *)(void *)source)->flags & NKI_C_TCP) == 0) {
                 source->driver |= NKI_R_TO_AGAIN;
             }
-            events |= NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END;
-=======
             events |= NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END | NETKIT_POLL_PRIORITY;
->>>>>>> 798004c (loop: register conns for urgent data on edge pollers)
         }
     }
     return nki_r_register(loop, source, events);
