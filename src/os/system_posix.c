@@ -175,7 +175,13 @@ static uint32_t nki_os_interface(const char *name) {
     return NKI_SYS_if_nametoindex(name);
 }
 
-#if !NKI_LINUX
+#if NKI_LINUX
+static int nki_os_wake_open(nki_wake *out) {
+    int fd = NKI_SYS_eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    out->reader = out->writer = fd < 0 ? UINTPTR_MAX : (uintptr_t)fd;
+    return fd < 0 ? nki_os_error() : NETKIT_OK;
+}
+#else
 /* For systems that cannot say both at birth. A descriptor leaks into a program started by another
  * thread between the two calls; there is no way around it there. */
 static int nki_os_set_fd_flags(int fd, bool is_blocking) {
@@ -189,15 +195,7 @@ static int nki_os_set_fd_flags(int fd, bool is_blocking) {
     }
     return NKI_SYS_fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 ? nki_os_error() : NETKIT_OK;
 }
-#endif
 
-#if NKI_LINUX
-static int nki_os_wake_open(nki_wake *out) {
-    int fd = NKI_SYS_eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    out->reader = out->writer = fd < 0 ? UINTPTR_MAX : (uintptr_t)fd;
-    return fd < 0 ? nki_os_error() : NETKIT_OK;
-}
-#else
 static int nki_os_wake_open(nki_wake *out) {
     int fds[2];
     out->reader = out->writer = UINTPTR_MAX;
