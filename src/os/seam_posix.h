@@ -41,7 +41,7 @@
 #define NKI_SYS_if_nametoindex(name) (NKI_FAIL(if_nametoindex) ? 0u : if_nametoindex(name))
 
 #if NKI_BSD
-#define NKI_SYS_getrandom(b, n) (NKI_FAIL(getrandom) ? -1 : (arc4random_buf((b), (n)), (n)))
+#define NKI_SYS_getrandom(b, n) (NKI_FAIL(getrandom) ? -1 : (arc4random_buf((b), (n)), (long)(n)))
 #elif NKI_LINUX
 #define NKI_SYS_getrandom(b, n) \
     (NKI_FAIL(getrandom) ? -1 : syscall(SYS_getrandom, (b), (size_t)(n), 0u))

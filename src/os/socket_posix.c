@@ -25,8 +25,10 @@
 #define NKI_POLLRDHUP 0
 #endif
 
+/* A poll that need not wait is interrupted too: how often to insist on looking. */
 enum {
-    NKI_SENDV_MAX = 64
+    NKI_SENDV_MAX = 64,
+    NKI_LAST_LOOKS = 16
 };
 
 static int nki_os_domain(int family) {
@@ -343,28 +345,6 @@ static int nki_os_connect_check(int fd) {
     return rc == NETKIT_OK ? nki_os_check_peer(fd) : rc;
 }
 
-/* Without an error and without a peer a socket is on its way, or was never sent, or its error has
- * been read before. Only one that is on its way is not writable. */
-static int nki_os_connect_result(uintptr_t s) {
-    int fd = nki_os_fd(s);
-    int rc = nki_os_connect_check(fd);
-    if (rc != NETKIT_E_NOTCONN) {
-        return rc;
-    }
-    int ready;
-    struct pollfd one;
-    one.fd = fd;
-    one.events = POLLOUT;
-    one.revents = 0;
-    do {
-        ready = NKI_SYS_poll(&one, 1, 0);
-    } while (ready < 0 && errno == EINTR);
-    if (ready < 0) {
-        return nki_os_error();
-    }
-    return ready == 0 ? NETKIT_E_AGAIN : nki_os_connect_check(fd);
-}
-
 /* What recv said, when it gave no bytes. */
 static int nki_os_recv_result(ssize_t got, size_t len) {
     if (got >= 0) {
@@ -486,6 +466,7 @@ static int nki_os_poll_ms(uint64_t timeout_ns) {
 
 static int nki_os_wait(uintptr_t s, uint32_t events, uint64_t deadline_ns) {
     struct pollfd one;
+    int last_looks = 0;
     one.fd = nki_os_fd(s);
     one.events = nki_os_poll_from(events);
     if (one.fd < 0) {
@@ -507,10 +488,26 @@ static int nki_os_wait(uintptr_t s, uint32_t events, uint64_t deadline_ns) {
         if (ready < 0 && errno != EINTR) {
             return nki_os_error();
         }
-        if (ready == 0 && ms < INT_MAX) { /* else it was cut, and there is more to wait */
+        bool is_over = ready == 0 && ms < INT_MAX; /* else it was cut, and there is more */
+        if (is_over || (left == 0 && ++last_looks == NKI_LAST_LOOKS)) {
             return nki_os_timed_out();
         }
     }
+}
+
+/* Without an error and without a peer a socket is on its way, or was never sent, or its error has
+ * been read before. Only one that is on its way is not writable. */
+static int nki_os_connect_result(uintptr_t s) {
+    int fd = nki_os_fd(s);
+    int rc = nki_os_connect_check(fd);
+    if (rc != NETKIT_E_NOTCONN) {
+        return rc;
+    }
+    rc = nki_os_wait(s, NETKIT_POLL_WRITE, 0);
+    if (rc < 0) {
+        return rc == NETKIT_E_TIMEOUT ? (int)NETKIT_E_AGAIN : rc;
+    }
+    return nki_os_connect_check(fd);
 }
 
 static int nki_os_shutdown(uintptr_t s, int how) {
