@@ -554,7 +554,7 @@ NKT_TEST(socket_connect_timeout) {
     for (int i = 0; i < 4; i++) {
         int flags = i % 2 != 0 ? NETKIT_SOCKET_BLOCKING : 0;
         CHECK_OK(netkit_socket_open(&s, NETKIT_AF_IPV4, NETKIT_SOCK_STREAM, flags));
-        socket_storm(i >= 2 ? 5000 : 0);
+        socket_storm(i >= 2 ? 15000 : 0);
         uint64_t start = nkt_now_ns();
         CHECK_ERR(netkit_socket_connect(s, &at, 150), NETKIT_E_TIMEOUT);
         CHECK_EQ(netkit_socket_os_code(), ETIMEDOUT);
@@ -595,7 +595,7 @@ NKT_TEST(socket_connect_interrupted) {
     CHECK_EQ(pthread_create(&thread, NULL, socket_accept_later, &listener), 0);
     pthread_sigmask(SIG_UNBLOCK, &alarm, NULL);
     CHECK_OK(netkit_socket_open(&s, NETKIT_AF_IPV4, NETKIT_SOCK_STREAM, NETKIT_SOCKET_BLOCKING));
-    socket_storm(5000);
+    socket_storm(15000);
     CHECK_OK(netkit_socket_connect(s, &at, -1));
     socket_storm(0);
     CHECK_EQ(pthread_join(thread, NULL), 0);
@@ -878,7 +878,7 @@ NKT_TEST(socket_deadlines) {
     for (int i = 0; i < 4; i++) {
         socket_tcp_pair(s, i % 2 != 0 ? NETKIT_SOCKET_BLOCKING : 0);
         CHECK_EQ(netkit_socket_send(s[1], "ab", 2), 2);
-        socket_storm(i >= 2 ? 3000 : 0);
+        socket_storm(i >= 2 ? 15000 : 0);
         uint64_t start = nkt_now_ns();
         CHECK_ERR(netkit_socket_recv_all(s[0], text, 8, 60, &done), NETKIT_E_TIMEOUT);
         CHECK_EQ(netkit_socket_os_code(), ETIMEDOUT);
