@@ -54,13 +54,15 @@ static int nki_os_no_sigpipe(int fd) {
 
 /* What a new socket needs that could not be said when it was made. */
 static int nki_os_finish_socket(int fd, bool is_blocking) {
-    int rc = NETKIT_OK;
 #if NKI_APPLE
-    rc = nki_os_set_fd_flags(fd, is_blocking);
+    int rc = nki_os_set_fd_flags(fd, is_blocking);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
 #else
     NKI_UNUSED(is_blocking);
 #endif
-    return rc == NETKIT_OK ? nki_os_no_sigpipe(fd) : rc;
+    return nki_os_no_sigpipe(fd);
 }
 
 /* The system's type, with the flags where it takes them there. */
@@ -233,6 +235,7 @@ static int nki_os_accept(uintptr_t s, uintptr_t *out, netkit_addr *peer) {
     *out = UINTPTR_MAX;
     if (peer != NULL) {
         memset(peer, 0, sizeof(*peer));
+        memset(&sa, 0, sizeof(sa)); /* macOS may write nothing for one that is gone already */
     }
     do {
         fd = NKI_SYS_accept(nki_os_fd(s), at, at != NULL ? &len : NULL);
@@ -315,7 +318,7 @@ static int nki_os_connect(uintptr_t s, const netkit_addr *addr) {
             return errno == EINTR ? NETKIT_E_AGAIN : nki_os_error();
         }
         if (errno == EISCONN && was_interrupted) {
-            return NETKIT_OK;
+            break;
         }
         if (errno == EAGAIN) {
             return NETKIT_E_FULL; /* no descriptor tells when there will be room */

@@ -134,6 +134,7 @@ NKT_TEST(poller_defined_results) {
             CHECK_ERR(netkit_poller_remove(p, fd), NETKIT_E_NOTFOUND);
         }
         CHECK_ERR(netkit_poller_add(p, fd, 0x40000000u, 1), NETKIT_E_INVALID);
+        CHECK_ERR(netkit_poller_modify(p, fd, 0x40000000u, 1), NETKIT_E_INVALID);
         CHECK_ERR(netkit_poller_add(p, UINTPTR_MAX, NETKIT_POLL_READ, 1), NETKIT_E_INVALID);
         CHECK_ERR(netkit_poller_add(p, UINTPTR_MAX, 0, 1), NETKIT_E_INVALID);
         CHECK_ERR(netkit_poller_add(NULL, fd, NETKIT_POLL_READ, 1), NETKIT_E_INVALID);

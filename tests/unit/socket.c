@@ -99,6 +99,9 @@ NKT_TEST(socket_open_bad) {
     CHECK_ERR(netkit_socket_open(&s, NETKIT_AF_IPV4, 7, 0), NETKIT_E_INVALID);
     CHECK_ERR(netkit_socket_open(&s, NETKIT_AF_IPV4, NETKIT_SOCK_STREAM, 64), NETKIT_E_INVALID);
     CHECK_ERR(netkit_socket_open(NULL, NETKIT_AF_IPV4, NETKIT_SOCK_STREAM, 0), NETKIT_E_INVALID);
+    CHECK_ERR(netkit_socket_pair(NULL, NETKIT_SOCK_STREAM, 0), NETKIT_E_INVALID);
+    CHECK_ERR(netkit_socket_accept(s, NULL, NULL), NETKIT_E_INVALID);
+    CHECK_ERR(netkit_socket_local(s, NULL), NETKIT_E_INVALID);
     const int causes[][2] = {{EMFILE, NETKIT_E_MFILE},
                              {ENFILE, NETKIT_E_MFILE},
                              {ENOBUFS, NETKIT_E_NOMEM},
@@ -180,6 +183,7 @@ NKT_TEST(socket_pair_types) {
     CHECK(!socket_is_nonblocking(s[0]) && !socket_is_nonblocking(s[1]));
     socket_close_both(s);
     CHECK_ERR(netkit_socket_pair(s, 9, 0), NETKIT_E_INVALID);
+    CHECK_ERR(netkit_socket_pair(s, NETKIT_SOCK_STREAM, 64), NETKIT_E_INVALID);
     nkt_fault_at("socketpair", 1, EMFILE, false);
     CHECK_ERR(netkit_socket_pair(s, NETKIT_SOCK_STREAM, 0), NETKIT_E_MFILE);
     CHECK(s[0].value == 0 && s[1].value == 0);
@@ -765,7 +769,8 @@ NKT_TEST(socket_half_close) {
     socket_close_both(s);
     CHECK_OK(netkit_socket_open(&s[0], NETKIT_AF_IPV4, NETKIT_SOCK_STREAM, 0));
     CHECK_ERR(netkit_socket_shutdown(s[0], NETKIT_SHUT_BOTH), NETKIT_E_NOTCONN);
-    CHECK_ERR(netkit_socket_send(s[0], "x", 1), NETKIT_E_RESET);
+    int rc = netkit_socket_send(s[0], "x", 1); /* Linux: EPIPE; BSD: ENOTCONN */
+    CHECK(rc == NETKIT_E_RESET || rc == NETKIT_E_NOTCONN);
     CHECK_OK(netkit_socket_close(&s[0]));
 }
 
@@ -898,6 +903,23 @@ NKT_TEST(socket_deadlines) {
     }
 }
 
+/* IO19 IO02: a peer that always has one more byte does not stretch the time. */
+NKT_TEST(socket_deadline_despite_progress) {
+    static char big[64 * 1024];
+    netkit_socket s[2];
+    size_t done;
+    CHECK_OK(netkit_socket_pair(s, NETKIT_SOCK_STREAM, 0));
+    CHECK_OK(netkit_socket_send_all(s[0], big, sizeof(big), 1000, NULL));
+    nkt_clip_random("recv", 1);
+    uint64_t start = nkt_now_ns();
+    CHECK_ERR(netkit_socket_recv_all(s[1], big, sizeof(big), 2, &done), NETKIT_E_TIMEOUT);
+    CHECK(done > 0 && done < sizeof(big));
+    CHECK(nkt_now_ns() - start >= 2000000 && socket_ms_since(start) < 1000);
+    nkt_fault_clear();
+    CHECK_OK(netkit_socket_recv_all(s[1], big, sizeof(big) - done, 1000, NULL));
+    socket_close_both(s);
+}
+
 /* SK26: waiting tells what holds; nonsense is refused instead of waited for. */
 NKT_TEST(socket_wait_results) {
     netkit_socket s[2];
@@ -932,7 +954,7 @@ static void socket_interrupt(const char *call) {
 /* Z-04: three signals in a row in each call: nothing shows. A close is never repeated. */
 NKT_TEST(socket_interrupted_calls) {
     char path[160], address[180], text[8];
-    netkit_socket listener, s, accepted;
+    netkit_socket listener, s, twice, accepted;
     netkit_span span = {"v", 1};
     nkt_temp_path(path, sizeof(path));
     snprintf(address, sizeof(address), "unix:%s", path);
@@ -941,6 +963,12 @@ NKT_TEST(socket_interrupted_calls) {
     CHECK_OK(netkit_socket_open(&s, NETKIT_AF_UNIX, NETKIT_SOCK_STREAM, 0));
     socket_interrupt("connect");
     CHECK_OK(netkit_socket_connect(s, &at, 1000));
+    nkt_rule_count = 0;
+    nkt_fault_at("connect", 1, EINTR, false); /* done all the same: the retry finds it so */
+    CHECK_OK(netkit_socket_open(&twice, NETKIT_AF_UNIX, NETKIT_SOCK_STREAM, 0));
+    nkt_fault_at("connect", 1, EISCONN, false);
+    CHECK_ERR(netkit_socket_connect(twice, &at, 1000), NETKIT_E_NOTCONN);
+    CHECK_OK(netkit_socket_close(&twice));
     nkt_rule_count = 0;
     socket_interrupt("accept");
     CHECK_OK(netkit_socket_accept(listener, &accepted, NULL));
@@ -956,7 +984,7 @@ NKT_TEST(socket_interrupted_calls) {
     nkt_rule_count = 0;
     socket_interrupt("poll");
     CHECK_EQ(netkit_socket_wait(s, NETKIT_POLL_WRITE, 1000), NETKIT_POLL_WRITE);
-    CHECK_EQ(nkt_faults(), 18);
+    CHECK_EQ(nkt_faults(), 20);
     nkt_fault_clear();
     socket_interrupt("close");
     nkt_calls_reset();
@@ -1127,10 +1155,10 @@ NKT_TEST(socket_unix_backlog_full) {
         CHECK_OK(netkit_socket_open(&s[count], NETKIT_AF_UNIX, NETKIT_SOCK_STREAM, 0));
         rc = netkit_socket_connect(s[count++], &at, 100);
     }
+    CHECK(rc == NETKIT_E_FULL || rc == NETKIT_E_REFUSED); /* the BSDs call it refused */
 #if defined(__linux__)
     CHECK_ERR(rc, NETKIT_E_FULL);
-#else
-    CHECK_ERR(rc, NETKIT_E_REFUSED);
+    CHECK_EQ(netkit_socket_os_code(), EAGAIN);
 #endif
     while (count-- > 0) {
         CHECK_OK(netkit_socket_close(&s[count]));
