@@ -1,6 +1,7 @@
 """Verdicts, the table on the screen, build/bench.json and build/bench.svg."""
 
 import json
+import textwrap
 from xml.sax.saxutils import escape
 
 WIDTH = 96
@@ -82,7 +83,9 @@ def closing(results, skipped, seconds):
     for r in results:
         if r.get("verdict", "").startswith("MISS"):
             lines.append("missed: %s, %s" % (r["title"], r["server"]))
-    return "\n".join(lines + ["skipped: " + text for text in skipped])
+    for text in skipped:
+        lines += textwrap.wrap("skipped: " + text, WIDTH, subsequent_indent="  ")
+    return "\n".join(lines)
 
 
 def write_json(path, machine, results, skipped):
