@@ -123,7 +123,8 @@ class Bench:
         self.each("instructions", "user instructions a message: 64 B, 50 connections",
                   "instructions", s.instructions, 260)
         self.each("instructions-idle", "the same with an idle timeout of 60 s", "instructions",
-                  lambda server: s.instructions(server, ["--idle-timeout", "60000"]), 260, ["netkit"])
+                  lambda server: s.instructions(server, ["--idle-timeout", "60000"]), 260,
+                  ["netkit"])
         self.each("syscalls", "system calls a message: 64 B, 50 connections", "calls",
                   s.syscalls, 2.05)
         self.each("idle", "system calls of an idle server with 1000 connections", "calls/s",
@@ -218,7 +219,8 @@ class Bench:
         self.timers()
         if any(self.wanted(row.name, row.title) for row in rows.ROWS):
             self.say("\nratios to the floor in adjacent pairs (%d, peers %d); by: rate, bytes, p50, "
-                     "or cpu\n(time a message) where the generator was the limit or most runs were disturbed\n\n%s" %
+                     "or cpu\n(time a message) where the generator was the limit or most runs were "
+                     "disturbed\n\n%s" %
                      (self.meter.pairs, self.meter.peer_pairs, report.HEAD))
         self.pairs()
         out = os.path.join(self.root, "build")
