@@ -57,8 +57,8 @@ class Bench:
             else:
                 self.servers.append(server)
         self.by_name = {server.name: server for server in self.servers}
-        self.meter = rows.Meter(self.builder, self.servers, 15 if self.long else 7,
-                                5 if self.long else 3, 2000 if self.long else 700)
+        self.meter = rows.Meter(self.builder, 15 if self.long else 7, 5 if self.long else 3,
+                                2000 if self.long else 700, self.began + self.limit * 0.7)
         self.structure = structure.Structure(self.builder)
 
     def try_start(self, server):
@@ -123,7 +123,8 @@ class Bench:
         self.each("instructions", "user instructions a message: 64 B, 50 connections",
                   "instructions", s.instructions, 260)
         self.each("instructions-idle", "the same with an idle timeout of 60 s", "instructions",
-                  lambda server: s.instructions(server, ["--idle-timeout", "60000"]), 260, ["netkit"])
+                  lambda server: s.instructions(server, ["--idle-timeout", "60000"]), 260,
+                  ["netkit"])
         self.each("syscalls", "system calls a message: 64 B, 50 connections", "calls",
                   s.syscalls, 2.05)
         self.each("idle", "system calls of an idle server with 1000 connections", "calls/s",
@@ -174,18 +175,17 @@ class Bench:
 
     def time_is_up(self, rows_left):
         """Peers are left out where netkit's own rows would come too late."""
-        needed = rows_left * self.meter.pairs * 2 * (self.meter.time_ms / 1000 + 0.5)
-        return time.monotonic() - self.began + needed > self.limit
+        return time.monotonic() - self.began + self.meter.seconds_for(rows_left) > self.limit
 
     def pairs(self):
         chosen = [row for row in rows.ROWS if self.wanted(row.name, row.title)]
+        late = []
         for at, row in enumerate(chosen):
             self.say("\n%s%s" % (row.title, " (base: one joined send)" if row.base == "joined"
                                  else ""))
             for server, base, more in self.contestants(row):
                 if server.role == "peer" and self.time_is_up(len(chosen) - at - 1):
-                    self.skip("%s, %s" % (row.name, server.name), "no time left (LIMIT=%d s)" %
-                              self.limit)
+                    late.append("%s/%s" % (row.name, server.name))
                     continue
                 try:
                     result = self.meter.compare(row, server, base, more)
@@ -196,6 +196,9 @@ class Bench:
                 sense = ">=" if result["metric"] == "cpu" else row.sense
                 self.add(result, server.name, row.name, row.title, row.target, sense)
                 self.say(report.rate_line(result))
+        if late:
+            self.skip("%d rows of peers" % len(late), "LIMIT=%d s was near (%s)" % (
+                self.limit, ", ".join(late)))
 
     def machine(self):
         with open("/proc/cpuinfo") as f:
@@ -216,7 +219,8 @@ class Bench:
         self.timers()
         if any(self.wanted(row.name, row.title) for row in rows.ROWS):
             self.say("\nratios to the floor in adjacent pairs (%d, peers %d); by: rate, bytes, p50, "
-                     "or cpu\nwhere the generator was the limit\n\n%s" %
+                     "or cpu\n(time a message) where the generator was the limit or most runs were "
+                     "disturbed\n\n%s" %
                      (self.meter.pairs, self.meter.peer_pairs, report.HEAD))
         self.pairs()
         out = os.path.join(self.root, "build")

@@ -1,11 +1,13 @@
 """Verdicts, the table on the screen, build/bench.json and build/bench.svg."""
 
 import json
+import textwrap
 from xml.sax.saxutils import escape
 
 WIDTH = 96
 INSTRUCTIONS_MAX = 260
 SYSCALLS_MAX = 2.05
+BAR_MAX = 1.6  # longer bars are cut
 COLOUR = {"netkit": "#2166ac", "libev": "#b2abd2", "libuv": "#fdb863", "libuv-plain": "#e08214",
           "libevent": "#b35806", "asio": "#8073ac"}
 
@@ -82,7 +84,9 @@ def closing(results, skipped, seconds):
     for r in results:
         if r.get("verdict", "").startswith("MISS"):
             lines.append("missed: %s, %s" % (r["title"], r["server"]))
-    return "\n".join(lines + ["skipped: " + text for text in skipped])
+    for text in skipped:
+        lines += textwrap.wrap("skipped: " + text, WIDTH, subsequent_indent="  ")
+    return "\n".join(lines)
 
 
 def write_json(path, machine, results, skipped):
@@ -94,17 +98,17 @@ def write_json(path, machine, results, skipped):
 
 def bar(y, scale, left, result):
     """One bar with the quartiles as a line through its end."""
-    value, q1, q3 = result["ratio"], result["q1"], result["q3"]
+    value, q1, q3 = (min(result[key], BAR_MAX) for key in ("ratio", "q1", "q3"))
     colour = COLOUR.get(result["server"], "#67a9cf")
     return [
         '<rect x="%d" y="%d" width="%.1f" height="12" fill="%s"/>' % (
-            left, y, min(value, 1.6) * scale, colour),
+            left, y, value * scale, colour),
         '<path d="M%.1f %d h%.1f" stroke="#222"/>' % (
-            left + min(q1, 1.6) * scale, y + 6, (min(q3, 1.6) - min(q1, 1.6)) * scale),
+            left + q1 * scale, y + 6, (q3 - q1) * scale),
         '<text x="%d" y="%d" text-anchor="end">%s</text>' % (left - 6, y + 10,
                                                             escape(result["server"])),
-        '<text x="%.1f" y="%d">%.2f</text>' % (left + max(min(q3, 1.6), min(value, 1.6)) * scale + 5,
-                                               y + 10, value)]
+        '<text x="%.1f" y="%d">%.2f</text>' % (left + max(q3, value) * scale + 5, y + 10,
+                                               result["ratio"])]
 
 
 def write_svg(path, results, title):
@@ -127,7 +131,8 @@ def write_svg(path, results, title):
     line = '<path d="M%d 34 V%d" stroke="#b2182b" stroke-dasharray="4 3"/>' % (left + scale, y)
     with open(path, "w") as f:
         f.write('<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" '
-                'font-family="sans-serif" font-size="11">\n' % (left + int(1.6 * scale) + 60, y + 12))
+                'font-family="sans-serif" font-size="11">\n' % (
+                    left + int(BAR_MAX * scale) + 60, y + 12))
         f.write('<rect width="100%" height="100%" fill="#fff"/>\n')
         f.write('<text x="10" y="20" font-size="14">%s</text>\n' % escape(title))
         f.write("\n".join(body + [line]) + "\n</svg>\n")

@@ -139,8 +139,8 @@ class Structure:
         source = self.builder.path("one.c")
         with open(source, "w") as f:
             f.write("#define NETKIT_IMPLEMENTATION\n#include \"netkit.h\"\n")
-        command = self.builder.cc + ["-O2", "-I", self.builder.include, "-c", "-o", source[:-1] + "o",
-                                     source]
+        command = self.builder.cc + ["-O2", "-I", self.builder.include, "-c", source, "-o",
+                                     self.builder.path("one.o")]
         times = []
         for _ in range(rounds):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
