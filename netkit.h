@@ -1495,7 +1495,8 @@ NETKIT_API int netkit_adopt(netkit_loop *loop, const netkit_adopt_desc *desc, ne
 /* ---- using conns ------------------------------------------------------------
  *
  * All of these give NETKIT_E_STALE for a handle that names nothing alive, and
- * NETKIT_E_CLOSED once the conn is closing, but the getters, close and abort. */
+ * NETKIT_E_CLOSED once the conn is closing; then only what looks, close and abort
+ * are left. */
 
 /* Queue bytes; they are copied and go out together when the callback returns.
  * Takes all or nothing.
@@ -3297,7 +3298,7 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 #define NKI_SYS_if_nametoindex(name) (NKI_FAIL(if_nametoindex) ? 0u : if_nametoindex(name))
 
 #if NKI_BSD
-#define NKI_SYS_getrandom(b, n) (NKI_FAIL(getrandom) ? -1 : (arc4random_buf((b), (n)), (n)))
+#define NKI_SYS_getrandom(b, n) (NKI_FAIL(getrandom) ? -1 : (arc4random_buf((b), (n)), (long)(n)))
 #elif NKI_LINUX
 #define NKI_SYS_getrandom(b, n) \
     (NKI_FAIL(getrandom) ? -1 : syscall(SYS_getrandom, (b), (size_t)(n), 0u))
@@ -3651,9 +3652,7 @@ NETKIT_API int netkit_error_from_os(int os_code) {
         {EBADF, NETKIT_E_INVALID},
         {EFAULT, NETKIT_E_INVALID},
         {ENOTSOCK, NETKIT_E_INVALID},
-        {EDOM, NETKIT_E_INVALID},
         {ELOOP, NETKIT_E_INVALID},
-        {EISDIR, NETKIT_E_INVALID},
         {ENOSYS, NETKIT_E_NOSYS},
         {ENOTSUP, NETKIT_E_NOSYS},
         {EOPNOTSUPP, NETKIT_E_NOSYS},
@@ -3765,7 +3764,13 @@ static uint32_t nki_os_interface(const char *name) {
     return NKI_SYS_if_nametoindex(name);
 }
 
-#if !NKI_LINUX
+#if NKI_LINUX
+static int nki_os_wake_open(nki_wake *out) {
+    int fd = NKI_SYS_eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    out->reader = out->writer = fd < 0 ? UINTPTR_MAX : (uintptr_t)fd;
+    return fd < 0 ? nki_os_error() : NETKIT_OK;
+}
+#else
 /* For systems that cannot say both at birth. A descriptor leaks into a program started by another
  * thread between the two calls; there is no way around it there. */
 static int nki_os_set_fd_flags(int fd, bool is_blocking) {
@@ -3779,15 +3784,7 @@ static int nki_os_set_fd_flags(int fd, bool is_blocking) {
     }
     return NKI_SYS_fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 ? nki_os_error() : NETKIT_OK;
 }
-#endif
 
-#if NKI_LINUX
-static int nki_os_wake_open(nki_wake *out) {
-    int fd = NKI_SYS_eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    out->reader = out->writer = fd < 0 ? UINTPTR_MAX : (uintptr_t)fd;
-    return fd < 0 ? nki_os_error() : NETKIT_OK;
-}
-#else
 static int nki_os_wake_open(nki_wake *out) {
     int fds[2];
     out->reader = out->writer = UINTPTR_MAX;
@@ -3881,8 +3878,10 @@ static void nki_os_wake_drain(const nki_wake *wake) {
 #define NKI_POLLRDHUP 0
 #endif
 
+/* A poll that need not wait is interrupted too: how often to insist on looking. */
 enum {
-    NKI_SENDV_MAX = 64
+    NKI_SENDV_MAX = 64,
+    NKI_LAST_LOOKS = 16
 };
 
 static int nki_os_domain(int family) {
@@ -3908,13 +3907,15 @@ static int nki_os_no_sigpipe(int fd) {
 
 /* What a new socket needs that could not be said when it was made. */
 static int nki_os_finish_socket(int fd, bool is_blocking) {
-    int rc = NETKIT_OK;
 #if NKI_APPLE
-    rc = nki_os_set_fd_flags(fd, is_blocking);
+    int rc = nki_os_set_fd_flags(fd, is_blocking);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
 #else
     NKI_UNUSED(is_blocking);
 #endif
-    return rc == NETKIT_OK ? nki_os_no_sigpipe(fd) : rc;
+    return nki_os_no_sigpipe(fd);
 }
 
 /* The system's type, with the flags where it takes them there. */
@@ -4087,6 +4088,7 @@ static int nki_os_accept(uintptr_t s, uintptr_t *out, netkit_addr *peer) {
     *out = UINTPTR_MAX;
     if (peer != NULL) {
         memset(peer, 0, sizeof(*peer));
+        memset(&sa, 0, sizeof(sa)); /* macOS may write nothing for one that is gone already */
     }
     do {
         fd = NKI_SYS_accept(nki_os_fd(s), at, at != NULL ? &len : NULL);
@@ -4169,7 +4171,7 @@ static int nki_os_connect(uintptr_t s, const netkit_addr *addr) {
             return errno == EINTR ? NETKIT_E_AGAIN : nki_os_error();
         }
         if (errno == EISCONN && was_interrupted) {
-            return NETKIT_OK;
+            break;
         }
         if (errno == EAGAIN) {
             return NETKIT_E_FULL; /* no descriptor tells when there will be room */
@@ -4197,28 +4199,6 @@ static int nki_os_connect_check(int fd) {
         rc = netkit_error_from_os(error);
     }
     return rc == NETKIT_OK ? nki_os_check_peer(fd) : rc;
-}
-
-/* Without an error and without a peer a socket is on its way, or was never sent, or its error has
- * been read before. Only one that is on its way is not writable. */
-static int nki_os_connect_result(uintptr_t s) {
-    int fd = nki_os_fd(s);
-    int rc = nki_os_connect_check(fd);
-    if (rc != NETKIT_E_NOTCONN) {
-        return rc;
-    }
-    int ready;
-    struct pollfd one;
-    one.fd = fd;
-    one.events = POLLOUT;
-    one.revents = 0;
-    do {
-        ready = NKI_SYS_poll(&one, 1, 0);
-    } while (ready < 0 && errno == EINTR);
-    if (ready < 0) {
-        return nki_os_error();
-    }
-    return ready == 0 ? NETKIT_E_AGAIN : nki_os_connect_check(fd);
 }
 
 /* What recv said, when it gave no bytes. */
@@ -4342,6 +4322,7 @@ static int nki_os_poll_ms(uint64_t timeout_ns) {
 
 static int nki_os_wait(uintptr_t s, uint32_t events, uint64_t deadline_ns) {
     struct pollfd one;
+    int last_looks = 0;
     one.fd = nki_os_fd(s);
     one.events = nki_os_poll_from(events);
     if (one.fd < 0) {
@@ -4363,10 +4344,26 @@ static int nki_os_wait(uintptr_t s, uint32_t events, uint64_t deadline_ns) {
         if (ready < 0 && errno != EINTR) {
             return nki_os_error();
         }
-        if (ready == 0 && ms < INT_MAX) { /* else it was cut, and there is more to wait */
+        bool is_over = ready == 0 && ms < INT_MAX; /* else it was cut, and there is more */
+        if (is_over || (left == 0 && ++last_looks == NKI_LAST_LOOKS)) {
             return nki_os_timed_out();
         }
     }
+}
+
+/* Without an error and without a peer a socket is on its way, or was never sent, or its error has
+ * been read before. Only one that is on its way is not writable. */
+static int nki_os_connect_result(uintptr_t s) {
+    int fd = nki_os_fd(s);
+    int rc = nki_os_connect_check(fd);
+    if (rc != NETKIT_E_NOTCONN) {
+        return rc;
+    }
+    rc = nki_os_wait(s, NETKIT_POLL_WRITE, 0);
+    if (rc < 0) {
+        return rc == NETKIT_E_TIMEOUT ? (int)NETKIT_E_AGAIN : rc;
+    }
+    return nki_os_connect_check(fd);
 }
 
 static int nki_os_shutdown(uintptr_t s, int how) {
@@ -5627,8 +5624,6 @@ enum {
     NKI_NAME_MAX = 160       /* text of "why this backend" */
 };
 
-#define NKI_NO_ID UINT64_MAX /* of kind 255: no handle */
-
 enum {
     NKI_KIND_CONN = 1,
     NKI_KIND_LISTENER = 2,
@@ -5850,8 +5845,8 @@ struct netkit_loop {
     nki_chunk *releases;  /* lent chunks the system has taken, in order; first->last */
     unsigned char *stage; /* what the current conn queues on an empty queue: NKI_FLUSH_AT bytes */
     size_t stage_len;
-    size_t stage_room; /* more it takes of the conn of stage_id */
-    uint64_t stage_id; /* whose sends are staged: the current conn's handle, or NKI_NO_ID */
+    size_t stage_room; /* more bytes it takes of the conn of stage_id; 0 = closed */
+    uint64_t stage_id; /* the conn whose sends are staged */
     nki_chunk *chunks; /* spare chunks */
     uint32_t chunks_count;
     uint32_t token;   /* last token given out */
@@ -5875,6 +5870,7 @@ struct netkit_loop {
     uint32_t wake_pending; /* atomic: a wake is under way */
     uint32_t stop;         /* atomic */
     uint32_t references;
+    uint32_t buried; /* slots that wait for the end of the turn */
     uint64_t turns;
     nki_poller poller; /* the readiness driver's */
     nki_wake wake;
@@ -6157,6 +6153,7 @@ static int nki_source_take(netkit_loop *loop, uint32_t kind, uintptr_t socket, v
 /* The slot is freed when the turn ends: a list of this turn may still lead to it. */
 static void nki_bury(netkit_loop *loop, nki_source *source) {
     nki_unreference(loop, source);
+    loop->buried++;
     source->ready = 0;
     source->token = 0;
     if ((source->flags & NKI_S_QUEUED) == 0) {
@@ -6170,8 +6167,15 @@ static void nki_bury(netkit_loop *loop, nki_source *source) {
 static void nki_free_graves(netkit_loop *loop) {
     nki_source *source;
     while ((source = nki_queue_pop(&loop->graves)) != NULL) {
+        loop->buried--;
         nki_slots_give(&loop->sources, source);
     }
+}
+
+/* Undo nki_source_take before anybody heard of it: no list and no event leads to the slot. */
+static void nki_source_undo(netkit_loop *loop, nki_source *source) {
+    nki_unreference(loop, source);
+    nki_slots_give(&loop->sources, source);
 }
 
 /* ---- calling the user ---- */
@@ -6315,7 +6319,14 @@ static NKI_HOT void nki_stage_open(netkit_loop *loop, nki_conn *c) {
 /* No more is staged for this conn; what is staged stays. */
 static void nki_stage_close(netkit_loop *loop, const nki_conn *c) {
     if (loop->current == c) {
-        loop->stage_id = NKI_NO_ID;
+        loop->stage_room = 0;
+    }
+}
+
+/* Everything staged has gone: there is room again, unless the stage was closed. */
+static void nki_stage_reopen(netkit_loop *loop, nki_conn *c) {
+    if (loop->stage_len == 0 && c->out == NULL && (c->flags & NKI_C_ENDING) == 0) {
+        loop->stage_room = c->behaviour->stage_max;
     }
 }
 
@@ -6924,7 +6935,7 @@ static void nki_gone(netkit_loop *loop, nki_source *source) {
 }
 
 /* Give back what a conn owns besides its slot. */
-static void nki_conn_dispose(netkit_loop *loop, nki_conn *c) {
+static void nki_conn_dispose_parts(netkit_loop *loop, nki_conn *c) {
     nki_behaviour *b = c->behaviour;
     nki_carry_free(loop, c);
     nki_free(&loop->allocator, c->ext, b->options.ext_size);
@@ -6935,6 +6946,10 @@ static void nki_conn_dispose(netkit_loop *loop, nki_conn *c) {
     }
     nki_behaviour_drop(loop, b);
     c->behaviour = NULL;
+}
+
+static void nki_conn_dispose(netkit_loop *loop, nki_conn *c) {
+    nki_conn_dispose_parts(loop, c);
     nki_bury(loop, &c->source);
 }
 
@@ -7022,7 +7037,6 @@ static NKI_HOT void nki_conn_flush_stage(netkit_loop *loop, nki_conn *c) {
         nki_conn_stage_rest(loop, c, n);
     } else {
         loop->stage_len = 0;
-        loop->stage_room = c->behaviour->stage_max;
     }
 }
 
@@ -7030,6 +7044,7 @@ static NKI_HOT void nki_conn_flush_stage(netkit_loop *loop, nki_conn *c) {
 static void nki_conn_flush(netkit_loop *loop, nki_conn *c) {
     if (nki_staged(loop, c) != 0) {
         nki_conn_flush_stage(loop, c);
+        nki_stage_reopen(loop, c);
     }
     c->unflushed = 0;
     if ((c->flags & NKI_C_HELD) != 0) {
@@ -7111,7 +7126,7 @@ static NKI_HOT void nki_conn_after(netkit_loop *loop, nki_conn *c) {
             nki_conn_flush_stage(loop, c);
         }
         loop->stage_len = 0;
-        loop->stage_id = NKI_NO_ID;
+        loop->stage_room = 0;
         loop->current = NULL;
     }
     bool is_plain = (c->flags & ~(uint32_t)NKI_C_PLAIN) == 0 && c->out == NULL &&
@@ -7200,6 +7215,13 @@ static void nki_conn_timer_fired(netkit_loop *loop, nki_conn *c) {
 
 /* ---- making one ---- */
 
+/* Undo nki_conn_create before anybody heard of it. */
+static void nki_conn_undo(netkit_loop *loop, nki_conn *c) {
+    nki_cold_free(loop, c);
+    nki_conn_dispose_parts(loop, c);
+    nki_source_undo(loop, &c->source);
+}
+
 /* A conn around a socket, not yet with the driver. On failure the socket is still the caller's. */
 static int nki_conn_create(netkit_loop *loop, nki_behaviour *b, void *user, uintptr_t socket,
                            nki_conn **out) {
@@ -7221,18 +7243,12 @@ static int nki_conn_create(netkit_loop *loop, nki_behaviour *b, void *user, uint
     if (b->options.ext_size != 0) {
         c->ext = nki_alloc_zero(&loop->allocator, b->options.ext_size);
         if (c->ext == NULL) {
-            nki_conn_dispose(loop, c);
+            nki_conn_undo(loop, c);
             return NETKIT_E_NOMEM;
         }
     }
     *out = c;
     return NETKIT_OK;
-}
-
-/* Undo nki_conn_create before anybody heard of it. */
-static void nki_conn_undo(netkit_loop *loop, nki_conn *c) {
-    nki_cold_free(loop, c);
-    nki_conn_dispose(loop, c);
 }
 
 /* Timeouts that run from the start. */
@@ -7647,7 +7663,7 @@ static NKI_HOT void nki_conn_serve_plain(netkit_loop *loop, nki_conn *c) {
     if (loop->stage_len != 0) {
         nki_conn_flush_stage(loop, c);
     }
-    loop->stage_id = NKI_NO_ID;
+    loop->stage_room = 0;
     loop->current = NULL;
     if (NKI_UNLIKELY((c->source.ready & NKI_READABLE) != 0 || c->out != NULL ||
                      (c->flags & NKI_C_DEAD) != 0)) {
@@ -7965,7 +7981,7 @@ static int nki_listener_create(netkit_loop *loop, const netkit_listen_desc *desc
     }
     if (error != NETKIT_OK) {
         nki_timers_stop(&loop->timers, &l->timer);
-        nki_bury(loop, &l->source);
+        nki_source_undo(loop, &l->source);
         return error;
     }
     b->listener = l->source.id;
@@ -8124,8 +8140,8 @@ NETKIT_API int netkit_conn_send(netkit_loop *loop, netkit_conn conn, const void 
         return error;
     }
     /* What nearly every send is: a small answer in the conn's own callback. */
-    if (NKI_LIKELY(conn.id == loop->stage_id && len < NKI_DIRECT_MIN && len <= loop->stage_room &&
-                   data != NULL)) {
+    if (NKI_LIKELY(conn.id == loop->stage_id && len < NKI_DIRECT_MIN &&
+                   len - 1 < loop->stage_room && data != NULL)) {
         nki_stage_copy(loop, data, len);
         return NETKIT_OK;
     }
@@ -8325,7 +8341,7 @@ NETKIT_API int netkit_conn_native(netkit_loop *loop, netkit_conn conn, uintptr_t
 NETKIT_API int netkit_conn_set_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
                                       int value) {
     nki_conn *c;
-    int error = nki_conn_find_socket(loop, conn, &value, &c);
+    int error = nki_conn_find_open(loop, conn, &c);
     if (error == NETKIT_OK && option == NETKIT_OPT_BLOCKING) {
         return NETKIT_E_INVALID; /* it would stop the loop */
     }
@@ -8348,7 +8364,7 @@ NETKIT_API void *netkit_conn_user(netkit_loop *loop, netkit_conn conn) {
 
 NETKIT_API int netkit_conn_set_user(netkit_loop *loop, netkit_conn conn, void *user) {
     nki_conn *c;
-    int error = nki_conn_find(loop, conn, &c);
+    int error = nki_conn_find_open(loop, conn, &c);
     if (error == NETKIT_OK) {
         c->user = user;
     }
@@ -8411,7 +8427,7 @@ NETKIT_API int netkit_conn_set_deadline(netkit_loop *loop, netkit_conn conn, uin
 
 NETKIT_API int netkit_conn_set_referenced(netkit_loop *loop, netkit_conn conn, bool referenced) {
     nki_conn *c;
-    int error = nki_conn_find(loop, conn, &c);
+    int error = nki_conn_find_open(loop, conn, &c);
     return error != NETKIT_OK ? error : nki_set_referenced(loop, &c->source, referenced);
 }
 
@@ -8597,7 +8613,7 @@ NETKIT_API int netkit_watch_start(netkit_loop *loop, netkit_watch *out, uintptr_
     w->events = events;
     error = loop->driver->watch(loop, &w->source, events, true);
     if (error != NETKIT_OK) {
-        nki_bury(loop, &w->source);
+        nki_source_undo(loop, &w->source);
         return error;
     }
     if (out != NULL) {
@@ -9487,7 +9503,6 @@ static int nki_loop_init(netkit_loop *loop) {
     nki_slots_init(&loop->sources, &loop->allocator, 128, loop->desc.objects_max, generations[0]);
     nki_slots_init(&loop->timer_slots, &loop->allocator, sizeof(nki_timer), loop->desc.timers_max,
                    generations[1]);
-    loop->stage_id = NKI_NO_ID;
     loop->stage = (unsigned char *)nki_alloc(&loop->allocator, NKI_FLUSH_AT);
     error = loop->stage == NULL ? NETKIT_E_NOMEM : nki_keeper_create(loop);
     if (error == NETKIT_OK) {
@@ -9843,7 +9858,7 @@ NETKIT_API uint64_t netkit_loop_turns(const netkit_loop *loop) {
 }
 
 NETKIT_API uint32_t netkit_loop_objects(const netkit_loop *loop) {
-    return loop == NULL ? 0 : loop->sources.count + loop->timer_slots.count;
+    return loop == NULL ? 0 : loop->sources.count - loop->buried + loop->timer_slots.count;
 }
 
 NETKIT_API uint32_t netkit_loop_references(const netkit_loop *loop) {

@@ -157,7 +157,8 @@ NETKIT_API int netkit_adopt(netkit_loop *loop, const netkit_adopt_desc *desc, ne
 /* ---- using conns ------------------------------------------------------------
  *
  * All of these give NETKIT_E_STALE for a handle that names nothing alive, and
- * NETKIT_E_CLOSED once the conn is closing, but the getters, close and abort. */
+ * NETKIT_E_CLOSED once the conn is closing; then only what looks, close and abort
+ * are left. */
 
 /* Queue bytes; they are copied and go out together when the callback returns.
  * Takes all or nothing.

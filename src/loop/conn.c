@@ -232,7 +232,7 @@ static void nki_gone(netkit_loop *loop, nki_source *source) {
 }
 
 /* Give back what a conn owns besides its slot. */
-static void nki_conn_dispose(netkit_loop *loop, nki_conn *c) {
+static void nki_conn_dispose_parts(netkit_loop *loop, nki_conn *c) {
     nki_behaviour *b = c->behaviour;
     nki_carry_free(loop, c);
     nki_free(&loop->allocator, c->ext, b->options.ext_size);
@@ -243,6 +243,10 @@ static void nki_conn_dispose(netkit_loop *loop, nki_conn *c) {
     }
     nki_behaviour_drop(loop, b);
     c->behaviour = NULL;
+}
+
+static void nki_conn_dispose(netkit_loop *loop, nki_conn *c) {
+    nki_conn_dispose_parts(loop, c);
     nki_bury(loop, &c->source);
 }
 
@@ -330,7 +334,6 @@ static NKI_HOT void nki_conn_flush_stage(netkit_loop *loop, nki_conn *c) {
         nki_conn_stage_rest(loop, c, n);
     } else {
         loop->stage_len = 0;
-        loop->stage_room = c->behaviour->stage_max;
     }
 }
 
@@ -338,6 +341,7 @@ static NKI_HOT void nki_conn_flush_stage(netkit_loop *loop, nki_conn *c) {
 static void nki_conn_flush(netkit_loop *loop, nki_conn *c) {
     if (nki_staged(loop, c) != 0) {
         nki_conn_flush_stage(loop, c);
+        nki_stage_reopen(loop, c);
     }
     c->unflushed = 0;
     if ((c->flags & NKI_C_HELD) != 0) {
@@ -419,7 +423,7 @@ static NKI_HOT void nki_conn_after(netkit_loop *loop, nki_conn *c) {
             nki_conn_flush_stage(loop, c);
         }
         loop->stage_len = 0;
-        loop->stage_id = NKI_NO_ID;
+        loop->stage_room = 0;
         loop->current = NULL;
     }
     bool is_plain = (c->flags & ~(uint32_t)NKI_C_PLAIN) == 0 && c->out == NULL &&
@@ -508,6 +512,13 @@ static void nki_conn_timer_fired(netkit_loop *loop, nki_conn *c) {
 
 /* ---- making one ---- */
 
+/* Undo nki_conn_create before anybody heard of it. */
+static void nki_conn_undo(netkit_loop *loop, nki_conn *c) {
+    nki_cold_free(loop, c);
+    nki_conn_dispose_parts(loop, c);
+    nki_source_undo(loop, &c->source);
+}
+
 /* A conn around a socket, not yet with the driver. On failure the socket is still the caller's. */
 static int nki_conn_create(netkit_loop *loop, nki_behaviour *b, void *user, uintptr_t socket,
                            nki_conn **out) {
@@ -529,18 +540,12 @@ static int nki_conn_create(netkit_loop *loop, nki_behaviour *b, void *user, uint
     if (b->options.ext_size != 0) {
         c->ext = nki_alloc_zero(&loop->allocator, b->options.ext_size);
         if (c->ext == NULL) {
-            nki_conn_dispose(loop, c);
+            nki_conn_undo(loop, c);
             return NETKIT_E_NOMEM;
         }
     }
     *out = c;
     return NETKIT_OK;
-}
-
-/* Undo nki_conn_create before anybody heard of it. */
-static void nki_conn_undo(netkit_loop *loop, nki_conn *c) {
-    nki_cold_free(loop, c);
-    nki_conn_dispose(loop, c);
 }
 
 /* Timeouts that run from the start. */

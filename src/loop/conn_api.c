@@ -111,8 +111,8 @@ NETKIT_API int netkit_conn_send(netkit_loop *loop, netkit_conn conn, const void 
         return error;
     }
     /* What nearly every send is: a small answer in the conn's own callback. */
-    if (NKI_LIKELY(conn.id == loop->stage_id && len < NKI_DIRECT_MIN && len <= loop->stage_room &&
-                   data != NULL)) {
+    if (NKI_LIKELY(conn.id == loop->stage_id && len < NKI_DIRECT_MIN &&
+                   len - 1 < loop->stage_room && data != NULL)) {
         nki_stage_copy(loop, data, len);
         return NETKIT_OK;
     }
@@ -312,7 +312,7 @@ NETKIT_API int netkit_conn_native(netkit_loop *loop, netkit_conn conn, uintptr_t
 NETKIT_API int netkit_conn_set_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
                                       int value) {
     nki_conn *c;
-    int error = nki_conn_find_socket(loop, conn, &value, &c);
+    int error = nki_conn_find_open(loop, conn, &c);
     if (error == NETKIT_OK && option == NETKIT_OPT_BLOCKING) {
         return NETKIT_E_INVALID; /* it would stop the loop */
     }
@@ -335,7 +335,7 @@ NETKIT_API void *netkit_conn_user(netkit_loop *loop, netkit_conn conn) {
 
 NETKIT_API int netkit_conn_set_user(netkit_loop *loop, netkit_conn conn, void *user) {
     nki_conn *c;
-    int error = nki_conn_find(loop, conn, &c);
+    int error = nki_conn_find_open(loop, conn, &c);
     if (error == NETKIT_OK) {
         c->user = user;
     }
@@ -398,7 +398,7 @@ NETKIT_API int netkit_conn_set_deadline(netkit_loop *loop, netkit_conn conn, uin
 
 NETKIT_API int netkit_conn_set_referenced(netkit_loop *loop, netkit_conn conn, bool referenced) {
     nki_conn *c;
-    int error = nki_conn_find(loop, conn, &c);
+    int error = nki_conn_find_open(loop, conn, &c);
     return error != NETKIT_OK ? error : nki_set_referenced(loop, &c->source, referenced);
 }
 

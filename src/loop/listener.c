@@ -296,7 +296,7 @@ static int nki_listener_create(netkit_loop *loop, const netkit_listen_desc *desc
     }
     if (error != NETKIT_OK) {
         nki_timers_stop(&loop->timers, &l->timer);
-        nki_bury(loop, &l->source);
+        nki_source_undo(loop, &l->source);
         return error;
     }
     b->listener = l->source.id;

@@ -111,7 +111,6 @@ static int nki_loop_init(netkit_loop *loop) {
     nki_slots_init(&loop->sources, &loop->allocator, 128, loop->desc.objects_max, generations[0]);
     nki_slots_init(&loop->timer_slots, &loop->allocator, sizeof(nki_timer), loop->desc.timers_max,
                    generations[1]);
-    loop->stage_id = NKI_NO_ID;
     loop->stage = (unsigned char *)nki_alloc(&loop->allocator, NKI_FLUSH_AT);
     error = loop->stage == NULL ? NETKIT_E_NOMEM : nki_keeper_create(loop);
     if (error == NETKIT_OK) {
@@ -467,7 +466,7 @@ NETKIT_API uint64_t netkit_loop_turns(const netkit_loop *loop) {
 }
 
 NETKIT_API uint32_t netkit_loop_objects(const netkit_loop *loop) {
-    return loop == NULL ? 0 : loop->sources.count + loop->timer_slots.count;
+    return loop == NULL ? 0 : loop->sources.count - loop->buried + loop->timer_slots.count;
 }
 
 NETKIT_API uint32_t netkit_loop_references(const netkit_loop *loop) {

@@ -206,6 +206,7 @@ static int nki_source_take(netkit_loop *loop, uint32_t kind, uintptr_t socket, v
 /* The slot is freed when the turn ends: a list of this turn may still lead to it. */
 static void nki_bury(netkit_loop *loop, nki_source *source) {
     nki_unreference(loop, source);
+    loop->buried++;
     source->ready = 0;
     source->token = 0;
     if ((source->flags & NKI_S_QUEUED) == 0) {
@@ -219,8 +220,15 @@ static void nki_bury(netkit_loop *loop, nki_source *source) {
 static void nki_free_graves(netkit_loop *loop) {
     nki_source *source;
     while ((source = nki_queue_pop(&loop->graves)) != NULL) {
+        loop->buried--;
         nki_slots_give(&loop->sources, source);
     }
+}
+
+/* Undo nki_source_take before anybody heard of it: no list and no event leads to the slot. */
+static void nki_source_undo(netkit_loop *loop, nki_source *source) {
+    nki_unreference(loop, source);
+    nki_slots_give(&loop->sources, source);
 }
 
 /* ---- calling the user ---- */

@@ -100,7 +100,14 @@ static NKI_HOT void nki_stage_open(netkit_loop *loop, nki_conn *c) {
 /* No more is staged for this conn; what is staged stays. */
 static void nki_stage_close(netkit_loop *loop, const nki_conn *c) {
     if (loop->current == c) {
-        loop->stage_id = NKI_NO_ID;
+        loop->stage_room = 0;
+    }
+}
+
+/* Everything staged has gone: there is room again, unless the stage was closed. */
+static void nki_stage_reopen(netkit_loop *loop, nki_conn *c) {
+    if (loop->stage_len == 0 && c->out == NULL && (c->flags & NKI_C_ENDING) == 0) {
+        loop->stage_room = c->behaviour->stage_max;
     }
 }
 

@@ -359,7 +359,7 @@ static NKI_HOT void nki_conn_serve_plain(netkit_loop *loop, nki_conn *c) {
     if (loop->stage_len != 0) {
         nki_conn_flush_stage(loop, c);
     }
-    loop->stage_id = NKI_NO_ID;
+    loop->stage_room = 0;
     loop->current = NULL;
     if (NKI_UNLIKELY((c->source.ready & NKI_READABLE) != 0 || c->out != NULL ||
                      (c->flags & NKI_C_DEAD) != 0)) {

@@ -18,8 +18,6 @@ enum {
     NKI_NAME_MAX = 160       /* text of "why this backend" */
 };
 
-#define NKI_NO_ID UINT64_MAX /* of kind 255: no handle */
-
 enum {
     NKI_KIND_CONN = 1,
     NKI_KIND_LISTENER = 2,
@@ -241,8 +239,8 @@ struct netkit_loop {
     nki_chunk *releases;  /* lent chunks the system has taken, in order; first->last */
     unsigned char *stage; /* what the current conn queues on an empty queue: NKI_FLUSH_AT bytes */
     size_t stage_len;
-    size_t stage_room; /* more it takes of the conn of stage_id */
-    uint64_t stage_id; /* whose sends are staged: the current conn's handle, or NKI_NO_ID */
+    size_t stage_room; /* more bytes it takes of the conn of stage_id; 0 = closed */
+    uint64_t stage_id; /* the conn whose sends are staged */
     nki_chunk *chunks; /* spare chunks */
     uint32_t chunks_count;
     uint32_t token;   /* last token given out */
@@ -266,6 +264,7 @@ struct netkit_loop {
     uint32_t wake_pending; /* atomic: a wake is under way */
     uint32_t stop;         /* atomic */
     uint32_t references;
+    uint32_t buried; /* slots that wait for the end of the turn */
     uint64_t turns;
     nki_poller poller; /* the readiness driver's */
     nki_wake wake;

@@ -38,7 +38,7 @@ NETKIT_API int netkit_watch_start(netkit_loop *loop, netkit_watch *out, uintptr_
     w->events = events;
     error = loop->driver->watch(loop, &w->source, events, true);
     if (error != NETKIT_OK) {
-        nki_bury(loop, &w->source);
+        nki_source_undo(loop, &w->source);
         return error;
     }
     if (out != NULL) {
