@@ -801,7 +801,8 @@ enum { NETKIT_LOG_ERROR = 1, NETKIT_LOG_WARN = 2, NETKIT_LOG_INFO = 3, NETKIT_LO
 
 /* A log line: level, a stable id (NETKIT_LOGID_*), a sentence valid during the
  * call, and the code of the operating system or 0. Called on the thread of the
- * loop; must not call the loop back. NULL = silence: netkit never prints. */
+ * loop (the hint about a wrong thread: on that one); must not call the loop back.
+ * NULL = silence: netkit never prints. */
 typedef struct netkit_logger {
     void *user;
     void (*log)(int level, int id, const char *text, int os_code, void *user);
@@ -1182,6 +1183,7 @@ typedef struct netkit_loop_desc {
     uint32_t timer_budget;     /* timers fired in one turn, 0 = 4,096 */
     uint32_t keep_max;         /* bytes netkit_conn_keep may hold at a time, 0 = 16 MiB */
     uint32_t spin_us;          /* look this long before blocking: latency for CPU, 0 = off */
+    uint32_t ext_size;         /* bytes of netkit_loop_ext, 0 = none */
     uint32_t slow_callback_ms; /* debug: a callback slower than this is logged, 0 = 50 */
     bool pull;                 /* events are fetched with netkit_loop_next */
     bool debug;                /* log mistakes with a hint */
@@ -1241,8 +1243,8 @@ typedef void (*netkit_post_fn)(netkit_loop *loop, int status, void *user);
 
 /* Have `fn` called by the loop, once, in the order of one thread's posts. The
  * loop is woken, once for many. `user` is the caller's until fn has run.
- * Returns NETKIT_OK; NETKIT_E_FULL: desc.posts_max are waiting;
- * NETKIT_E_INVALID. Thread: any. */
+ * Returns NETKIT_OK; NETKIT_E_FULL: desc.posts_max are waiting; NETKIT_E_CLOSED:
+ * the loop is being destroyed; NETKIT_E_INVALID. Thread: any. */
 NETKIT_API int netkit_loop_post(netkit_loop *loop, netkit_post_fn fn, void *user);
 
 /* As netkit_loop_post, but runs fn at once when called on the loop's own
@@ -1261,6 +1263,10 @@ NETKIT_API const char *netkit_loop_backend(const netkit_loop *loop, const char *
 
 /* desc.user. */
 NETKIT_API void *netkit_loop_user(const netkit_loop *loop);
+
+/* The loop's own ext_size bytes: zeroed at first, aligned to 16, there until the
+ * loop is destroyed; NULL for ext_size 0. */
+NETKIT_API void *netkit_loop_ext(netkit_loop *loop);
 
 /* Time of the loop's clock in nanoseconds: fresh, or as of this turn's wait. */
 NETKIT_API uint64_t netkit_loop_now(netkit_loop *loop);
@@ -1927,6 +1933,40 @@ static void *nki_alloc_zero(const netkit_allocator *a, size_t size) {
 static void nki_free(const netkit_allocator *a, void *memory, size_t size) {
     if (memory != NULL) {
         a->free(memory, size, a->user);
+    }
+}
+
+/* Extension memory: zeroed and aligned to 16 whatever the allocator's alignment. It stands behind
+ * a head that says how far the start was moved. */
+enum {
+    NKI_EXT_ALIGN = 16
+};
+
+static size_t nki_ext_bytes(size_t size) {
+    return size + 2 * (size_t)NKI_EXT_ALIGN;
+}
+
+static int nki_ext_create(const netkit_allocator *a, size_t size, void **out) {
+    *out = NULL;
+    if (size == 0) {
+        return NETKIT_OK;
+    }
+    unsigned char *memory = (unsigned char *)nki_alloc_zero(a, nki_ext_bytes(size));
+    if (memory == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    uintptr_t at = (uintptr_t)memory + sizeof(void *);
+    size_t skip = sizeof(void *) + (NKI_EXT_ALIGN - at % NKI_EXT_ALIGN) % NKI_EXT_ALIGN;
+    memcpy(memory + skip - sizeof(void *), &memory, sizeof memory);
+    *out = memory + skip;
+    return NETKIT_OK;
+}
+
+static void nki_ext_free(const netkit_allocator *a, void *ext, size_t size) {
+    if (ext != NULL) {
+        unsigned char *memory;
+        memcpy(&memory, (unsigned char *)ext - sizeof memory, sizeof memory);
+        nki_free(a, memory, nki_ext_bytes(size));
     }
 }
 
@@ -5832,7 +5872,6 @@ struct netkit_loop {
     uint64_t turn_ns;  /* clock at the end of the wait */
     uint32_t turn_ms;  /* the same in milliseconds, wrapping */
     uint8_t in_callback;
-    uint8_t is_destroying;
     uint8_t is_arming;  /* the driver wants to hear of wishes */
     uint8_t is_plain;   /* no debug mode, no driver that wants wishes or its buffers back */
     uint8_t is_running; /* inside run, run_once or poll */
@@ -5867,8 +5906,9 @@ struct netkit_loop {
     uint32_t timers_fired; /* in this turn */
     uint32_t posts_run;
     nki_posts posts;
-    uint32_t wake_pending; /* atomic: a wake is under way */
-    uint32_t stop;         /* atomic */
+    uint32_t wake_pending;  /* atomic: a wake is under way */
+    uint32_t stop;          /* atomic */
+    uint32_t is_destroying; /* atomic: posts are refused */
     uint32_t references;
     uint32_t buried; /* slots that wait for the end of the turn */
     uint64_t turns;
@@ -5878,6 +5918,7 @@ struct netkit_loop {
     const netkit_poll_event *events_next; /* seen by wait, not yet served */
     const netkit_poll_event *events_end;
     void *driver_state;
+    void *ext;
     netkit_loop_desc desc; /* with the defaults filled in */
     netkit_allocator allocator;
     char why[NKI_NAME_MAX];
@@ -6938,7 +6979,7 @@ static void nki_gone(netkit_loop *loop, nki_source *source) {
 static void nki_conn_dispose_parts(netkit_loop *loop, nki_conn *c) {
     nki_behaviour *b = c->behaviour;
     nki_carry_free(loop, c);
-    nki_free(&loop->allocator, c->ext, b->options.ext_size);
+    nki_ext_free(&loop->allocator, c->ext, b->options.ext_size);
     c->ext = NULL;
     b->origin->conns--;
     if (b->origin->listener != 0) {
@@ -7240,12 +7281,10 @@ static int nki_conn_create(netkit_loop *loop, nki_behaviour *b, void *user, uint
     if (b->options.duplex) {
         c->flags |= NKI_C_DUPLEX;
     }
-    if (b->options.ext_size != 0) {
-        c->ext = nki_alloc_zero(&loop->allocator, b->options.ext_size);
-        if (c->ext == NULL) {
-            nki_conn_undo(loop, c);
-            return NETKIT_E_NOMEM;
-        }
+    error = nki_ext_create(&loop->allocator, b->options.ext_size, &c->ext);
+    if (error != NETKIT_OK) {
+        nki_conn_undo(loop, c);
+        return error;
     }
     *out = c;
     return NETKIT_OK;
@@ -8253,6 +8292,7 @@ NETKIT_API int netkit_conn_close(netkit_loop *loop, netkit_conn conn) {
     nki_conn *c;
     int error = nki_conn_find(loop, conn, &c);
     if (error == NETKIT_OK && (c->flags & (NKI_C_CLOSING | NKI_C_DEAD)) == 0) {
+        nki_refresh_time(loop); /* the deadline counts from now, not from the last turn */
         nki_conn_begin_close(loop, c);
         if ((c->flags & NKI_C_DEAD) == 0) {
             nki_conn_mark_dirty(loop, c);
@@ -9440,6 +9480,7 @@ static void nki_loop_free(netkit_loop *loop) {
     }
     nki_chunks_free(loop);
     nki_free(&loop->allocator, loop->stage, NKI_FLUSH_AT);
+    nki_ext_free(&loop->allocator, loop->ext, loop->desc.ext_size);
     nki_keeper_destroy(loop);
     nki_slots_free_all(&loop->sources);
     nki_slots_free_all(&loop->timer_slots);
@@ -9504,7 +9545,10 @@ static int nki_loop_init(netkit_loop *loop) {
     nki_slots_init(&loop->timer_slots, &loop->allocator, sizeof(nki_timer), loop->desc.timers_max,
                    generations[1]);
     loop->stage = (unsigned char *)nki_alloc(&loop->allocator, NKI_FLUSH_AT);
-    error = loop->stage == NULL ? NETKIT_E_NOMEM : nki_keeper_create(loop);
+    error = nki_ext_create(&loop->allocator, loop->desc.ext_size, &loop->ext);
+    if (error == NETKIT_OK) {
+        error = loop->stage == NULL ? NETKIT_E_NOMEM : nki_keeper_create(loop);
+    }
     if (error == NETKIT_OK) {
         error = nki_posts_init(&loop->posts, &loop->allocator, loop->desc.posts_max);
     }
@@ -9614,7 +9658,7 @@ NETKIT_API int netkit_loop_destroy(netkit_loop *loop) {
     if (error != NETKIT_OK) {
         return error;
     }
-    loop->is_destroying = 1;
+    nki_atomic_store(&loop->is_destroying, 1u);
     loop->is_running = 1;
     nki_pulled_done(loop);
     loop->desc.pull = false;
@@ -9797,6 +9841,9 @@ NETKIT_API int netkit_loop_post(netkit_loop *loop, netkit_post_fn fn, void *user
     if (loop == NULL || fn == NULL) {
         return NETKIT_E_INVALID;
     }
+    if (nki_atomic_load(&loop->is_destroying) != 0) {
+        return NETKIT_E_CLOSED;
+    }
     int error = nki_posts_push(&loop->posts, fn, user);
     if (error == NETKIT_OK) {
         (void)nki_loop_wake(loop); /* a wake that fails has found the descriptor full: awake */
@@ -9843,6 +9890,10 @@ NETKIT_API const char *netkit_loop_backend(const netkit_loop *loop, const char *
 
 NETKIT_API void *netkit_loop_user(const netkit_loop *loop) {
     return loop == NULL ? NULL : loop->desc.user;
+}
+
+NETKIT_API void *netkit_loop_ext(netkit_loop *loop) {
+    return loop == NULL ? NULL : loop->ext;
 }
 
 NETKIT_API uint64_t netkit_loop_now(netkit_loop *loop) {

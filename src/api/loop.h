@@ -37,6 +37,7 @@ typedef struct netkit_loop_desc {
     uint32_t timer_budget;     /* timers fired in one turn, 0 = 4,096 */
     uint32_t keep_max;         /* bytes netkit_conn_keep may hold at a time, 0 = 16 MiB */
     uint32_t spin_us;          /* look this long before blocking: latency for CPU, 0 = off */
+    uint32_t ext_size;         /* bytes of netkit_loop_ext, 0 = none */
     uint32_t slow_callback_ms; /* debug: a callback slower than this is logged, 0 = 50 */
     bool pull;                 /* events are fetched with netkit_loop_next */
     bool debug;                /* log mistakes with a hint */
@@ -96,8 +97,8 @@ typedef void (*netkit_post_fn)(netkit_loop *loop, int status, void *user);
 
 /* Have `fn` called by the loop, once, in the order of one thread's posts. The
  * loop is woken, once for many. `user` is the caller's until fn has run.
- * Returns NETKIT_OK; NETKIT_E_FULL: desc.posts_max are waiting;
- * NETKIT_E_INVALID. Thread: any. */
+ * Returns NETKIT_OK; NETKIT_E_FULL: desc.posts_max are waiting; NETKIT_E_CLOSED:
+ * the loop is being destroyed; NETKIT_E_INVALID. Thread: any. */
 NETKIT_API int netkit_loop_post(netkit_loop *loop, netkit_post_fn fn, void *user);
 
 /* As netkit_loop_post, but runs fn at once when called on the loop's own
@@ -116,6 +117,10 @@ NETKIT_API const char *netkit_loop_backend(const netkit_loop *loop, const char *
 
 /* desc.user. */
 NETKIT_API void *netkit_loop_user(const netkit_loop *loop);
+
+/* The loop's own ext_size bytes: zeroed at first, aligned to 16, there until the
+ * loop is destroyed; NULL for ext_size 0. */
+NETKIT_API void *netkit_loop_ext(netkit_loop *loop);
 
 /* Time of the loop's clock in nanoseconds: fresh, or as of this turn's wait. */
 NETKIT_API uint64_t netkit_loop_now(netkit_loop *loop);

@@ -14,7 +14,8 @@ enum { NETKIT_LOG_ERROR = 1, NETKIT_LOG_WARN = 2, NETKIT_LOG_INFO = 3, NETKIT_LO
 
 /* A log line: level, a stable id (NETKIT_LOGID_*), a sentence valid during the
  * call, and the code of the operating system or 0. Called on the thread of the
- * loop; must not call the loop back. NULL = silence: netkit never prints. */
+ * loop (the hint about a wrong thread: on that one); must not call the loop back.
+ * NULL = silence: netkit never prints. */
 typedef struct netkit_logger {
     void *user;
     void (*log)(int level, int id, const char *text, int os_code, void *user);

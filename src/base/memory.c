@@ -41,3 +41,37 @@ static void nki_free(const netkit_allocator *a, void *memory, size_t size) {
         a->free(memory, size, a->user);
     }
 }
+
+/* Extension memory: zeroed and aligned to 16 whatever the allocator's alignment. It stands behind
+ * a head that says how far the start was moved. */
+enum {
+    NKI_EXT_ALIGN = 16
+};
+
+static size_t nki_ext_bytes(size_t size) {
+    return size + 2 * (size_t)NKI_EXT_ALIGN;
+}
+
+static int nki_ext_create(const netkit_allocator *a, size_t size, void **out) {
+    *out = NULL;
+    if (size == 0) {
+        return NETKIT_OK;
+    }
+    unsigned char *memory = (unsigned char *)nki_alloc_zero(a, nki_ext_bytes(size));
+    if (memory == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    uintptr_t at = (uintptr_t)memory + sizeof(void *);
+    size_t skip = sizeof(void *) + (NKI_EXT_ALIGN - at % NKI_EXT_ALIGN) % NKI_EXT_ALIGN;
+    memcpy(memory + skip - sizeof(void *), &memory, sizeof memory);
+    *out = memory + skip;
+    return NETKIT_OK;
+}
+
+static void nki_ext_free(const netkit_allocator *a, void *ext, size_t size) {
+    if (ext != NULL) {
+        unsigned char *memory;
+        memcpy(&memory, (unsigned char *)ext - sizeof memory, sizeof memory);
+        nki_free(a, memory, nki_ext_bytes(size));
+    }
+}

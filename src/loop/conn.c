@@ -235,7 +235,7 @@ static void nki_gone(netkit_loop *loop, nki_source *source) {
 static void nki_conn_dispose_parts(netkit_loop *loop, nki_conn *c) {
     nki_behaviour *b = c->behaviour;
     nki_carry_free(loop, c);
-    nki_free(&loop->allocator, c->ext, b->options.ext_size);
+    nki_ext_free(&loop->allocator, c->ext, b->options.ext_size);
     c->ext = NULL;
     b->origin->conns--;
     if (b->origin->listener != 0) {
@@ -537,12 +537,10 @@ static int nki_conn_create(netkit_loop *loop, nki_behaviour *b, void *user, uint
     if (b->options.duplex) {
         c->flags |= NKI_C_DUPLEX;
     }
-    if (b->options.ext_size != 0) {
-        c->ext = nki_alloc_zero(&loop->allocator, b->options.ext_size);
-        if (c->ext == NULL) {
-            nki_conn_undo(loop, c);
-            return NETKIT_E_NOMEM;
-        }
+    error = nki_ext_create(&loop->allocator, b->options.ext_size, &c->ext);
+    if (error != NETKIT_OK) {
+        nki_conn_undo(loop, c);
+        return error;
     }
     *out = c;
     return NETKIT_OK;

@@ -224,6 +224,7 @@ NETKIT_API int netkit_conn_close(netkit_loop *loop, netkit_conn conn) {
     nki_conn *c;
     int error = nki_conn_find(loop, conn, &c);
     if (error == NETKIT_OK && (c->flags & (NKI_C_CLOSING | NKI_C_DEAD)) == 0) {
+        nki_refresh_time(loop); /* the deadline counts from now, not from the last turn */
         nki_conn_begin_close(loop, c);
         if ((c->flags & NKI_C_DEAD) == 0) {
             nki_conn_mark_dirty(loop, c);

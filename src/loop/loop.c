@@ -48,6 +48,7 @@ static void nki_loop_free(netkit_loop *loop) {
     }
     nki_chunks_free(loop);
     nki_free(&loop->allocator, loop->stage, NKI_FLUSH_AT);
+    nki_ext_free(&loop->allocator, loop->ext, loop->desc.ext_size);
     nki_keeper_destroy(loop);
     nki_slots_free_all(&loop->sources);
     nki_slots_free_all(&loop->timer_slots);
@@ -112,7 +113,10 @@ static int nki_loop_init(netkit_loop *loop) {
     nki_slots_init(&loop->timer_slots, &loop->allocator, sizeof(nki_timer), loop->desc.timers_max,
                    generations[1]);
     loop->stage = (unsigned char *)nki_alloc(&loop->allocator, NKI_FLUSH_AT);
-    error = loop->stage == NULL ? NETKIT_E_NOMEM : nki_keeper_create(loop);
+    error = nki_ext_create(&loop->allocator, loop->desc.ext_size, &loop->ext);
+    if (error == NETKIT_OK) {
+        error = loop->stage == NULL ? NETKIT_E_NOMEM : nki_keeper_create(loop);
+    }
     if (error == NETKIT_OK) {
         error = nki_posts_init(&loop->posts, &loop->allocator, loop->desc.posts_max);
     }
@@ -222,7 +226,7 @@ NETKIT_API int netkit_loop_destroy(netkit_loop *loop) {
     if (error != NETKIT_OK) {
         return error;
     }
-    loop->is_destroying = 1;
+    nki_atomic_store(&loop->is_destroying, 1u);
     loop->is_running = 1;
     nki_pulled_done(loop);
     loop->desc.pull = false;
@@ -405,6 +409,9 @@ NETKIT_API int netkit_loop_post(netkit_loop *loop, netkit_post_fn fn, void *user
     if (loop == NULL || fn == NULL) {
         return NETKIT_E_INVALID;
     }
+    if (nki_atomic_load(&loop->is_destroying) != 0) {
+        return NETKIT_E_CLOSED;
+    }
     int error = nki_posts_push(&loop->posts, fn, user);
     if (error == NETKIT_OK) {
         (void)nki_loop_wake(loop); /* a wake that fails has found the descriptor full: awake */
@@ -451,6 +458,10 @@ NETKIT_API const char *netkit_loop_backend(const netkit_loop *loop, const char *
 
 NETKIT_API void *netkit_loop_user(const netkit_loop *loop) {
     return loop == NULL ? NULL : loop->desc.user;
+}
+
+NETKIT_API void *netkit_loop_ext(netkit_loop *loop) {
+    return loop == NULL ? NULL : loop->ext;
 }
 
 NETKIT_API uint64_t netkit_loop_now(netkit_loop *loop) {

@@ -226,7 +226,6 @@ struct netkit_loop {
     uint64_t turn_ns;  /* clock at the end of the wait */
     uint32_t turn_ms;  /* the same in milliseconds, wrapping */
     uint8_t in_callback;
-    uint8_t is_destroying;
     uint8_t is_arming;  /* the driver wants to hear of wishes */
     uint8_t is_plain;   /* no debug mode, no driver that wants wishes or its buffers back */
     uint8_t is_running; /* inside run, run_once or poll */
@@ -261,8 +260,9 @@ struct netkit_loop {
     uint32_t timers_fired; /* in this turn */
     uint32_t posts_run;
     nki_posts posts;
-    uint32_t wake_pending; /* atomic: a wake is under way */
-    uint32_t stop;         /* atomic */
+    uint32_t wake_pending;  /* atomic: a wake is under way */
+    uint32_t stop;          /* atomic */
+    uint32_t is_destroying; /* atomic: posts are refused */
     uint32_t references;
     uint32_t buried; /* slots that wait for the end of the turn */
     uint64_t turns;
@@ -272,6 +272,7 @@ struct netkit_loop {
     const netkit_poll_event *events_next; /* seen by wait, not yet served */
     const netkit_poll_event *events_end;
     void *driver_state;
+    void *ext;
     netkit_loop_desc desc; /* with the defaults filled in */
     netkit_allocator allocator;
     char why[NKI_NAME_MAX];
