@@ -724,7 +724,7 @@ static void print_table(demo *d, long http_bytes, long echo_bytes) {
         printf("                                 (growth of the process over %s of them)\n",
                grouped(a, sizeof a, d->idle_max - d->idle_max / 10));
     }
-    printf("  backend                        %s: %.80s\n", backend, why ? why : "");
+    printf("  backend                        %s\n    %.76s\n", backend, why ? why : "");
     printf("  responses compared             %s, %s wrong\n", grouped(a, sizeof a, d->responses),
            grouped(b, sizeof b, d->failures));
 }
