@@ -247,7 +247,11 @@ static void on_open(netkit_loop *loop, netkit_conn conn, void *user) {
 static void on_eof(netkit_loop *loop, netkit_conn conn, void *user) {
     demo *d = (demo *)user;
     fail(d, "%s: the server ended a connection", d->job->address);
+    ((peer *)netkit_conn_ext(loop, conn))->is_closing = true;
     netkit_conn_close(loop, conn);
+    if (d->job->time_ms == 0) {
+        netkit_loop_stop(loop);
+    }
 }
 
 static void on_close(netkit_loop *loop, netkit_conn conn, const netkit_close_info *info,
@@ -720,7 +724,7 @@ static void print_table(demo *d, long http_bytes, long echo_bytes) {
         printf("                                 (growth of the process over %s of them)\n",
                grouped(a, sizeof a, d->idle_max - d->idle_max / 10));
     }
-    printf("  backend                        %s: %.80s\n", backend, why ? why : "");
+    printf("  backend                        %s\n    %.76s\n", backend, why ? why : "");
     printf("  responses compared             %s, %s wrong\n", grouped(a, sizeof a, d->responses),
            grouped(b, sizeof b, d->failures));
 }
@@ -749,16 +753,16 @@ static void run_http(demo *d, work *job, const char *folder) {
     if (page && film) {
         job->conns = 50;
         job->depth = 1;
-        job->time_ms = 2500;
+        job->time_ms = 2000;
         run_job(d, "HTTP GET 1 KiB, 50 connections", job);
         add_row(d, "HTTP GET 1 KiB, 50 conns", false);
         job->depth = DEPTH_MAX;
-        job->time_ms = 1500;
+        job->time_ms = 1000;
         run_job(d, "the same, 16 pipelined on each", job);
         add_row(d, "the same, 16 pipelined", false);
         big.conns = 4;
         big.depth = 1;
-        big.time_ms = 1500;
+        big.time_ms = 1000;
         run_job(d, "HTTP GET 16 MiB, 4 connections", &big);
         add_row(d, "HTTP GET 16 MiB, 4 conns", true);
     }
@@ -774,11 +778,11 @@ static void run_echo(demo *d, work *job) {
     run_job(d, "echo 64 bytes, 1 connection", job);
     add_row(d, "echo 64 B, 1 conn", false);
     job->conns = 50;
-    job->time_ms = 2500;
+    job->time_ms = 2000;
     run_job(d, "echo 64 bytes, 50 connections", job);
     add_row(d, "echo 64 B, 50 conns", false);
     job->request_len = job->response_len = 16384;
-    job->time_ms = 1500;
+    job->time_ms = 1000;
     run_job(d, "echo 16 KiB, 50 connections", job);
     add_row(d, "echo 16 KiB, 50 conns", true);
     job->request_len = job->response_len = 64;

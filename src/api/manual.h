@@ -108,12 +108,16 @@
    ending to a program is
 
        static netkit_loop *volatile running;
-       static void on_signal(int n) { (void)n; netkit_loop_stop(running); }
+       static void on_signal(int n) {
+           (void)n;
+           if (running) netkit_loop_stop(running);
+       }
        ...
        running = loop;
        signal(SIGINT, on_signal);
        signal(SIGTERM, on_signal);
        netkit_loop_run(loop);
+       running = NULL;              // a signal may come later than that
        netkit_loop_destroy(loop);
 
    What counts, so that netkit_loop_run goes on: listeners, conns, watches,
