@@ -349,8 +349,8 @@ static void nkt_finish(nkt_slot *slot, int status, bool is_late) {
     job->state = NKT_FAILED;
     job->took_ms = (nkt_now_ns() - slot->began) / 1000000;
     if (is_late) {
-        snprintf(job->reason, sizeof(job->reason), "still running after %d s",
-                 slot->result->limit_s);
+        snprintf(job->reason, sizeof(job->reason), "still running after %" PRIu64 " s",
+                 job->took_ms / 1000);
     } else if (WIFSIGNALED(status)) {
         snprintf(job->reason, sizeof(job->reason), "died of signal %d (%s)", WTERMSIG(status),
                  strsignal(WTERMSIG(status)));
