@@ -34,7 +34,7 @@ build/examples/%: examples/%.c $(HEADERS) $(wildcard examples/*.h) build/flags
 	@mkdir -p build/examples
 	$(CC) $(CFLAGS) $(WARNINGS) -o $@ $< $(LIBS)
 
-demo: examples
+demo:
 	@$(OPTIONS) tools/demo
 
 # Built quietly; when it does not compile, tools/test says so in its closing line.

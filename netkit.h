@@ -108,12 +108,16 @@
    ending to a program is
 
        static netkit_loop *volatile running;
-       static void on_signal(int n) { (void)n; netkit_loop_stop(running); }
+       static void on_signal(int n) {
+           (void)n;
+           if (running) netkit_loop_stop(running);
+       }
        ...
        running = loop;
        signal(SIGINT, on_signal);
        signal(SIGTERM, on_signal);
        netkit_loop_run(loop);
+       running = NULL;              // a signal may come later than that
        netkit_loop_destroy(loop);
 
    What counts, so that netkit_loop_run goes on: listeners, conns, watches,
@@ -1221,7 +1225,8 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms);
 
 /* Turns that never wait, for at most budget_us (the callback that is running
  * when it ends is finished): for a frame of a game. budget_us 0 is one callback
- * at most; negative: one whole turn.
+ * at most; negative: one whole turn. With desc.pull it begins a turn, and
+ * netkit_loop_next gives events until the turn or the budget ends.
  * Returns 1 when work is left, 0 when all is done; NETKIT_E_BUSY,
  * NETKIT_E_THREAD. */
 NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us);
@@ -1391,7 +1396,8 @@ typedef struct netkit_handler {
     size_t (*on_data)(netkit_loop *loop, netkit_conn conn, const void *data, size_t len,
                       void *user);
 
-    /* After a send that gave NETKIT_E_FULL: as much fits now. */
+    /* After a send that gave NETKIT_E_FULL, or netkit_conn_want_drain: as much fits
+     * now. */
     void (*on_drain)(netkit_loop *loop, netkit_conn conn, void *user);
 
     /* The peer will send no more; sending still works. Closing is up to you.
@@ -1526,6 +1532,11 @@ typedef void (*netkit_release_fn)(netkit_loop *loop, int status, void *user);
  * (then NETKIT_E_FULL and on_drain). */
 NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, const void *data,
                                          size_t len, netkit_release_fn release, void *user);
+
+/* Have on_drain called once, in a later turn, when `room` bytes fit into the queue:
+ * for those who send a lot piece by piece and let others have their turn between.
+ * NETKIT_E_TOOBIG: so much never fits. */
+NETKIT_API int netkit_conn_want_drain(netkit_loop *loop, netkit_conn conn, size_t room);
 
 /* Send what is queued now instead of when the callback returns. Calls nothing
  * back. */
@@ -7040,7 +7051,7 @@ static void nki_conn_progress(netkit_loop *loop, nki_conn *c) {
     if ((c->flags & NKI_C_REFUSED) != 0 && c->refused <= nki_out_room(loop, c) &&
         c->borrowed < c->behaviour->options.chunks_max) {
         c->flags = (c->flags & ~(uint32_t)NKI_C_REFUSED) | NKI_C_DRAIN_DUE;
-        nki_enqueue(loop, &c->source);
+        nki_enqueue_later(loop, &c->source); /* in turn with the others: it will send more */
     }
     if ((c->source.ready & NKI_READABLE) != 0 || (c->flags & NKI_C_REOFFER) != 0) {
         nki_enqueue(loop, &c->source);
@@ -7423,7 +7434,7 @@ static void nki_conn_keep_rest(netkit_loop *loop, nki_conn *c, size_t used) {
         nki_conn_fail(loop, c, NETKIT_OP_READ, NETKIT_E_NOMEM, NKI_WHY_NOMEM_RECV, 0, true);
     }
     if (used == 0 && nki_carry_len(c) >= c->behaviour->options.recv_max &&
-        (c->flags & (NKI_C_CLOSING | NKI_C_PAUSED)) == 0) {
+        (c->flags & (NKI_C_CLOSING | NKI_C_PAUSED | NKI_C_REFUSED | NKI_C_DRAIN_DUE)) == 0) {
         nki_conn_toobig(loop, c);
     }
 }
@@ -8238,6 +8249,21 @@ NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, co
     }
     error = nki_out_lend(loop, c, data, len, release, user);
     return error != NETKIT_OK ? error : nki_send_queued(loop, c);
+}
+
+NETKIT_API int netkit_conn_want_drain(netkit_loop *loop, netkit_conn conn, size_t room) {
+    nki_conn *c;
+    int error = nki_send_check(loop, conn, &c);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (room > c->behaviour->options.send_max) {
+        return NETKIT_E_TOOBIG;
+    }
+    c->refused = (uint32_t)room;
+    c->flags |= NKI_C_REFUSED;
+    nki_conn_mark_dirty(loop, c);
+    return NETKIT_OK;
 }
 
 NETKIT_API int netkit_conn_flush(netkit_loop *loop, netkit_conn conn) {

@@ -47,7 +47,8 @@ typedef struct netkit_handler {
     size_t (*on_data)(netkit_loop *loop, netkit_conn conn, const void *data, size_t len,
                       void *user);
 
-    /* After a send that gave NETKIT_E_FULL: as much fits now. */
+    /* After a send that gave NETKIT_E_FULL, or netkit_conn_want_drain: as much fits
+     * now. */
     void (*on_drain)(netkit_loop *loop, netkit_conn conn, void *user);
 
     /* The peer will send no more; sending still works. Closing is up to you.
@@ -182,6 +183,11 @@ typedef void (*netkit_release_fn)(netkit_loop *loop, int status, void *user);
  * (then NETKIT_E_FULL and on_drain). */
 NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, const void *data,
                                          size_t len, netkit_release_fn release, void *user);
+
+/* Have on_drain called once, in a later turn, when `room` bytes fit into the queue:
+ * for those who send a lot piece by piece and let others have their turn between.
+ * NETKIT_E_TOOBIG: so much never fits. */
+NETKIT_API int netkit_conn_want_drain(netkit_loop *loop, netkit_conn conn, size_t room);
 
 /* Send what is queued now instead of when the callback returns. Calls nothing
  * back. */

@@ -75,7 +75,8 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms);
 
 /* Turns that never wait, for at most budget_us (the callback that is running
  * when it ends is finished): for a frame of a game. budget_us 0 is one callback
- * at most; negative: one whole turn.
+ * at most; negative: one whole turn. With desc.pull it begins a turn, and
+ * netkit_loop_next gives events until the turn or the budget ends.
  * Returns 1 when work is left, 0 when all is done; NETKIT_E_BUSY,
  * NETKIT_E_THREAD. */
 NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us);

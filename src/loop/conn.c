@@ -296,7 +296,7 @@ static void nki_conn_progress(netkit_loop *loop, nki_conn *c) {
     if ((c->flags & NKI_C_REFUSED) != 0 && c->refused <= nki_out_room(loop, c) &&
         c->borrowed < c->behaviour->options.chunks_max) {
         c->flags = (c->flags & ~(uint32_t)NKI_C_REFUSED) | NKI_C_DRAIN_DUE;
-        nki_enqueue(loop, &c->source);
+        nki_enqueue_later(loop, &c->source); /* in turn with the others: it will send more */
     }
     if ((c->source.ready & NKI_READABLE) != 0 || (c->flags & NKI_C_REOFFER) != 0) {
         nki_enqueue(loop, &c->source);

@@ -172,6 +172,21 @@ NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, co
     return error != NETKIT_OK ? error : nki_send_queued(loop, c);
 }
 
+NETKIT_API int netkit_conn_want_drain(netkit_loop *loop, netkit_conn conn, size_t room) {
+    nki_conn *c;
+    int error = nki_send_check(loop, conn, &c);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (room > c->behaviour->options.send_max) {
+        return NETKIT_E_TOOBIG;
+    }
+    c->refused = (uint32_t)room;
+    c->flags |= NKI_C_REFUSED;
+    nki_conn_mark_dirty(loop, c);
+    return NETKIT_OK;
+}
+
 NETKIT_API int netkit_conn_flush(netkit_loop *loop, netkit_conn conn) {
     nki_conn *c;
     int error = nki_conn_find_open(loop, conn, &c);

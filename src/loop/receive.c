@@ -80,7 +80,7 @@ static void nki_conn_keep_rest(netkit_loop *loop, nki_conn *c, size_t used) {
         nki_conn_fail(loop, c, NETKIT_OP_READ, NETKIT_E_NOMEM, NKI_WHY_NOMEM_RECV, 0, true);
     }
     if (used == 0 && nki_carry_len(c) >= c->behaviour->options.recv_max &&
-        (c->flags & (NKI_C_CLOSING | NKI_C_PAUSED)) == 0) {
+        (c->flags & (NKI_C_CLOSING | NKI_C_PAUSED | NKI_C_REFUSED | NKI_C_DRAIN_DUE)) == 0) {
         nki_conn_toobig(loop, c);
     }
 }
