@@ -218,8 +218,8 @@ class Bench:
         self.structures()
         self.timers()
         if any(self.wanted(row.name, row.title) for row in rows.ROWS):
-            self.say("\nratios to the floor in adjacent pairs (%d, peers %d); by: rate, bytes, p50, "
-                     "or cpu\n(time a message) where the generator was the limit or most runs were "
+            self.say("\nratios to the floor in adjacent pairs (%d, peers %d); by: rate, bytes, "
+                     "p50, or cpu\n(time a message) where the generator was the limit or most runs were "
                      "disturbed\n\n%s" %
                      (self.meter.pairs, self.meter.peer_pairs, report.HEAD))
         self.pairs()
