@@ -4,10 +4,10 @@
  * alternate who goes first, each on a new loop; what is reported are medians
  * and quartiles of the ratios of CPU time within a round. "insert" grows from
  * nothing, memory included; "insert again" comes after the random cancels, so
- * netkit's slots are handed out in their order, while libev's lie in a row. For
- * firing, netkit's clock is the system's plus an offset that jumps; libev, whose
- * clock cannot, gets the same delays less 2,000 s, so all are due at once and in
- * the same order. */
+ * netkit's slots are handed out in their order, while libev's lie in a row.
+ * For firing, netkit's clock is the system's plus an offset that jumps; libev,
+ * whose clock cannot, gets the same delays less 2,000 s, so all are due at once
+ * and in the same order. */
 #define NETKIT_IMPLEMENTATION
 #include "netkit.h"
 
