@@ -218,9 +218,9 @@ class Bench:
         self.structures()
         self.timers()
         if any(self.wanted(row.name, row.title) for row in rows.ROWS):
-            self.say("\nratios to the floor in adjacent pairs (%d, peers %d); by: rate, bytes, p50, "
-                     "or cpu\n(time a message) where the generator was the limit or most runs were "
-                     "disturbed\n\n%s" %
+            self.say("\nratios to the floor in adjacent pairs (%d, peers %d)\n"
+                     "by: rate, bytes, p50, or cpu: time a message takes, where the generator was "
+                     "the limit\nor most runs were disturbed\n\n%s" %
                      (self.meter.pairs, self.meter.peer_pairs, report.HEAD))
         self.pairs()
         out = os.path.join(self.root, "build")

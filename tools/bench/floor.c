@@ -1,12 +1,12 @@
 /* The floor: the least that a sound echo server over epoll does.
  *
- * Level-triggered epoll, 256 events a wait, one static buffer of 64 KiB, one recv
- * an event, one send of what was read, EPOLLOUT only after a short send, whose
- * remainder is kept; connections in an array indexed by descriptor. Sound means
- * the duties that nobody may skip are done: an event of a descriptor that was
- * closed earlier in the batch is passed over, flags are looked at, EINTR is
- * retried, and the bytes of each connection are counted, so that the end can say
- * whether all that came went back. The bench holds it to 75 to 100 user
+ * Level-triggered epoll, 256 events a wait, one static buffer of 64 KiB, one
+ * recv an event, one send of what was read, EPOLLOUT only after a short send,
+ * whose remainder is kept; connections in an array indexed by descriptor. Sound
+ * means that the duties nobody may skip are done: an event of a descriptor that
+ * was closed earlier in the batch is passed over, flags are looked at, EINTR is
+ * retried, and the bytes of each connection are counted, so that the end can
+ * say whether all that came went back. The bench holds it to 75 to 100 user
  * instructions and 2.00 to 2.05 system calls for each message of 64 bytes at 50
  * connections: less would be no server, more would be no floor. */
 #include "server.h"
@@ -30,7 +30,7 @@ typedef struct floor_conn {
 static floor_conn conns[FD_MAX];
 static char buffer[SERVER_READ_MAX];
 static int epoll_fd;
-static int fd_top; /* the highest descriptor there has been */
+static int fd_top;        /* the highest descriptor there has been */
 static uint64_t received; /* by connections that have ended */
 static uint64_t sent_back;
 static volatile sig_atomic_t stopping;

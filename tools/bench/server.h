@@ -73,8 +73,8 @@ static void server_parse(int argc, char **argv, const char *can) {
     signal(SIGPIPE, SIG_IGN);
 }
 
-/* A listening socket on a free port of 127.0.0.1. TCP_NODELAY and the
- * congestion control are inherited by what it accepts (Linux; PERFORMANCE 4.11). */
+/* A listening socket on a free port of 127.0.0.1. What it accepts inherits
+ * TCP_NODELAY and the congestion control (Linux). */
 static int server_socket(void) {
     struct sockaddr_in addr;
     int one = 1;

@@ -1,13 +1,13 @@
 /* One million timers, netkit against libev, in one process.
  *
  * Both get the same delays in the same order through their public calls. Rounds
- * alternate who goes first, each on a new loop; what is reported are medians and
- * quartiles of the ratios of CPU time within a round. "insert" grows from nothing,
- * memory included; "insert again" comes after the random cancels, so netkit's
- * slots are handed out in their order, while libev's lie in a row. For firing,
- * netkit's clock is the system's plus an offset that jumps; libev, whose clock
- * cannot, gets the same delays less 2,000 s, so all are due at once and in the
- * same order. */
+ * alternate who goes first, each on a new loop; what is reported are medians
+ * and quartiles of the ratios of CPU time within a round. "insert" grows from
+ * nothing, memory included; "insert again" comes after the random cancels, so
+ * netkit's slots are handed out in their order, while libev's lie in a row.
+ * For firing, netkit's clock is the system's plus an offset that jumps; libev,
+ * whose clock cannot, gets the same delays less 2,000 s, so all are due at once
+ * and in the same order. */
 #define NETKIT_IMPLEMENTATION
 #include "netkit.h"
 
