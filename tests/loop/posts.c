@@ -91,7 +91,6 @@ typedef struct lposts_producer {
     bool is_over;
 } lposts_producer;
 
-
 /* An item that knows its number. */
 typedef struct lposts_item {
     lposts_producer *by;

@@ -18,27 +18,27 @@ static inline uint64_t tl_deadline(void) {
 }
 
 /* Turn until it holds; fails when that takes too long. */
-#define TL_UNTIL(loop, cond)                                      \
-    do {                                                          \
-        for (uint64_t tl_end = tl_deadline(); !(cond);) {         \
-            if (nkt_now_ns() > tl_end) {                          \
+#define TL_UNTIL(loop, cond)                                           \
+    do {                                                               \
+        for (uint64_t tl_end = tl_deadline(); !(cond);) {              \
+            if (nkt_now_ns() > tl_end) {                               \
                 nkt_fail_check(__FILE__, __LINE__, "in time: " #cond); \
-            }                                                     \
-            CHECK_OK(netkit_loop_run_once((loop), 5));            \
-        }                                                         \
-        NKT_COUNT_CHECK();                                        \
+            }                                                          \
+            CHECK_OK(netkit_loop_run_once((loop), 5));                 \
+        }                                                              \
+        NKT_COUNT_CHECK();                                             \
     } while (0)
 
 /* Wait for what another thread does. */
-#define TL_AWAIT(cond)                                            \
-    do {                                                          \
-        for (uint64_t tl_end = tl_deadline(); !(cond);) {         \
-            if (nkt_now_ns() > tl_end) {                          \
+#define TL_AWAIT(cond)                                                 \
+    do {                                                               \
+        for (uint64_t tl_end = tl_deadline(); !(cond);) {              \
+            if (nkt_now_ns() > tl_end) {                               \
                 nkt_fail_check(__FILE__, __LINE__, "in time: " #cond); \
-            }                                                     \
-            nkt_sleep_ms(1);                                      \
-        }                                                         \
-        NKT_COUNT_CHECK();                                        \
+            }                                                          \
+            nkt_sleep_ms(1);                                           \
+        }                                                              \
+        NKT_COUNT_CHECK();                                             \
     } while (0)
 
 #define TL_GET(at) __atomic_load_n((at), __ATOMIC_SEQ_CST)
@@ -59,14 +59,14 @@ static inline void tl_settle(netkit_loop *loop) {
 
 typedef struct tl_conn {
     netkit_conn handle;
-    int peer;              /* the far end, or -1 */
+    int peer; /* the far end, or -1 */
     int opens, datas, drains, eofs, closes;
     uint64_t bytes;
-    uint64_t closed_as;    /* its place among all closes */
+    uint64_t closed_as; /* its place among all closes */
     netkit_close_info info;
     bool is_echo;
     bool closes_at_eof;
-    int in_call;           /* the test is inside a call of its own */
+    int in_call; /* the test is inside a call of its own */
 } tl_conn;
 
 static uint64_t tl_close_count;
