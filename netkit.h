@@ -7077,6 +7077,7 @@ static NKI_COLD void nki_conn_stage_rest(netkit_loop *loop, nki_conn *c, int n) 
             nki_conn_fail(loop, c, NETKIT_OP_WRITE, NETKIT_E_NOMEM, NKI_WHY_NOMEM_SEND, 0, true);
         }
     }
+    loop->stage_len = 0; /* of a dead conn too: else it would go out with the next conn's */
 }
 
 /* Send what the current conn has staged, in one call. */
@@ -7717,7 +7718,8 @@ static NKI_HOT void nki_conn_serve_plain(netkit_loop *loop, nki_conn *c) {
     loop->current = NULL;
     if (NKI_UNLIKELY((c->source.ready & NKI_READABLE) != 0 || c->out != NULL ||
                      (c->flags & NKI_C_DEAD) != 0)) {
-        c->tally += (uint32_t)len;
+        c->tally +=
+            (c->flags & NKI_C_DEAD) != 0 ? 0 : (uint32_t)len; /* there it is what is unsent */
         nki_conn_after_slow(loop, c);
     }
 }

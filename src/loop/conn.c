@@ -322,6 +322,7 @@ static NKI_COLD void nki_conn_stage_rest(netkit_loop *loop, nki_conn *c, int n) 
             nki_conn_fail(loop, c, NETKIT_OP_WRITE, NETKIT_E_NOMEM, NKI_WHY_NOMEM_SEND, 0, true);
         }
     }
+    loop->stage_len = 0; /* of a dead conn too: else it would go out with the next conn's */
 }
 
 /* Send what the current conn has staged, in one call. */

@@ -363,7 +363,8 @@ static NKI_HOT void nki_conn_serve_plain(netkit_loop *loop, nki_conn *c) {
     loop->current = NULL;
     if (NKI_UNLIKELY((c->source.ready & NKI_READABLE) != 0 || c->out != NULL ||
                      (c->flags & NKI_C_DEAD) != 0)) {
-        c->tally += (uint32_t)len;
+        c->tally +=
+            (c->flags & NKI_C_DEAD) != 0 ? 0 : (uint32_t)len; /* there it is what is unsent */
         nki_conn_after_slow(loop, c);
     }
 }
