@@ -372,13 +372,13 @@ static inline sup_setup sup_setup_default(void) {
 static inline sup_peer sup_open(netkit_loop *loop, sup_end *end, const sup_setup *setup) {
     netkit_listen_desc desc = sup_listen_desc(&setup->handler, end);
     netkit_listener listener;
-    uint32_t before = netkit_loop_objects(loop);
+    netkit_addr addr;
     sup_peer peer;
     desc.conn = setup->options;
     peer = sup_peer_of(sup_raw_dial(sup_listen(loop, &desc, &listener), setup->rcvbuf));
     SUP_UNTIL(loop, end->opens == 1);
     CHECK_OK(netkit_listener_close(loop, listener));
-    SUP_UNTIL(loop, netkit_loop_objects(loop) == before + 1);
+    SUP_UNTIL(loop, netkit_listener_local(loop, listener, &addr) == NETKIT_E_STALE);
     return peer;
 }
 
