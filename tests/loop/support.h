@@ -57,7 +57,7 @@ static inline bool sup_is_late(uint64_t began, const char *file, int line, const
 #define SUP_UNTIL(loop, cond)       \
     SUP_UNTIL_DOING(loop, cond) {   \
     }                               \
-    CHECK(cond)
+    NKT_COUNT_CHECK()
 
 static inline void sup_turn(netkit_loop *loop) {
     CHECK_OK(netkit_loop_run_once(loop, 2));
