@@ -1,0 +1,831 @@
+/* Contracts C5 and C6, rules R1 and R4: how conns end, what is legal meanwhile, and that the dead
+ * stay dead. */
+#include "support.h"
+
+/* Queue `len` bytes of the stream from its start. */
+static void close_queue(sup_end *end, size_t len) {
+    unsigned char *data = (unsigned char *)malloc(len);
+    sup_fill(data, len, 0);
+    CHECK_OK(netkit_conn_send(end->loop, end->conn, data, len));
+    free(data);
+}
+
+/* T-07 SD25 SK17 C5: a graceful close with unread input, in the system or left by the handler,
+ * delivers all that is queued and a clean end: no reset eats it */
+NKT_LOOP_TEST(close_delivers_behind_unread_input) {
+    for (int way = 0; way < 4; way++) {
+        netkit_loop *loop = nkt_loop();
+        sup_setup setup = sup_setup_default();
+        size_t len = way < 2 ? 200000 : 1 << 20;
+        sup_end end;
+        sup_peer peer;
+        sup_end_init(&end);
+        end.used_at_most = way % 2 == 0 ? SIZE_MAX : 0;
+        setup.options.send_max = 2 << 20;
+        peer = sup_open(loop, &end, &setup);
+        if (way % 2 == 0) {
+            CHECK_OK(netkit_conn_pause(loop, end.conn));
+        }
+        peer.to_send = 10;
+        sup_peer_send(&peer);
+        SUP_UNTIL(loop, way % 2 == 0 || end.datas == 1);
+        close_queue(&end, len);
+        CHECK_OK(netkit_conn_close(loop, end.conn));
+        SUP_UNTIL_DOING(loop, peer.end != 0) {
+            sup_peer_recv(&peer);
+            if (peer.received > 0 && peer.to_send == 10) {
+                peer.to_send = 2000; /* more that nobody will read */
+                sup_peer_send(&peer);
+            }
+        }
+        CHECK_EQ(peer.end, SUP_EOF);
+        CHECK_EQ(peer.received, len);
+        CHECK_EQ(end.closes, 0);
+        sup_peer_close(&peer);
+        SUP_UNTIL(loop, end.closes == 1);
+        CHECK_OK(end.info.code);
+        CHECK_EQ(end.info.unsent, 0);
+        CHECK_EQ(end.info.phase, NETKIT_PHASE_CLOSING);
+        CHECK_EQ(end.info.op, NETKIT_OP_CLOSE);
+        CHECK_EQ(end.datas, way % 2);
+        CHECK_EQ(end.eofs, 0);
+        nkt_loop_done(loop);
+    }
+}
+
+/* SD02 C5: closing with a read under way: the peer sees the end at once; on_close waits for the
+ * peer's own end */
+NKT_LOOP_TEST(close_ends_the_stream_at_once) {
+    netkit_loop *loop = nkt_loop();
+    sup_end end;
+    sup_peer peer = sup_open_default(loop, &end);
+    uint64_t began = nkt_now_ns();
+    CHECK_OK(netkit_conn_close(loop, end.conn));
+    CHECK_EQ(end.closes, 0);
+    SUP_UNTIL_DOING(loop, peer.end == SUP_EOF) {
+        sup_peer_recv(&peer);
+    }
+    CHECK(nkt_now_ns() - began < 1000000000);
+    sup_settle(loop);
+    CHECK_EQ(end.closes, 0);
+    CHECK_EQ(netkit_conn_phase(loop, end.conn), NETKIT_PHASE_CLOSING);
+    sup_peer_close(&peer);
+    SUP_UNTIL(loop, end.closes == 1);
+    CHECK_OK(end.info.code);
+    nkt_loop_done(loop);
+}
+
+/* T-07 C5 R5: a peer that reads nothing, or never ends its own stream, is cut off at
+ * close_deadline_ms; what it did not take is counted */
+NKT_LOOP_TEST(close_deadline_bounds_the_whole_close) {
+    for (int is_blocked = 0; is_blocked < 2; is_blocked++) {
+        netkit_loop *loop = nkt_loop();
+        sup_setup setup = sup_setup_default();
+        size_t len = is_blocked ? 16 << 20 : 100;
+        uint64_t began;
+        sup_end end;
+        sup_peer peer;
+        sup_end_init(&end);
+        setup.options.send_max = 16 << 20;
+        setup.options.close_deadline_ms = 100;
+        peer = sup_open(loop, &end, &setup);
+        close_queue(&end, len);
+        began = nkt_now_ns();
+        CHECK_OK(netkit_conn_close(loop, end.conn));
+        SUP_UNTIL_DOING(loop, end.closes == 1) {
+            peer.to_send++;
+            sup_peer_send(&peer); /* trickles on: no progress of this kind extends it */
+        }
+        CHECK(nkt_now_ns() - began >= 99000000);
+        CHECK(nkt_now_ns() - began < (uint64_t)nkt_slowness * 1100000000);
+        CHECK_ERR(end.info.code, NETKIT_E_TIMEOUT);
+        CHECK_EQ(end.info.phase, NETKIT_PHASE_CLOSING);
+        CHECK(is_blocked ? end.info.unsent > 0 : end.info.unsent == 0);
+        CHECK_EQ(netkit_loop_objects(loop), 0);
+        sup_peer_close(&peer);
+        nkt_loop_done(loop);
+    }
+}
+
+/* C5 R5: a peer that floods instead of ending is cut off at drain_max, long before the deadline */
+NKT_LOOP_TEST(close_discards_at_most_drain_max) {
+    for (int is_default = 0; is_default < 2; is_default++) {
+        netkit_loop *loop = nkt_loop();
+        sup_setup setup = sup_setup_default();
+        uint64_t began;
+        sup_end end;
+        sup_peer peer;
+        sup_end_init(&end);
+        setup.options.drain_max = is_default ? 0 : 100000;
+        peer = sup_open(loop, &end, &setup);
+        CHECK_OK(netkit_conn_close(loop, end.conn));
+        peer.to_send = is_default ? 1 << 20 : 100000;
+        peer.to_send -= 1000;
+        SUP_UNTIL_DOING(loop, peer.sent == peer.to_send) {
+            sup_peer_send(&peer);
+        }
+        sup_settle(loop);
+        CHECK_EQ(end.closes, 0);
+        began = nkt_now_ns();
+        peer.to_send += 64 << 20;
+        SUP_UNTIL_DOING(loop, end.closes == 1) {
+            sup_peer_send(&peer);
+        }
+        CHECK(nkt_now_ns() - began < (uint64_t)nkt_slowness * 2000000000);
+        CHECK(end.info.code < 0);
+        CHECK(end.info.code != NETKIT_E_TIMEOUT);
+        CHECK_EQ(end.info.phase, NETKIT_PHASE_CLOSING);
+        CHECK_EQ(end.datas, 0);
+        sup_peer_close(&peer);
+        nkt_loop_done(loop);
+    }
+}
+
+static void close_check_refused(netkit_loop *loop, netkit_conn conn, int code) {
+    netkit_handler handler = sup_handler();
+    netkit_span span;
+    span.data = "x";
+    span.len = 1;
+    CHECK_ERR(netkit_conn_send(loop, conn, "x", 1), code);
+    CHECK_ERR(netkit_conn_sendv(loop, conn, &span, 1), code);
+    CHECK_ERR(netkit_conn_send_borrowed(loop, conn, "x", 1, NULL, NULL), code);
+    CHECK_ERR(netkit_conn_flush(loop, conn), code);
+    CHECK_ERR(netkit_conn_pause(loop, conn), code);
+    CHECK_ERR(netkit_conn_resume(loop, conn), code);
+    CHECK_ERR(netkit_conn_shutdown(loop, conn), code);
+    CHECK_ERR(netkit_conn_set_handler(loop, conn, &handler, NULL), code);
+    CHECK_ERR(netkit_conn_set_user(loop, conn, NULL), code);
+    CHECK_ERR(netkit_conn_set_idle_timeout(loop, conn, 1), code);
+    CHECK_ERR(netkit_conn_set_deadline(loop, conn, 1), code);
+    CHECK_ERR(netkit_conn_set_option(loop, conn, NETKIT_OPT_NODELAY, 1), code);
+    CHECK_ERR(netkit_conn_set_referenced(loop, conn, false), code);
+}
+
+/* C5 L-04 SK26: while closing the getters and abort work, a second close is OK, all else is
+ * CLOSED; abort then ends it */
+NKT_LOOP_TEST(close_allows_getters_close_and_abort) {
+    netkit_loop *loop = nkt_loop();
+    sup_setup setup = sup_setup_default();
+    sup_end end;
+    sup_peer peer;
+    netkit_addr addr;
+    uintptr_t native;
+    size_t count;
+    int value;
+    sup_end_init(&end);
+    setup.options.ext_size = 8;
+    peer = sup_open(loop, &end, &setup);
+    CHECK_OK(netkit_conn_close(loop, end.conn));
+    CHECK_OK(netkit_conn_close(loop, end.conn));
+    sup_turn(loop);
+    CHECK_OK(netkit_conn_close(loop, end.conn));
+    CHECK_EQ(netkit_conn_phase(loop, end.conn), NETKIT_PHASE_CLOSING);
+    CHECK_OK(netkit_conn_queued(loop, end.conn, &count));
+    CHECK_OK(netkit_conn_unread(loop, end.conn, &count));
+    CHECK_OK(netkit_conn_local(loop, end.conn, &addr));
+    CHECK_EQ(addr.family, NETKIT_AF_IPV4);
+    CHECK_OK(netkit_conn_remote(loop, end.conn, &addr));
+    CHECK_OK(netkit_conn_native(loop, end.conn, &native));
+    CHECK_OK(netkit_conn_get_option(loop, end.conn, NETKIT_OPT_NODELAY, &value));
+    CHECK(netkit_conn_user(loop, end.conn) == &end);
+    CHECK(netkit_conn_ext(loop, end.conn) != NULL);
+    close_check_refused(loop, end.conn, NETKIT_E_CLOSED);
+    CHECK_OK(netkit_conn_abort(loop, end.conn));
+    CHECK_EQ(end.closes, 0);
+    SUP_UNTIL(loop, end.closes == 1);
+    CHECK(end.info.code < 0);
+    close_check_refused(loop, end.conn, NETKIT_E_STALE);
+    sup_peer_close(&peer);
+    nkt_loop_done(loop);
+}
+
+/* L-04 PO13 R1 BX01: dead, zero, foreign and wrong-kind handles are STALE everywhere, never a
+ * crash */
+NKT_LOOP_TEST(close_leaves_a_stale_handle) {
+    netkit_loop *loop = nkt_loop();
+    netkit_loop *second = nkt_loop();
+    sup_end end, foreign;
+    sup_peer peer = sup_open_default(loop, &end);
+    sup_peer other = sup_open_default(second, &foreign);
+    netkit_conn bad[4];
+    netkit_timer timer;
+    CHECK_OK(netkit_timer_start(loop, &timer, 1000000000, 0, NULL, NULL) == NETKIT_E_INVALID
+                 ? NETKIT_OK
+                 : netkit_timer_stop(loop, timer));
+    CHECK_OK(netkit_conn_abort(loop, end.conn));
+    SUP_UNTIL(loop, end.closes == 1);
+    memset(bad, 0, sizeof(bad));
+    bad[1] = end.conn;
+    bad[2] = foreign.conn;
+    bad[3].id = UINT64_MAX;
+    for (int i = 0; i < 4; i++) {
+        netkit_listener listener;
+        netkit_addr addr;
+        uintptr_t native;
+        size_t count;
+        int value;
+        close_check_refused(loop, bad[i], NETKIT_E_STALE);
+        CHECK_ERR(netkit_conn_close(loop, bad[i]), NETKIT_E_STALE);
+        CHECK_ERR(netkit_conn_abort(loop, bad[i]), NETKIT_E_STALE);
+        CHECK_ERR(netkit_conn_phase(loop, bad[i]), NETKIT_E_STALE);
+        CHECK_ERR(netkit_conn_queued(loop, bad[i], &count), NETKIT_E_STALE);
+        CHECK_ERR(netkit_conn_unread(loop, bad[i], &count), NETKIT_E_STALE);
+        CHECK_ERR(netkit_conn_local(loop, bad[i], &addr), NETKIT_E_STALE);
+        CHECK_ERR(netkit_conn_remote(loop, bad[i], &addr), NETKIT_E_STALE);
+        CHECK_ERR(netkit_conn_native(loop, bad[i], &native), NETKIT_E_STALE);
+        CHECK_ERR(netkit_conn_get_option(loop, bad[i], NETKIT_OPT_NODELAY, &value), NETKIT_E_STALE);
+        CHECK(netkit_conn_user(loop, bad[i]) == NULL);
+        CHECK(netkit_conn_ext(loop, bad[i]) == NULL);
+        listener.id = bad[i].id;
+        CHECK_ERR(netkit_listener_close(loop, listener), NETKIT_E_STALE);
+        CHECK_ERR(netkit_listener_local(loop, listener, &addr), NETKIT_E_STALE);
+        CHECK_ERR(netkit_listener_set_referenced(loop, listener, false), NETKIT_E_STALE);
+    }
+    CHECK_EQ(foreign.closes, 0);
+    sup_peer_close(&peer);
+    sup_peer_close(&other);
+    nkt_loop_done(loop);
+    nkt_loop_done(second);
+}
+
+/* A conn's handle that is taken for a listener's names nothing, and the other way. */
+/* R1 PO13: the kind of a handle counts */
+NKT_LOOP_TEST(close_takes_no_handle_of_another_kind) {
+    netkit_loop *loop = nkt_loop();
+    netkit_handler handler = sup_handler();
+    netkit_listen_desc desc;
+    netkit_listener listener, wrong;
+    netkit_conn conn;
+    sup_end end, watched;
+    sup_peer peer = sup_open_default(loop, &watched);
+    sup_end_init(&end);
+    desc = sup_listen_desc(&handler, &end);
+    sup_listen(loop, &desc, &listener);
+    conn.id = listener.id;
+    wrong.id = watched.conn.id;
+    CHECK_ERR(netkit_conn_close(loop, conn), NETKIT_E_STALE);
+    CHECK_ERR(netkit_listener_close(loop, wrong), NETKIT_E_STALE);
+    sup_settle(loop);
+    CHECK_EQ(watched.closes, 0);
+    CHECK_EQ(netkit_loop_objects(loop), 2);
+    sup_peer_close(&peer);
+    nkt_loop_done(loop);
+}
+
+/* T-14 SK18 C5: abort is a reset that the peer sees; what was queued is dropped; after a shutdown
+ * it is legal too */
+NKT_LOOP_TEST(close_abort_resets) {
+    for (int is_shut = 0; is_shut < 2; is_shut++) {
+        netkit_loop *loop = nkt_loop();
+        sup_end end;
+        sup_peer peer = sup_open_default(loop, &end);
+        char text[200];
+        if (is_shut) {
+            CHECK_OK(netkit_conn_shutdown(loop, end.conn));
+            sup_turn(loop);
+        } else {
+            CHECK_OK(netkit_conn_send(loop, end.conn, "lost", 4));
+        }
+        CHECK_OK(netkit_conn_abort(loop, end.conn));
+        CHECK_EQ(end.closes, 0);
+        SUP_UNTIL(loop, end.closes == 1);
+        CHECK_EQ(end.info.unsent, is_shut ? 0 : 4);
+        CHECK(end.info.code < 0);
+        CHECK_EQ(end.info.op, NETKIT_OP_CLOSE);
+        CHECK_EQ(end.info.phase, NETKIT_PHASE_OPEN);
+        CHECK(netkit_close_describe(&end.info, text, sizeof(text)) < (int)sizeof(text));
+        SUP_UNTIL_DOING(loop, peer.end != 0) {
+            sup_peer_recv(&peer);
+        }
+        CHECK_EQ(peer.received, 0);
+        if (is_shut) {
+            CHECK(send(peer.fd, "x", 1, MSG_NOSIGNAL) == -1);
+        } else {
+            CHECK_EQ(peer.end, ECONNRESET);
+        }
+        sup_peer_close(&peer);
+        nkt_loop_done(loop);
+    }
+}
+
+/* ---- ending from callbacks --------------------------------------------------- */
+
+enum {
+    CLOSE_IN_OPEN,
+    CLOSE_IN_DATA,
+    CLOSE_IN_DRAIN,
+    CLOSE_IN_EOF,
+    CLOSE_IN_TIMER,
+    CLOSE_IN_SIBLING,
+    CLOSE_PLACES
+};
+
+typedef struct close_closer {
+    sup_end end;
+    int place;
+    bool aborts;
+    netkit_conn victim; /* 0 = itself */
+    int after;          /* callbacks but on_close after the call */
+    bool is_over;
+} close_closer;
+
+static void close_now(netkit_loop *loop, netkit_conn conn, close_closer *c) {
+    netkit_conn victim = c->victim.id != 0 ? c->victim : conn;
+    CHECK_OK(c->aborts ? netkit_conn_abort(loop, victim) : netkit_conn_close(loop, victim));
+    CHECK_EQ(c->end.closes, c->place == CLOSE_IN_SIBLING);
+    c->is_over = true;
+}
+
+static void close_at(netkit_loop *loop, netkit_conn conn, close_closer *c, int place) {
+    c->after += c->is_over;
+    if (c->place == place) {
+        close_now(loop, conn, c);
+    }
+}
+
+static void close_on_open(netkit_loop *loop, netkit_conn conn, void *user) {
+    sup_on_open(loop, conn, user);
+    close_at(loop, conn, (close_closer *)user, CLOSE_IN_OPEN);
+}
+
+static size_t close_on_data(netkit_loop *loop, netkit_conn conn, const void *data, size_t len,
+                            void *user) {
+    sup_on_data(loop, conn, data, len, user);
+    close_at(loop, conn, (close_closer *)user, CLOSE_IN_DATA);
+    return len;
+}
+
+static void close_on_drain(netkit_loop *loop, netkit_conn conn, void *user) {
+    sup_on_drain(loop, conn, user);
+    close_at(loop, conn, (close_closer *)user, CLOSE_IN_DRAIN);
+}
+
+static void close_on_eof(netkit_loop *loop, netkit_conn conn, void *user) {
+    sup_on_eof(loop, conn, user);
+    close_at(loop, conn, (close_closer *)user, CLOSE_IN_EOF);
+}
+
+static void close_on_close(netkit_loop *loop, netkit_conn conn, const netkit_close_info *info,
+                           void *user) {
+    close_closer *c = (close_closer *)user;
+    sup_on_close(loop, conn, info, user);
+    if (c->place == CLOSE_IN_SIBLING && c->victim.id != 0) {
+        close_now(loop, conn, c);
+    }
+}
+
+static void close_on_timer(netkit_loop *loop, netkit_timer timer, void *user) {
+    close_closer *c = (close_closer *)user;
+    (void)timer;
+    close_at(loop, c->end.conn, c, CLOSE_IN_TIMER);
+}
+
+static netkit_handler close_handler(void) {
+    netkit_handler h;
+    h.on_open = close_on_open;
+    h.on_data = close_on_data;
+    h.on_drain = close_on_drain;
+    h.on_eof = close_on_eof;
+    h.on_close = close_on_close;
+    return h;
+}
+
+static void close_in_place(int place, bool aborts) {
+    netkit_loop *loop = nkt_loop();
+    sup_setup setup = sup_setup_default();
+    close_closer c, other;
+    sup_peer peer, second;
+    memset(&c, 0, sizeof(c));
+    sup_end_init(&c.end);
+    c.place = place;
+    c.aborts = aborts;
+    setup.handler = close_handler();
+    setup.options.send_max = 100;
+    peer = sup_open(loop, &c.end, &setup);
+    other = c;
+    if (place == CLOSE_IN_SIBLING) {
+        memset(&other, 0, sizeof(other));
+        sup_end_init(&other.end);
+        other.place = -1;
+        second = sup_open(loop, &other.end, &setup);
+        c.victim = other.end.conn;
+        CHECK_OK(netkit_conn_abort(loop, c.end.conn));
+    } else if (place == CLOSE_IN_DRAIN) {
+        char data[100] = {0};
+        CHECK_OK(netkit_conn_send(loop, c.end.conn, data, sizeof(data)));
+        CHECK_ERR(netkit_conn_send(loop, c.end.conn, data, 1), NETKIT_E_FULL);
+    } else if (place == CLOSE_IN_TIMER) {
+        CHECK_OK(netkit_timer_start(loop, NULL, 1000, 0, close_on_timer, &c));
+    }
+    peer.to_send = 1000; /* all that could happen next, happens */
+    sup_peer_send(&peer);
+    if (place == CLOSE_IN_EOF) {
+        CHECK_EQ(shutdown(peer.fd, SHUT_WR), 0);
+    }
+    SUP_UNTIL(loop, c.is_over);
+    if (place != CLOSE_IN_EOF) {
+        peer.to_send = 2000;
+        sup_peer_send(&peer);
+    }
+    sup_peer_close(&peer);
+    if (place == CLOSE_IN_SIBLING) {
+        sup_peer_close(&second);
+        SUP_UNTIL(loop, other.end.closes == 1);
+    }
+    SUP_UNTIL(loop, c.end.closes == 1);
+    sup_settle(loop);
+    CHECK_EQ(c.after, 0);
+    CHECK_EQ(netkit_loop_objects(loop), 0);
+    nkt_loop_done(loop);
+}
+
+/* L-03 PL16 C5 C6 I2 R4: close and abort in every callback: on_close once, later than the call,
+ * last, and nothing else after the call */
+NKT_LOOP_TEST(close_in_every_callback) {
+    for (int place = 0; place < CLOSE_PLACES; place++) {
+        close_in_place(place, false);
+        close_in_place(place, true);
+    }
+}
+
+/* PL16 R4: calls on itself and on others are legal in on_close; the handle dies with its return */
+static void close_calls_in_on_close(netkit_loop *loop, netkit_conn conn,
+                                    const netkit_close_info *info, void *user) {
+    unsigned char *ext = (unsigned char *)netkit_conn_ext(loop, conn);
+    sup_on_close(loop, conn, info, user);
+    CHECK(ext != NULL);
+    for (int i = 0; i < 100; i++) {
+        CHECK_EQ(ext[i], 7);
+    }
+    CHECK(netkit_conn_user(loop, conn) == user);
+    CHECK(netkit_conn_send(loop, conn, "x", 1) < 0);
+    CHECK(netkit_conn_close(loop, conn) == NETKIT_OK ||
+          netkit_conn_close(loop, conn) == NETKIT_E_CLOSED);
+    CHECK_ERR(netkit_loop_run(loop), NETKIT_E_BUSY);
+    CHECK_ERR(netkit_loop_destroy(loop), NETKIT_E_BUSY);
+}
+
+/* C7 PL16 R4 SK28: ext is valid in on_close, zeroed at first, aligned to 16; the loop cannot be
+ * run or destroyed from there */
+NKT_LOOP_TEST(close_ext_lives_through_on_close) {
+    netkit_loop *loop = nkt_loop();
+    sup_setup setup = sup_setup_default();
+    setup.handler.on_close = close_calls_in_on_close;
+    setup.options.ext_size = 100;
+    for (int round = 0; round < 3; round++) {
+        sup_end end;
+        sup_peer peer;
+        unsigned char *ext;
+        sup_end_init(&end);
+        peer = sup_open(loop, &end, &setup);
+        ext = (unsigned char *)netkit_conn_ext(loop, end.conn);
+        CHECK(ext != NULL && (uintptr_t)ext % 16 == 0);
+        for (int i = 0; i < 100; i++) {
+            CHECK_EQ(ext[i], 0);
+        }
+        memset(ext, 7, 100);
+        CHECK_OK(netkit_conn_abort(loop, end.conn));
+        SUP_UNTIL(loop, end.closes == 1);
+        CHECK(netkit_conn_ext(loop, end.conn) == NULL);
+        CHECK_ERR(netkit_conn_phase(loop, end.conn), NETKIT_E_STALE);
+        sup_peer_close(&peer);
+    }
+    nkt_loop_done(loop);
+}
+
+/* L-06 I2 I5: two conns whose callbacks close each other, both ready in one turn, over and over */
+typedef struct close_pair {
+    sup_end ends[2];
+    int datas;
+    bool aborts;
+} close_pair;
+
+static close_pair close_duel;
+
+static size_t close_the_other(netkit_loop *loop, netkit_conn conn, const void *data, size_t len,
+                              void *user) {
+    sup_end *self = (sup_end *)user;
+    sup_end *other = self == &close_duel.ends[0] ? &close_duel.ends[1] : &close_duel.ends[0];
+    int code;
+    sup_on_data(loop, conn, data, len, user);
+    close_duel.datas++;
+    code = close_duel.aborts ? netkit_conn_abort(loop, other->conn)
+                             : netkit_conn_close(loop, other->conn);
+    CHECK_OK(code);
+    return len;
+}
+
+/* L-06 I2: whoever comes first wins; the other hears nothing more but its end */
+NKT_LOOP_TEST(close_each_other_in_one_turn) {
+    netkit_loop *loop = nkt_loop();
+    sup_setup setup = sup_setup_default();
+    uint64_t rounds = nkt_scale(10000, 60);
+    setup.handler.on_data = close_the_other;
+    setup.options.close_deadline_ms = 1000;
+    for (uint64_t round = 0; round < rounds; round++) {
+        sup_peer peers[2];
+        close_duel.aborts = nkt_random() % 2 == 0;
+        close_duel.datas = 0;
+        for (int i = 0; i < 2; i++) {
+            sup_end_init(&close_duel.ends[i]);
+            peers[i] = sup_open(loop, &close_duel.ends[i], &setup);
+        }
+        for (int i = 0; i < 2; i++) {
+            peers[i].to_send = 1;
+            sup_peer_send(&peers[i]);
+        }
+        SUP_UNTIL(loop, close_duel.datas > 0);
+        CHECK_EQ(close_duel.datas, 1);
+        sup_peer_close(&peers[0]);
+        sup_peer_close(&peers[1]);
+        for (int i = 0; i < 2; i++) {
+            SUP_UNTIL(loop, close_duel.ends[i].eofs + close_duel.ends[i].closes > 0);
+            if (close_duel.ends[i].closes == 0) {
+                CHECK_OK(netkit_conn_abort(loop, close_duel.ends[i].conn));
+            }
+            SUP_UNTIL(loop, close_duel.ends[i].closes == 1);
+        }
+    }
+    CHECK_EQ(netkit_loop_objects(loop), 0);
+    nkt_loop_done(loop);
+}
+
+/* ---- descriptors that come back ------------------------------------------------ */
+
+enum {
+    CLOSE_MANY = 64
+};
+
+typedef struct close_crowd {
+    sup_end old[CLOSE_MANY], fresh[CLOSE_MANY];
+    bool is_aborted[CLOSE_MANY];
+    uint16_t port;
+    int made;
+} close_crowd;
+
+static close_crowd close_here;
+
+/* The first of many that are ready ends half of the others and dials as many anew: the system
+ * gives them the same descriptors. */
+static size_t close_half_and_dial(netkit_loop *loop, netkit_conn conn, const void *data, size_t len,
+                                  void *user) {
+    sup_on_data(loop, conn, data, len, user);
+    if (close_here.made == 0) {
+        for (int i = 0; i < CLOSE_MANY; i++) {
+            if (&close_here.old[i] != user && i % 2 == 0 && close_here.old[i].datas == 0) {
+                CHECK_OK(netkit_conn_abort(loop, close_here.old[i].conn));
+                close_here.is_aborted[i] = true;
+            }
+        }
+        for (int i = 0; i < CLOSE_MANY; i++) {
+            if (close_here.is_aborted[i]) {
+                sup_end_init(&close_here.fresh[i]);
+                sup_connect(loop, &close_here.fresh[i], close_here.port, NULL);
+                close_here.made++;
+            }
+        }
+    }
+    return len;
+}
+
+/* L-05 SD32 I5 PL15: with 64 ready in one wake-up, the first ends half of them and opens as many:
+ * the dead hear nothing more but their end, the new only what is theirs */
+NKT_LOOP_TEST(close_and_reuse_of_descriptors) {
+    netkit_loop *loop = nkt_loop();
+    sup_setup setup = sup_setup_default();
+    uint64_t rounds = nkt_scale(200, 5);
+    int listener = sup_raw_listen(&close_here.port, 1000);
+    sup_nonblocking(listener);
+    setup.handler.on_data = close_half_and_dial;
+    for (uint64_t round = 0; round < rounds; round++) {
+        sup_peer peers[CLOSE_MANY];
+        int accepted[CLOSE_MANY], count = 0;
+        memset(close_here.is_aborted, 0, sizeof(close_here.is_aborted));
+        close_here.made = 0;
+        for (int i = 0; i < CLOSE_MANY; i++) {
+            sup_end_init(&close_here.old[i]);
+            peers[i] = sup_open(loop, &close_here.old[i], &setup);
+        }
+        for (int i = 0; i < CLOSE_MANY; i++) {
+            peers[i].to_send = 1;
+            sup_peer_send(&peers[i]);
+        }
+        SUP_UNTIL(loop, close_here.made > 0);
+        SUP_UNTIL_DOING(loop, count == close_here.made) {
+            int fd = accept(listener, NULL, NULL);
+            if (fd >= 0) {
+                accepted[count++] = fd;
+            }
+        }
+        sup_settle(loop);
+        for (int i = 0; i < CLOSE_MANY; i++) {
+            CHECK_EQ(close_here.old[i].datas, !close_here.is_aborted[i]);
+            CHECK_EQ(close_here.old[i].closes, close_here.is_aborted[i]);
+            if (close_here.is_aborted[i]) {
+                CHECK_STR(close_here.fresh[i].trace, "o");
+                CHECK_OK(netkit_conn_abort(loop, close_here.fresh[i].conn));
+            } else {
+                CHECK_OK(netkit_conn_abort(loop, close_here.old[i].conn));
+            }
+            sup_peer_close(&peers[i]);
+        }
+        SUP_UNTIL(loop, netkit_loop_objects(loop) == 0);
+        while (count > 0) {
+            CHECK_EQ(close(accepted[--count]), 0);
+        }
+    }
+    CHECK_EQ(close(listener), 0);
+    nkt_loop_done(loop);
+}
+
+/* ---- the end of the loop ----------------------------------------------------------- */
+
+typedef struct close_listening {
+    sup_end end;
+    int listener_closes;
+} close_listening;
+
+static void close_on_listener_close(netkit_loop *loop, netkit_listener listener, void *user) {
+    (void)loop;
+    (void)listener;
+    ((close_listening *)user)->listener_closes++;
+}
+
+/* R4 I1 I2 C5: destroy is the last turn: open, closing and connecting conns and listeners get
+ * their on_close, once, inside it */
+NKT_LOOP_TEST(close_by_destroy) {
+    netkit_loop *loop = nkt_loop();
+    netkit_handler handler = sup_handler();
+    close_listening l;
+    netkit_listen_desc desc;
+    sup_end end, closing, connecting;
+    sup_peer peer = sup_open_default(loop, &end);
+    sup_peer second = sup_open_default(loop, &closing);
+    memset(&l, 0, sizeof(l));
+    sup_end_init(&connecting);
+    desc = sup_listen_desc(&handler, &l);
+    desc.on_close = close_on_listener_close;
+    sup_connect(loop, &connecting, sup_listen(loop, &desc, NULL), NULL);
+    CHECK_OK(netkit_conn_close(loop, closing.conn));
+    CHECK_OK(netkit_conn_send(loop, end.conn, "abc", 3));
+    CHECK_EQ(netkit_loop_objects(loop), 4);
+    CHECK_EQ(end.closes + closing.closes + connecting.closes + l.listener_closes, 0);
+    nkt_loop_done(loop);
+    CHECK_EQ(end.closes, 1);
+    CHECK(end.info.code < 0);
+    CHECK_EQ(end.info.op, NETKIT_OP_CLOSE);
+    CHECK_EQ(closing.closes, 1);
+    CHECK_EQ(connecting.closes, 1);
+    CHECK_EQ(connecting.opens, 0);
+    CHECK_EQ(connecting.info.phase, NETKIT_PHASE_CONNECTING);
+    CHECK_EQ(l.listener_closes, 1);
+    sup_peer_close(&peer);
+    sup_peer_close(&second);
+}
+
+/* ---- what on_close says --------------------------------------------------------------- */
+
+/* SK24 R2: the reason as a sentence with its numbers; short buffers are cut as snprintf does */
+NKT_TEST(close_describe_tells_all) {
+    netkit_close_info info;
+    char text[256], small[10];
+    int len;
+    memset(&info, 0, sizeof(info));
+    info.code = NETKIT_E_RESET;
+    info.os_code = 104;
+    info.op = NETKIT_OP_READ;
+    info.phase = NETKIT_PHASE_OPEN;
+    info.text = "the peer went away in anger";
+    info.unsent = 98765;
+    len = netkit_close_describe(&info, text, sizeof(text));
+    CHECK_EQ(len, strlen(text));
+    CHECK(strstr(text, "104") != NULL);
+    CHECK(strstr(text, "98765") != NULL);
+    CHECK(strstr(text, "the peer went away in anger") != NULL ||
+          strstr(text, "RESET") != NULL);
+    CHECK_EQ(netkit_close_describe(&info, small, sizeof(small)), len);
+    CHECK_EQ(strlen(small), 9);
+    CHECK(strncmp(small, text, 9) == 0);
+    CHECK_EQ(netkit_close_describe(&info, NULL, 0), len);
+    for (int op = 0; op <= 9; op++) {
+        for (int phase = 0; phase <= 4; phase++) {
+            info.op = (netkit_op)op;
+            info.phase = (netkit_phase)phase;
+            CHECK(netkit_close_describe(&info, text, sizeof(text)) > 0);
+        }
+    }
+}
+
+/* ---- the same on every backend ----------------------------------------------------------- */
+
+typedef struct close_story {
+    netkit_loop *loop;
+    sup_end ends[8];
+    sup_peer peers[8];
+    int count;
+} close_story;
+
+static sup_peer *close_story_open(close_story *s, const sup_setup *setup) {
+    int i = s->count++;
+    sup_end_init(&s->ends[i]);
+    s->peers[i] = sup_open(s->loop, &s->ends[i], setup);
+    return &s->peers[i];
+}
+
+/* A scripted day of several conns; what each was told is written to `out`. */
+static void close_tell_story(int backend, char *out, size_t size) {
+    netkit_loop_desc desc;
+    sup_setup setup = sup_setup_default();
+    close_story s;
+    sup_peer *peer;
+    size_t len = 0;
+    memset(&desc, 0, sizeof(desc));
+    memset(&s, 0, sizeof(s));
+    desc.backend = backend;
+    s.loop = nkt_loop_with(&desc);
+    setup.options.send_max = 5000;
+    peer = close_story_open(&s, &setup); /* 0: data, end, close */
+    s.ends[0].closes_at_eof = true;
+    peer->to_send = 300000;
+    SUP_UNTIL_DOING(s.loop, peer->sent == peer->to_send) {
+        sup_peer_send(peer);
+    }
+    sup_peer_close(peer);
+    peer = close_story_open(&s, &setup); /* 1: reset behind data, held back by a pause */
+    CHECK_OK(netkit_conn_pause(s.loop, s.ends[1].conn));
+    peer->to_send = 5000;
+    sup_peer_send(peer);
+    sup_settle(s.loop);
+    sup_raw_reset(peer->fd);
+    sup_settle(s.loop);
+    CHECK_OK(netkit_conn_resume(s.loop, s.ends[1].conn));
+    peer = close_story_open(&s, &setup); /* 2: full, drained, closed */
+    close_queue(&s.ends[2], 5000);
+    CHECK_ERR(netkit_conn_send(s.loop, s.ends[2].conn, "x", 1), NETKIT_E_FULL);
+    SUP_UNTIL(s.loop, s.ends[2].drains == 1);
+    CHECK_OK(netkit_conn_close(s.loop, s.ends[2].conn));
+    sup_settle(s.loop);
+    sup_peer_recv(peer); /* else its close were a reset */
+    sup_peer_close(peer);
+    close_story_open(&s, &setup); /* 3: aborted */
+    CHECK_OK(netkit_conn_abort(s.loop, s.ends[3].conn));
+    sup_end_init(&s.ends[4]); /* 4: refused */
+    {
+        uint16_t port;
+        int fd = sup_raw_listen(&port, 1);
+        CHECK_EQ(close(fd), 0);
+        sup_connect(s.loop, &s.ends[4], port, NULL);
+    }
+    setup.options.idle_timeout_ms = 20;
+    s.count = 5;
+    close_story_open(&s, &setup); /* 5: idle */
+    setup.options.idle_timeout_ms = 0;
+    setup.options.recv_max = 10;
+    peer = close_story_open(&s, &setup); /* 6: leaves too much */
+    s.ends[6].used_at_most = 0;
+    peer->to_send = 10;
+    sup_peer_send(peer);
+    for (int i = 0; i < 7; i++) {
+        SUP_UNTIL(s.loop, s.ends[i].closes == 1);
+        len += (size_t)snprintf(out + len, size - len, "%d %s %" PRIu64 " %s %d %d %d %zu\n", i,
+                                s.ends[i].trace, s.ends[i].bytes,
+                                netkit_error_name(s.ends[i].info.code), s.ends[i].info.os_code,
+                                (int)s.ends[i].info.op, (int)s.ends[i].info.phase,
+                                s.ends[i].info.unsent);
+        CHECK(len < size);
+    }
+    sup_peer_close(&s.peers[3]);
+    sup_peer_close(&s.peers[5]);
+    sup_peer_close(&s.peers[6]);
+    nkt_loop_done(s.loop);
+}
+
+/* I13 BX03 SK24: a scripted scenario gives each object the same events and the same reason of its
+ * end on every backend */
+NKT_TEST(close_story_is_the_same_on_every_backend) {
+    char first[2048] = "", text[2048];
+    int told = 0;
+    for (int backend = NETKIT_BACKEND_FASTEST + 1; netkit_backend_name(backend) != NULL;
+         backend++) {
+        netkit_loop *loop = NULL;
+        netkit_loop_desc desc;
+        memset(&desc, 0, sizeof(desc));
+        desc.backend = backend;
+        if (netkit_loop_create(&loop, &desc) != NETKIT_OK) {
+            continue;
+        }
+        CHECK_OK(netkit_loop_destroy(loop));
+        close_tell_story(backend, text, sizeof(text));
+        if (told++ == 0) {
+            memcpy(first, text, sizeof(first));
+            CHECK(strstr(first, "0 odec 300000 NETKIT_OK ") != NULL);
+            CHECK(strstr(first, "1 odc 5000 NETKIT_E_RESET ") != NULL);
+            CHECK(strstr(first, "2 orc 0 NETKIT_OK ") != NULL);
+            CHECK(strstr(first, "4 c 0 NETKIT_E_REFUSED ") != NULL);
+            CHECK(strstr(first, "5 oc 0 NETKIT_E_TIMEOUT ") != NULL);
+            CHECK(strstr(first, "6 odc 0 NETKIT_E_TOOBIG ") != NULL);
+        }
+        CHECK_STR(text, first);
+    }
+    CHECK(told > 0);
+}
