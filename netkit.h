@@ -2599,12 +2599,14 @@ static int nki_addr_set_path(netkit_addr *out, const char *path, size_t len, boo
  * what lives in it: generation 32 bits, kind 8, slot 24, so that one comparison tells whether a
  * handle is alive, of this loop and of the right kind. A free slot has kind 0, which no handle
  * has. Generations start at a random number and grow when a slot is freed; free slots are
- * reused first in, first out, to put as long as possible between two lives of one. */
+ * reused first in, first out, to put as long as possible between two lives of one. Slabs are
+ * aligned to a cache line: a timer is one line, not two. */
 
 enum {
     NKI_SLOT_BITS = 24,
     NKI_SLAB_BITS = 8,
-    NKI_SLAB_SLOTS = 1 << NKI_SLAB_BITS
+    NKI_SLAB_SLOTS = 1 << NKI_SLAB_BITS,
+    NKI_CACHE_LINE = 64
 };
 
 #define NKI_SLOT_MASK 0xFFFFFFu
@@ -2647,10 +2649,32 @@ static void nki_slots_init(nki_slots *s, const netkit_allocator *allocator, uint
     s->free_last = NKI_NO_SLOT;
 }
 
+/* A slab has room for its alignment, and behind its slots the address it was allocated at. */
+static size_t nki_slab_bytes(const nki_slots *s) {
+    return ((size_t)s->slot_size << NKI_SLAB_BITS) + NKI_CACHE_LINE;
+}
+
+static unsigned char *nki_slab_alloc(nki_slots *s) {
+    unsigned char *memory = (unsigned char *)nki_alloc(s->allocator, nki_slab_bytes(s));
+    if (memory == NULL) {
+        return NULL;
+    }
+    size_t skip = (NKI_CACHE_LINE - (uintptr_t)memory % NKI_CACHE_LINE) % NKI_CACHE_LINE;
+    unsigned char *slab = memory + skip;
+    memcpy(slab + ((size_t)s->slot_size << NKI_SLAB_BITS), &memory, sizeof memory);
+    return slab;
+}
+
+static void nki_slab_free(nki_slots *s, const unsigned char *slab) {
+    unsigned char *memory;
+    memcpy(&memory, slab + ((size_t)s->slot_size << NKI_SLAB_BITS), sizeof memory);
+    nki_free(s->allocator, memory, nki_slab_bytes(s));
+}
+
 static void nki_slots_free_all(nki_slots *s) {
     uint32_t slabs = s->capacity >> NKI_SLAB_BITS;
     for (uint32_t i = 0; i < slabs; i++) {
-        nki_free(s->allocator, s->slabs[i], (size_t)s->slot_size << NKI_SLAB_BITS);
+        nki_slab_free(s, s->slabs[i]);
     }
     nki_free(s->allocator, s->slabs, s->slabs_capacity * sizeof *s->slabs);
     s->slabs = NULL;
@@ -2704,8 +2728,7 @@ static int nki_slots_grow(nki_slots *s) {
     if (slab == s->slabs_capacity && nki_slots_grow_table(s) != NETKIT_OK) {
         return NETKIT_E_NOMEM;
     }
-    s->slabs[slab] =
-        (unsigned char *)nki_alloc(s->allocator, (size_t)s->slot_size << NKI_SLAB_BITS);
+    s->slabs[slab] = nki_slab_alloc(s);
     if (s->slabs[slab] == NULL) {
         return NETKIT_E_NOMEM;
     }
@@ -5657,14 +5680,14 @@ NETKIT_API const char *netkit_poller_backend(const netkit_poller *poller) {
 /* ---- src/loop/types.h ---- */
 /* The loop's inner types.
  *
- * Whatever owns a descriptor starts with an nki_source and lives in a slot of 128 bytes; what is
+ * Whatever owns a descriptor starts with an nki_source and lives in a slot of 120 bytes; what is
  * rarely needed hangs off it. A source has two identities: the handle names the object to the
  * user, the token names its descriptor to the kernel, so that a late event of a dead descriptor
  * fails the token's check even when number and slot are in use again. */
 
 enum {
     NKI_RECV_SIZE = 65536,   /* one read; smaller costs factors in bulk, larger gains nothing */
-    NKI_FLUSH_AT = 65536,    /* queued bytes that are not left for the end of the callback */
+    NKI_FLUSH_AT = 65535,    /* queued bytes that are not left for the end of the callback */
     NKI_DIRECT_MIN = 32768,  /* a send of so much on an empty queue skips the queue */
     NKI_CHUNK_SIZE = 16384,  /* one allocation of queue memory, its head included */
     NKI_CHUNKS_SPARE = 64,   /* free chunks a loop keeps */
@@ -5778,6 +5801,21 @@ enum {
                    NETKIT_POLL_HANGUP | NETKIT_POLL_PEER_END
 };
 
+/* What only the living need stands where the reason of the dead is kept: every byte counts here,
+ * as this is what an idle connection costs. */
+typedef struct nki_conn_live {
+    uint32_t refused;   /* bytes that on_drain is owed for */
+    uint32_t active_ms; /* when bytes last moved; wraps, see nki_conn_idle_ms */
+} nki_conn_live;
+
+typedef struct nki_conn_end {
+    int32_t os_code;
+    int8_t code;
+    uint8_t op;
+    uint8_t phase;
+    uint8_t why;
+} nki_conn_end;
+
 typedef struct nki_conn {
     nki_source source;
     nki_behaviour *behaviour;
@@ -5790,19 +5828,21 @@ typedef struct nki_conn {
     void *driver_data;
     uint32_t flags;
     uint32_t queued;    /* copied bytes in `out` */
-    uint32_t unflushed; /* bytes queued since the last flush */
-    uint32_t refused;   /* size of the send that on_drain is owed for, 0 = none */
-    uint32_t active_ms; /* when bytes last moved; wraps, see nki_conn_idle_ms */
     uint32_t tally;     /* alive: read so far out of the turn's budget; dead: bytes unsent */
     uint16_t borrowed;  /* chunks in `out` that are borrowed */
-    uint16_t os_code;   /* why it ended, with the next four */
-    int8_t code;
-    uint8_t op;
-    uint8_t phase;
-    uint8_t why;
+    uint16_t unflushed; /* bytes queued since the last flush, up to NKI_FLUSH_AT */
+    union {
+        nki_conn_live live;
+        nki_conn_end end; /* NKI_C_DEAD */
+    } u;
 } nki_conn;
 
-NKI_STATIC_ASSERT(conn_size, sizeof(nki_conn) <= 128);
+/* Slots of listeners, conns and watches are of one size. */
+enum {
+    NKI_SOURCE_SIZE = 120
+};
+
+NKI_STATIC_ASSERT(conn_size, sizeof(nki_conn) <= NKI_SOURCE_SIZE);
 
 typedef struct nki_listener {
     nki_source source;
@@ -5821,7 +5861,7 @@ typedef struct nki_listener {
     uint8_t is_tcp;
 } nki_listener;
 
-NKI_STATIC_ASSERT(listener_size, sizeof(nki_listener) <= 128);
+NKI_STATIC_ASSERT(listener_size, sizeof(nki_listener) <= NKI_SOURCE_SIZE);
 
 typedef struct nki_watch {
     nki_source source;
@@ -5886,6 +5926,7 @@ struct netkit_loop {
     uint8_t is_arming;  /* the driver wants to hear of wishes */
     uint8_t is_plain;   /* no debug mode, no driver that wants wishes or its buffers back */
     uint8_t is_running; /* inside run, run_once or poll */
+    uint8_t is_run;     /* inside netkit_loop_run: it must not wait with nothing left to wait for */
     uint8_t phase;      /* nki_turn_phase */
     nki_queue ready;    /* to be served in this turn */
     nki_queue later;    /* in the next one */
@@ -5908,7 +5949,8 @@ struct netkit_loop {
     size_t pulled_used;      /* DATA: as netkit_loop_consume said */
     uint64_t calls;          /* callbacks made */
     uint8_t is_pulled_fresh; /* it has not been fetched yet */
-    uint64_t pull_until_ns;
+    uint64_t pull_until_ns;  /* the puller's time is up; not before one event has been given */
+    uint64_t pull_calls;     /* `calls` when its time began */
     nki_keeper *keeper;
     uint64_t kept_bytes;
     nki_timers timers;
@@ -5975,6 +6017,8 @@ typedef struct nki_driver {
     /* Streams. */
     int (*listen)(netkit_loop *loop, const nki_listen_how *how, uintptr_t *out);
     int (*accept)(netkit_loop *loop, nki_listener *l, uintptr_t *out, netkit_addr *peer);
+    /* Whether a socket is a connected stream, made non-blocking; and of TCP. */
+    int (*adopt)(netkit_loop *loop, uintptr_t socket, bool *is_tcp);
     int (*connect)(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
                    const netkit_addr *source);        /* NETKIT_E_AGAIN: under way */
     int (*connected)(netkit_loop *loop, nki_conn *c); /* how it ended */
@@ -6264,6 +6308,7 @@ static netkit_event *nki_pull(netkit_loop *loop, netkit_event_type type, void *o
     memset(&loop->pulled, 0, sizeof loop->pulled);
     loop->pulled_object = object;
     loop->pulled.type = type;
+    loop->calls++;
     loop->pulled.user = user;
     return &loop->pulled;
 }
@@ -6278,17 +6323,11 @@ static netkit_event *nki_pull(netkit_loop *loop, netkit_event_type type, void *o
  * chunks by chunks_max. Empty queues own nothing: a chunk goes back to the loop, which keeps
  * some. */
 
+/* A chunk out of the reserve. */
 static nki_chunk *nki_chunk_take(netkit_loop *loop) {
     nki_chunk *chunk = loop->chunks;
-    if (NKI_LIKELY(chunk != NULL)) {
-        loop->chunks = chunk->next;
-        loop->chunks_count--;
-    } else {
-        chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_CHUNK_SIZE);
-        if (chunk == NULL) {
-            return NULL;
-        }
-    }
+    loop->chunks = chunk->next;
+    loop->chunks_count--;
     chunk->next = NULL;
     chunk->last = chunk;
     chunk->data = (const unsigned char *)(chunk + 1);
@@ -6332,19 +6371,39 @@ static void nki_out_append(nki_conn *c, nki_chunk *chunk) {
 /* Count bytes for the flush that comes at 64 KiB; borrowed ones may be many. */
 static void nki_out_count(nki_conn *c, size_t len) {
     size_t sum = (size_t)c->unflushed + len;
-    c->unflushed = (uint32_t)NKI_MIN(sum, (size_t)NKI_FLUSH_AT);
+    c->unflushed = (uint16_t)NKI_MIN(sum, (size_t)NKI_FLUSH_AT);
 }
 
-/* Copy bytes into chunks at the end. On NETKIT_E_NOMEM part of them is there: the caller dooms
- * the conn. */
-static int nki_out_chunks(netkit_loop *loop, nki_conn *c, const unsigned char *from, size_t len) {
+/* Have chunks enough at hand to append `len` bytes, so that appending cannot fail half way. */
+static int nki_out_reserve(netkit_loop *loop, const nki_conn *c, size_t len) {
+    const size_t each = NKI_CHUNK_SIZE - sizeof(nki_chunk);
+    const nki_chunk *last = c->out == NULL ? NULL : c->out->last;
+    size_t room = last == NULL || last->capacity == 0 ? 0 : last->capacity - last->end;
+    size_t wanted = len <= room ? 0 : (len - room + each - 1) / each;
+    while (loop->chunks_count < wanted) {
+        nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_CHUNK_SIZE);
+        if (chunk == NULL) {
+            return NETKIT_E_NOMEM;
+        }
+        chunk->next = loop->chunks;
+        loop->chunks = chunk;
+        loop->chunks_count++;
+    }
+    return NETKIT_OK;
+}
+
+/* Copy bytes into chunks at the end: all, or on NETKIT_E_NOMEM nothing. */
+static int nki_out_chunks(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+    const unsigned char *from = (const unsigned char *)data;
+    if (nki_out_reserve(loop, c, len) != NETKIT_OK) {
+        return NETKIT_E_NOMEM;
+    }
+    c->queued += (uint32_t)len;
+    nki_out_count(c, len);
     while (len > 0) {
         nki_chunk *chunk = c->out == NULL ? NULL : c->out->last;
         if (chunk == NULL || chunk->end == chunk->capacity || chunk->capacity == 0) {
             chunk = nki_chunk_take(loop);
-            if (chunk == NULL) {
-                return NETKIT_E_NOMEM;
-            }
             nki_out_append(c, chunk);
         }
         size_t n = NKI_MIN(len, chunk->capacity - chunk->end);
@@ -6393,10 +6452,11 @@ static int nki_stage_spill(netkit_loop *loop, nki_conn *c) {
     if (len == 0) {
         return NETKIT_OK;
     }
-    loop->stage_len = 0;
-    c->queued += (uint32_t)len;
-    nki_out_count(c, len);
-    return nki_out_chunks(loop, c, loop->stage, len);
+    int error = nki_out_chunks(loop, c, loop->stage, len);
+    if (error == NETKIT_OK) {
+        loop->stage_len = 0;
+    }
+    return error;
 }
 
 static NKI_HOT void nki_stage_copy(netkit_loop *loop, const void *data, size_t len) {
@@ -6405,18 +6465,14 @@ static NKI_HOT void nki_stage_copy(netkit_loop *loop, const void *data, size_t l
     loop->stage_room -= len;
 }
 
-/* Queue a copy of bytes. On NETKIT_E_NOMEM part of them is there: the caller dooms the conn. */
+/* Queue a copy of bytes. On NETKIT_E_NOMEM the caller dooms the conn. */
 static int nki_out_copy(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
     if (loop->stage_id == c->source.id && len <= loop->stage_room) {
         nki_stage_copy(loop, data, len);
         return NETKIT_OK;
     }
-    if (nki_stage_spill(loop, c) != NETKIT_OK) {
-        return NETKIT_E_NOMEM;
-    }
-    c->queued += (uint32_t)len;
-    nki_out_count(c, len);
-    return nki_out_chunks(loop, c, (const unsigned char *)data, len);
+    int error = nki_stage_spill(loop, c);
+    return error != NETKIT_OK ? error : nki_out_chunks(loop, c, data, len);
 }
 
 /* Copied bytes that the queue still takes. */
@@ -6511,7 +6567,7 @@ static bool nki_release_next(netkit_loop *loop) {
 /* For drivers: so many bytes were taken by the system. A lent chunk that is done moves to the
  * loop's list of releases: they are called back by the turn alone. */
 static void nki_out_sent(netkit_loop *loop, nki_conn *c, size_t len) {
-    c->active_ms = loop->turn_ms;
+    c->u.live.active_ms = loop->turn_ms;
     while (c->out != NULL) {
         nki_chunk *chunk = c->out;
         size_t n = NKI_MIN(len, chunk->end - chunk->begin);
@@ -6913,7 +6969,7 @@ static void nki_cold_free(netkit_loop *loop, nki_conn *c) {
 /* Time without traffic. Milliseconds wrap after 49 days, so the difference is what counts; idle
  * timeouts are at most half of that and looked at more often. */
 static uint32_t nki_conn_idle_ms(const netkit_loop *loop, const nki_conn *c) {
-    return loop->turn_ms - c->active_ms;
+    return loop->turn_ms - c->u.live.active_ms;
 }
 
 /* Set the one timer to the earliest of its times. Traffic does not come here: when the timer
@@ -6946,13 +7002,13 @@ static uint64_t nki_after_ms(const netkit_loop *loop, uint64_t ms) {
 /* ---- dying ---- */
 
 static void nki_conn_reason(nki_conn *c, netkit_op op, int code, int why, int os_code) {
-    c->op = (uint8_t)op;
-    c->code = (int8_t)code;
-    c->why = (uint8_t)why;
-    c->os_code = (uint16_t)os_code;
-    c->phase = (uint8_t)((c->flags & NKI_C_CLOSING) != 0  ? NETKIT_PHASE_CLOSING
-                         : (c->flags & NKI_C_OPENED) == 0 ? NETKIT_PHASE_CONNECTING
-                                                          : NETKIT_PHASE_OPEN);
+    c->u.end.op = (uint8_t)op;
+    c->u.end.code = (int8_t)code;
+    c->u.end.why = (uint8_t)why;
+    c->u.end.os_code = os_code;
+    c->u.end.phase = (uint8_t)((c->flags & NKI_C_CLOSING) != 0  ? NETKIT_PHASE_CLOSING
+                               : (c->flags & NKI_C_OPENED) == 0 ? NETKIT_PHASE_CONNECTING
+                                                                : NETKIT_PHASE_OPEN);
 }
 
 /* The end of a conn, from anywhere: nothing more is read, sent or told but its end. */
@@ -7006,11 +7062,11 @@ static void nki_conn_dispose(netkit_loop *loop, nki_conn *c) {
 }
 
 static void nki_conn_close_info(const nki_conn *c, netkit_close_info *info) {
-    info->code = c->code;
-    info->os_code = c->os_code;
-    info->op = (netkit_op)c->op;
-    info->phase = (netkit_phase)c->phase;
-    info->text = nki_why_texts[c->why];
+    info->code = c->u.end.code;
+    info->os_code = c->u.end.os_code;
+    info->op = (netkit_op)c->u.end.op;
+    info->phase = (netkit_phase)c->u.end.phase;
+    info->text = nki_why_texts[c->u.end.why];
     info->unsent = c->tally;
 }
 
@@ -7018,7 +7074,8 @@ static void nki_conn_close_info(const nki_conn *c, netkit_close_info *info) {
 static void nki_conn_bury_step(netkit_loop *loop, nki_conn *c) {
     nki_chunk *lent = nki_out_drop(loop, c);
     if (lent != NULL) {
-        nki_release(loop, lent, c->code == NETKIT_OK ? (int)NETKIT_E_CANCELLED : c->code);
+        nki_release(loop, lent,
+                    c->u.end.code == NETKIT_OK ? (int)NETKIT_E_CANCELLED : c->u.end.code);
         return;
     }
     nki_conn_queue_pop(&loop->dead);
@@ -7048,7 +7105,7 @@ static void nki_conn_mark_dirty(netkit_loop *loop, nki_conn *c) {
 
 /* The queue has shrunk: who waited for that? */
 static void nki_conn_progress(netkit_loop *loop, nki_conn *c) {
-    if ((c->flags & NKI_C_REFUSED) != 0 && c->refused <= nki_out_room(loop, c) &&
+    if ((c->flags & NKI_C_REFUSED) != 0 && c->u.live.refused <= nki_out_room(loop, c) &&
         c->borrowed < c->behaviour->options.chunks_max) {
         c->flags = (c->flags & ~(uint32_t)NKI_C_REFUSED) | NKI_C_DRAIN_DUE;
         nki_enqueue_later(loop, &c->source); /* in turn with the others: it will send more */
@@ -7194,10 +7251,14 @@ static void nki_flush_dirty(netkit_loop *loop) {
     nki_conn *c;
     while ((c = nki_conn_queue_pop(&loop->dirty)) != NULL) {
         c->flags &= ~(uint32_t)NKI_C_DIRTY;
-        if ((c->flags & NKI_C_DEAD) == 0) {
+        if ((c->flags & NKI_C_DEAD) != 0) {
+            if ((c->source.flags & NKI_S_GONE) != 0) {
+                nki_conn_queue_push(&loop->dead, c);
+            }
+        } else if (c == loop->current) {
+            nki_conn_flush(loop, c); /* its callback goes on */
+        } else {
             nki_conn_after(loop, c);
-        } else if ((c->source.flags & NKI_S_GONE) != 0) {
-            nki_conn_queue_push(&loop->dead, c);
         }
     }
 }
@@ -7287,7 +7348,7 @@ static int nki_conn_create(netkit_loop *loop, nki_behaviour *b, void *user, uint
     }
     c->behaviour = b;
     c->user = user;
-    c->active_ms = loop->turn_ms;
+    c->u.live.active_ms = loop->turn_ms;
     b->references++;
     b->conns++;
     if (b->options.duplex) {
@@ -7498,7 +7559,7 @@ static void nki_conn_discard(netkit_loop *loop, nki_conn *c, size_t len) {
 
 static NKI_HOT void nki_conn_received(netkit_loop *loop, nki_conn *c, const void *data,
                                       size_t len) {
-    c->active_ms = loop->turn_ms;
+    c->u.live.active_ms = loop->turn_ms;
     if ((c->flags & NKI_C_COUNTED) != 0) {
         c->cold->rate_bytes += len;
     }
@@ -7635,10 +7696,16 @@ static void nki_conn_connected(netkit_loop *loop, nki_conn *c) {
         return;
     }
     c->flags &= ~(uint32_t)NKI_C_CONNECTING;
-    c->active_ms = loop->turn_ms;
+    c->u.live.active_ms = loop->turn_ms;
     c->cold->connect_due_ns = NKI_NEVER;
     (void)nki_conn_set_timer(loop, c); /* it is in the queue: moving it cannot fail */
     nki_conn_tell_open(loop, c);
+}
+
+/* The handler waits for a drain with bytes left over: they come before the end of file. */
+static bool nki_conn_owes_rest(const nki_conn *c) {
+    const uint32_t waits = NKI_C_REFUSED | NKI_C_DRAIN_DUE | NKI_C_REOFFER;
+    return c->carry != NULL && (c->flags & waits) != 0;
 }
 
 /* A step of a conn that is not just open and readable. */
@@ -7680,7 +7747,7 @@ static void nki_conn_step_slow(netkit_loop *loop, nki_conn *c) {
     if ((c->source.ready & NKI_READABLE) != 0) {
         nki_conn_read(loop, c);
     } else if ((c->flags & (NKI_C_EOF | NKI_C_EOF_TOLD | NKI_C_CLOSING)) == NKI_C_EOF &&
-               is_reading) {
+               is_reading && !nki_conn_owes_rest(c)) {
         nki_conn_tell_eof(loop, c);
     }
 }
@@ -7697,7 +7764,7 @@ static NKI_HOT void nki_conn_serve_plain(netkit_loop *loop, nki_conn *c) {
     }
     size_t len = (size_t)n;
     const void *data = loop->span.data;
-    c->active_ms = loop->turn_ms;
+    c->u.live.active_ms = loop->turn_ms;
     loop->current = c;
     loop->stage_id = c->source.id;
     loop->stage_room = b->stage_max;
@@ -7836,17 +7903,19 @@ static int nki_listener_admit(netkit_loop *loop, nki_listener *l, uintptr_t sock
 
 static void nki_listener_accepted(netkit_loop *loop, nki_listener *l, uintptr_t socket,
                                   const netkit_addr *peer) {
-    l->defer_ms = 0;
     l->accepted++;
     bool is_wanted = nki_listener_wants(loop, l, peer);
     if (!is_wanted || l->is_closing || loop->is_destroying) {
         loop->driver->discard(loop, socket, true);
+        l->defer_ms = 0;
         return;
     }
     int os_code;
     int error = nki_listener_admit(loop, l, socket, &os_code);
     if (error != NETKIT_OK) {
         nki_listener_defer(loop, l, error, os_code);
+    } else {
+        l->defer_ms = 0;
     }
 }
 
@@ -7880,6 +7949,10 @@ static void nki_listener_step(netkit_loop *loop, nki_listener *l) {
     if (l->conns_max != 0 && l->behaviour->conns >= l->conns_max) {
         l->is_full = 1;
         nki_listener_arm(loop, l);
+        return;
+    }
+    if (loop->sources.count >= loop->sources.count_max) {
+        nki_listener_defer(loop, l, NETKIT_E_FULL, 0); /* they wait in the backlog */
         return;
     }
     if (l->accepted >= loop->desc.accept_budget) {
@@ -8115,7 +8188,7 @@ static NKI_COLD int nki_send_refuse(netkit_loop *loop, nki_conn *c, size_t len) 
     if (len > c->behaviour->options.send_max) {
         return NETKIT_E_TOOBIG;
     }
-    c->refused = (uint32_t)len;
+    c->u.live.refused = (uint32_t)len;
     c->flags = (c->flags & ~(uint32_t)NKI_C_DRAIN_DUE) | NKI_C_REFUSED;
     if (loop->desc.debug && (c->flags & NKI_C_DUPLEX) != 0 && nki_is_in_data(loop, c)) {
         loop->ignored = c;
@@ -8173,7 +8246,7 @@ static int nki_conn_send_slow(netkit_loop *loop, netkit_conn conn, const void *d
         if (n < 0) {
             return n;
         }
-        c->active_ms = n > 0 ? loop->turn_ms : c->active_ms;
+        c->u.live.active_ms = n > 0 ? loop->turn_ms : c->u.live.active_ms;
         if ((size_t)n == len) {
             return NETKIT_OK;
         }
@@ -8262,7 +8335,7 @@ NETKIT_API int netkit_conn_want_drain(netkit_loop *loop, netkit_conn conn, size_
     if (room > c->behaviour->options.send_max) {
         return NETKIT_E_TOOBIG;
     }
-    c->refused = (uint32_t)room;
+    c->u.live.refused = (uint32_t)room;
     c->flags |= NKI_C_REFUSED;
     nki_conn_mark_dirty(loop, c);
     return NETKIT_OK;
@@ -8474,7 +8547,7 @@ NETKIT_API int netkit_conn_set_idle_timeout(netkit_loop *loop, netkit_conn conn,
         return NETKIT_E_NOMEM;
     }
     nki_refresh_time(loop);
-    c->active_ms = loop->turn_ms;
+    c->u.live.active_ms = loop->turn_ms;
     c->cold->idle_ms = timeout_ms;
     return nki_conn_set_timer(loop, c);
 }
@@ -8592,10 +8665,11 @@ NETKIT_API int netkit_connect(netkit_loop *loop, const netkit_connect_desc *desc
 }
 
 static int nki_conn_take_over(netkit_loop *loop, nki_conn *c) {
-    if (nki_is_tcp(loop, c->source.socket)) {
+    bool is_tcp = false;
+    int error = loop->driver->adopt(loop, c->source.socket, &is_tcp);
+    if (is_tcp) {
         c->flags |= NKI_C_TCP;
     }
-    int error = loop->driver->set_option(loop, c->source.socket, NETKIT_OPT_BLOCKING, 0);
     if (error == NETKIT_OK) {
         error = nki_conn_set_options(loop, c, false);
     }
@@ -8725,7 +8799,11 @@ NETKIT_API int netkit_watch_set_referenced(netkit_loop *loop, netkit_watch watch
 }
 
 static void nki_watch_step(netkit_loop *loop, nki_watch *w) {
-    uint32_t events = w->source.ready;
+    /* What was seen before the last netkit_watch_set may not be wanted any more. */
+    uint32_t mask = w->events == 0
+                        ? 0u
+                        : w->events | NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP | NETKIT_POLL_PEER_END;
+    uint32_t events = w->source.ready & mask;
     netkit_watch handle;
     handle.id = w->source.id;
     w->source.ready = 0;
@@ -8818,12 +8896,8 @@ NETKIT_API int netkit_timer_restart(netkit_loop *loop, netkit_timer timer, uint6
     if (error != NETKIT_OK) {
         return error;
     }
-    uint64_t due = nki_timer_due(loop, delay_us);
-    if (t->node.at != 0) {
-        nki_timers_restart(&loop->timers, &t->node, due);
-        return NETKIT_OK;
-    }
-    return nki_timers_start(&loop->timers, &t->node, due); /* in its callback */
+    nki_timers_restart(&loop->timers, &t->node, nki_timer_due(loop, delay_us));
+    return NETKIT_OK;
 }
 
 static void nki_timer_free(netkit_loop *loop, nki_timer *t) {
@@ -8850,7 +8924,7 @@ NETKIT_API int netkit_timer_remaining(netkit_loop *loop, netkit_timer timer, uin
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
     }
     uint64_t now = loop->driver->now(loop);
-    uint64_t left = t->node.at == 0 || t->node.due_ns <= now ? 0 : t->node.due_ns - now;
+    uint64_t left = t->node.due_ns == NKI_NEVER || t->node.due_ns <= now ? 0 : t->node.due_ns - now;
     *out_us = left / NKI_NS_PER_US + (left % NKI_NS_PER_US != 0);
     return NETKIT_OK;
 }
@@ -8867,7 +8941,7 @@ NETKIT_API int netkit_timer_set_referenced(netkit_loop *loop, netkit_timer timer
 
 /* After its callback: a one-shot that was not restarted is over. */
 static void nki_timer_after(netkit_loop *loop, nki_timer *t) {
-    if (t->node.at == 0) {
+    if (t->node.due_ns == NKI_NEVER) {
         nki_timer_free(loop, t);
     }
 }
@@ -8885,7 +8959,7 @@ static void nki_timer_fire(netkit_loop *loop, nki_timer *t) {
     if (t->period_ns != 0) {
         nki_timers_restart(&loop->timers, &t->node, nki_timer_next_due(loop, t, t->node.due_ns));
     } else {
-        nki_timers_stop(&loop->timers, &t->node);
+        nki_timers_restart(&loop->timers, &t->node, NKI_NEVER); /* keeps its place for a restart */
     }
     if (t->fn == NULL) {
         netkit_event *ev = nki_pull(loop, NETKIT_EVENT_TIMER, t, t->user);
@@ -8947,7 +9021,8 @@ static int nki_wait_spinning(netkit_loop *loop, uint64_t timeout_ns) {
 }
 
 static void nki_turn_wait(netkit_loop *loop, uint64_t timeout_ns) {
-    if (nki_has_work(loop)) {
+    bool is_over = loop->is_run && (loop->references == 0 || nki_atomic_load(&loop->stop) != 0);
+    if (is_over || nki_has_work(loop)) {
         timeout_ns = 0;
     } else if (timeout_ns != 0) {
         timeout_ns = NKI_MIN(timeout_ns, nki_timer_wait(loop));
@@ -9139,7 +9214,8 @@ static void nki_pulled_done(netkit_loop *loop) {
 static bool nki_turn_pull(netkit_loop *loop) {
     nki_pulled_done(loop);
     while (loop->pulled.type == NETKIT_EVENT_NONE) {
-        if (loop->pull_until_ns != NKI_NEVER && loop->driver->now(loop) >= loop->pull_until_ns) {
+        if (loop->pull_until_ns != NKI_NEVER && loop->calls != loop->pull_calls &&
+            loop->driver->now(loop) >= loop->pull_until_ns) {
             return false;
         }
         if (!nki_turn_step(loop)) {
@@ -9350,6 +9426,20 @@ static int nki_r_accept(netkit_loop *loop, nki_listener *l, uintptr_t *out, netk
     return error;
 }
 
+static int nki_r_adopt(netkit_loop *loop, uintptr_t socket, bool *is_tcp) {
+    NKI_UNUSED(loop);
+    netkit_addr peer;
+    int error = nki_os_remote(socket, &peer);
+    if (error == NETKIT_OK && nki_os_is_datagram(socket)) {
+        error = NETKIT_E_INVALID;
+    }
+    if (error == NETKIT_OK) {
+        *is_tcp = peer.family == NETKIT_AF_IPV4 || peer.family == NETKIT_AF_IPV6;
+        error = nki_os_set_option(socket, NETKIT_OPT_BLOCKING, 0);
+    }
+    return error;
+}
+
 static int nki_r_connect(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
                          const netkit_addr *source) {
     NKI_UNUSED(loop);
@@ -9447,12 +9537,12 @@ static int nki_r_get_option(netkit_loop *loop, uintptr_t socket, netkit_option o
 
 static const nki_driver *nki_readiness_driver(void) {
     static const nki_driver driver = {
-        nki_r_open,       nki_r_close,      nki_r_now,        nki_r_random,  nki_r_wait,
-        nki_r_next,       nki_r_wake,       nki_r_native,     nki_r_attach,  nki_r_shut,
-        nki_r_discard,    nki_r_arm,        nki_r_watch,      nki_r_unwatch, nki_r_listen,
-        nki_r_accept,     nki_r_connect,    nki_r_connected,  nki_r_read,    NULL,
-        nki_r_flush,      nki_r_send,       nki_r_half_close, nki_r_local,   nki_r_remote,
-        nki_r_set_option, nki_r_get_option, nki_os_code,
+        nki_r_open,    nki_r_close,      nki_r_now,        nki_r_random,     nki_r_wait,
+        nki_r_next,    nki_r_wake,       nki_r_native,     nki_r_attach,     nki_r_shut,
+        nki_r_discard, nki_r_arm,        nki_r_watch,      nki_r_unwatch,    nki_r_listen,
+        nki_r_accept,  nki_r_adopt,      nki_r_connect,    nki_r_connected,  nki_r_read,
+        NULL,          nki_r_flush,      nki_r_send,       nki_r_half_close, nki_r_local,
+        nki_r_remote,  nki_r_set_option, nki_r_get_option, nki_os_code,
     };
     return &driver;
 }
@@ -9569,7 +9659,8 @@ static int nki_loop_init(netkit_loop *loop) {
     if (error != NETKIT_OK) {
         return error;
     }
-    nki_slots_init(&loop->sources, &loop->allocator, 128, loop->desc.objects_max, generations[0]);
+    nki_slots_init(&loop->sources, &loop->allocator, NKI_SOURCE_SIZE, loop->desc.objects_max,
+                   generations[0]);
     nki_slots_init(&loop->timer_slots, &loop->allocator, sizeof(nki_timer), loop->desc.timers_max,
                    generations[1]);
     loop->stage = (unsigned char *)nki_alloc(&loop->allocator, NKI_FLUSH_AT);
@@ -9710,13 +9801,18 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
         return error != NETKIT_OK ? error : NETKIT_E_BUSY;
     }
     loop->is_running = 1;
-    while (nki_atomic_load(&loop->stop) == 0 && (loop->references != 0 || nki_has_work(loop))) {
+    loop->is_run = 1;
+    while (loop->references != 0 || nki_has_work(loop)) {
         if (loop->phase == NKI_TURN_NONE) {
             nki_turn_begin(loop, NKI_NEVER);
         }
         nki_turn_finish(loop);
+        if (nki_atomic_load(&loop->stop) != 0) {
+            break;
+        }
     }
     nki_atomic_store(&loop->stop, 0u);
+    loop->is_run = 0;
     loop->is_running = 0;
     return NETKIT_OK;
 }
@@ -9731,6 +9827,7 @@ static int nki_loop_prepare(netkit_loop *loop, uint64_t timeout_ns, uint64_t unt
         nki_turn_begin(loop, timeout_ns);
     }
     loop->pull_until_ns = until_ns;
+    loop->pull_calls = loop->calls;
     loop->is_pulled_fresh = nki_turn_pull(loop);
     return loop->is_pulled_fresh || nki_wants_turn(loop);
 }
@@ -9839,6 +9936,9 @@ NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used) {
 NETKIT_API int netkit_loop_flush(netkit_loop *loop) {
     int error = nki_enter(loop);
     if (error == NETKIT_OK) {
+        if (loop->current != NULL) {
+            nki_conn_flush(loop, loop->current);
+        }
         nki_flush_dirty(loop);
     }
     return error;
@@ -9859,10 +9959,14 @@ NETKIT_API int netkit_loop_adopt(netkit_loop *loop) {
 
 /* One wake for many: whoever finds the flag down raises it and wakes. */
 static int nki_loop_wake(netkit_loop *loop) {
-    if (nki_atomic_exchange(&loop->wake_pending, 1) == 0) {
-        return loop->driver->wake(loop);
+    if (nki_atomic_exchange(&loop->wake_pending, 1) != 0) {
+        return NETKIT_OK;
     }
-    return NETKIT_OK;
+    int error = loop->driver->wake(loop);
+    if (error != NETKIT_OK) {
+        (void)nki_atomic_exchange(&loop->wake_pending, 0); /* the next post tries again */
+    }
+    return error;
 }
 
 NETKIT_API int netkit_loop_post(netkit_loop *loop, netkit_post_fn fn, void *user) {

@@ -4,12 +4,14 @@
  * what lives in it: generation 32 bits, kind 8, slot 24, so that one comparison tells whether a
  * handle is alive, of this loop and of the right kind. A free slot has kind 0, which no handle
  * has. Generations start at a random number and grow when a slot is freed; free slots are
- * reused first in, first out, to put as long as possible between two lives of one. */
+ * reused first in, first out, to put as long as possible between two lives of one. Slabs are
+ * aligned to a cache line: a timer is one line, not two. */
 
 enum {
     NKI_SLOT_BITS = 24,
     NKI_SLAB_BITS = 8,
-    NKI_SLAB_SLOTS = 1 << NKI_SLAB_BITS
+    NKI_SLAB_SLOTS = 1 << NKI_SLAB_BITS,
+    NKI_CACHE_LINE = 64
 };
 
 #define NKI_SLOT_MASK 0xFFFFFFu
@@ -52,10 +54,32 @@ static void nki_slots_init(nki_slots *s, const netkit_allocator *allocator, uint
     s->free_last = NKI_NO_SLOT;
 }
 
+/* A slab has room for its alignment, and behind its slots the address it was allocated at. */
+static size_t nki_slab_bytes(const nki_slots *s) {
+    return ((size_t)s->slot_size << NKI_SLAB_BITS) + NKI_CACHE_LINE;
+}
+
+static unsigned char *nki_slab_alloc(nki_slots *s) {
+    unsigned char *memory = (unsigned char *)nki_alloc(s->allocator, nki_slab_bytes(s));
+    if (memory == NULL) {
+        return NULL;
+    }
+    size_t skip = (NKI_CACHE_LINE - (uintptr_t)memory % NKI_CACHE_LINE) % NKI_CACHE_LINE;
+    unsigned char *slab = memory + skip;
+    memcpy(slab + ((size_t)s->slot_size << NKI_SLAB_BITS), &memory, sizeof memory);
+    return slab;
+}
+
+static void nki_slab_free(nki_slots *s, const unsigned char *slab) {
+    unsigned char *memory;
+    memcpy(&memory, slab + ((size_t)s->slot_size << NKI_SLAB_BITS), sizeof memory);
+    nki_free(s->allocator, memory, nki_slab_bytes(s));
+}
+
 static void nki_slots_free_all(nki_slots *s) {
     uint32_t slabs = s->capacity >> NKI_SLAB_BITS;
     for (uint32_t i = 0; i < slabs; i++) {
-        nki_free(s->allocator, s->slabs[i], (size_t)s->slot_size << NKI_SLAB_BITS);
+        nki_slab_free(s, s->slabs[i]);
     }
     nki_free(s->allocator, s->slabs, s->slabs_capacity * sizeof *s->slabs);
     s->slabs = NULL;
@@ -109,8 +133,7 @@ static int nki_slots_grow(nki_slots *s) {
     if (slab == s->slabs_capacity && nki_slots_grow_table(s) != NETKIT_OK) {
         return NETKIT_E_NOMEM;
     }
-    s->slabs[slab] =
-        (unsigned char *)nki_alloc(s->allocator, (size_t)s->slot_size << NKI_SLAB_BITS);
+    s->slabs[slab] = nki_slab_alloc(s);
     if (s->slabs[slab] == NULL) {
         return NETKIT_E_NOMEM;
     }

@@ -158,7 +158,7 @@ static void nki_cold_free(netkit_loop *loop, nki_conn *c) {
 /* Time without traffic. Milliseconds wrap after 49 days, so the difference is what counts; idle
  * timeouts are at most half of that and looked at more often. */
 static uint32_t nki_conn_idle_ms(const netkit_loop *loop, const nki_conn *c) {
-    return loop->turn_ms - c->active_ms;
+    return loop->turn_ms - c->u.live.active_ms;
 }
 
 /* Set the one timer to the earliest of its times. Traffic does not come here: when the timer
@@ -191,13 +191,13 @@ static uint64_t nki_after_ms(const netkit_loop *loop, uint64_t ms) {
 /* ---- dying ---- */
 
 static void nki_conn_reason(nki_conn *c, netkit_op op, int code, int why, int os_code) {
-    c->op = (uint8_t)op;
-    c->code = (int8_t)code;
-    c->why = (uint8_t)why;
-    c->os_code = (uint16_t)os_code;
-    c->phase = (uint8_t)((c->flags & NKI_C_CLOSING) != 0  ? NETKIT_PHASE_CLOSING
-                         : (c->flags & NKI_C_OPENED) == 0 ? NETKIT_PHASE_CONNECTING
-                                                          : NETKIT_PHASE_OPEN);
+    c->u.end.op = (uint8_t)op;
+    c->u.end.code = (int8_t)code;
+    c->u.end.why = (uint8_t)why;
+    c->u.end.os_code = os_code;
+    c->u.end.phase = (uint8_t)((c->flags & NKI_C_CLOSING) != 0  ? NETKIT_PHASE_CLOSING
+                               : (c->flags & NKI_C_OPENED) == 0 ? NETKIT_PHASE_CONNECTING
+                                                                : NETKIT_PHASE_OPEN);
 }
 
 /* The end of a conn, from anywhere: nothing more is read, sent or told but its end. */
@@ -251,11 +251,11 @@ static void nki_conn_dispose(netkit_loop *loop, nki_conn *c) {
 }
 
 static void nki_conn_close_info(const nki_conn *c, netkit_close_info *info) {
-    info->code = c->code;
-    info->os_code = c->os_code;
-    info->op = (netkit_op)c->op;
-    info->phase = (netkit_phase)c->phase;
-    info->text = nki_why_texts[c->why];
+    info->code = c->u.end.code;
+    info->os_code = c->u.end.os_code;
+    info->op = (netkit_op)c->u.end.op;
+    info->phase = (netkit_phase)c->u.end.phase;
+    info->text = nki_why_texts[c->u.end.why];
     info->unsent = c->tally;
 }
 
@@ -263,7 +263,8 @@ static void nki_conn_close_info(const nki_conn *c, netkit_close_info *info) {
 static void nki_conn_bury_step(netkit_loop *loop, nki_conn *c) {
     nki_chunk *lent = nki_out_drop(loop, c);
     if (lent != NULL) {
-        nki_release(loop, lent, c->code == NETKIT_OK ? (int)NETKIT_E_CANCELLED : c->code);
+        nki_release(loop, lent,
+                    c->u.end.code == NETKIT_OK ? (int)NETKIT_E_CANCELLED : c->u.end.code);
         return;
     }
     nki_conn_queue_pop(&loop->dead);
@@ -293,7 +294,7 @@ static void nki_conn_mark_dirty(netkit_loop *loop, nki_conn *c) {
 
 /* The queue has shrunk: who waited for that? */
 static void nki_conn_progress(netkit_loop *loop, nki_conn *c) {
-    if ((c->flags & NKI_C_REFUSED) != 0 && c->refused <= nki_out_room(loop, c) &&
+    if ((c->flags & NKI_C_REFUSED) != 0 && c->u.live.refused <= nki_out_room(loop, c) &&
         c->borrowed < c->behaviour->options.chunks_max) {
         c->flags = (c->flags & ~(uint32_t)NKI_C_REFUSED) | NKI_C_DRAIN_DUE;
         nki_enqueue_later(loop, &c->source); /* in turn with the others: it will send more */
@@ -439,10 +440,14 @@ static void nki_flush_dirty(netkit_loop *loop) {
     nki_conn *c;
     while ((c = nki_conn_queue_pop(&loop->dirty)) != NULL) {
         c->flags &= ~(uint32_t)NKI_C_DIRTY;
-        if ((c->flags & NKI_C_DEAD) == 0) {
+        if ((c->flags & NKI_C_DEAD) != 0) {
+            if ((c->source.flags & NKI_S_GONE) != 0) {
+                nki_conn_queue_push(&loop->dead, c);
+            }
+        } else if (c == loop->current) {
+            nki_conn_flush(loop, c); /* its callback goes on */
+        } else {
             nki_conn_after(loop, c);
-        } else if ((c->source.flags & NKI_S_GONE) != 0) {
-            nki_conn_queue_push(&loop->dead, c);
         }
     }
 }
@@ -532,7 +537,7 @@ static int nki_conn_create(netkit_loop *loop, nki_behaviour *b, void *user, uint
     }
     c->behaviour = b;
     c->user = user;
-    c->active_ms = loop->turn_ms;
+    c->u.live.active_ms = loop->turn_ms;
     b->references++;
     b->conns++;
     if (b->options.duplex) {

@@ -34,7 +34,7 @@ static NKI_COLD int nki_send_refuse(netkit_loop *loop, nki_conn *c, size_t len) 
     if (len > c->behaviour->options.send_max) {
         return NETKIT_E_TOOBIG;
     }
-    c->refused = (uint32_t)len;
+    c->u.live.refused = (uint32_t)len;
     c->flags = (c->flags & ~(uint32_t)NKI_C_DRAIN_DUE) | NKI_C_REFUSED;
     if (loop->desc.debug && (c->flags & NKI_C_DUPLEX) != 0 && nki_is_in_data(loop, c)) {
         loop->ignored = c;
@@ -92,7 +92,7 @@ static int nki_conn_send_slow(netkit_loop *loop, netkit_conn conn, const void *d
         if (n < 0) {
             return n;
         }
-        c->active_ms = n > 0 ? loop->turn_ms : c->active_ms;
+        c->u.live.active_ms = n > 0 ? loop->turn_ms : c->u.live.active_ms;
         if ((size_t)n == len) {
             return NETKIT_OK;
         }
@@ -181,7 +181,7 @@ NETKIT_API int netkit_conn_want_drain(netkit_loop *loop, netkit_conn conn, size_
     if (room > c->behaviour->options.send_max) {
         return NETKIT_E_TOOBIG;
     }
-    c->refused = (uint32_t)room;
+    c->u.live.refused = (uint32_t)room;
     c->flags |= NKI_C_REFUSED;
     nki_conn_mark_dirty(loop, c);
     return NETKIT_OK;
@@ -393,7 +393,7 @@ NETKIT_API int netkit_conn_set_idle_timeout(netkit_loop *loop, netkit_conn conn,
         return NETKIT_E_NOMEM;
     }
     nki_refresh_time(loop);
-    c->active_ms = loop->turn_ms;
+    c->u.live.active_ms = loop->turn_ms;
     c->cold->idle_ms = timeout_ms;
     return nki_conn_set_timer(loop, c);
 }
@@ -511,10 +511,11 @@ NETKIT_API int netkit_connect(netkit_loop *loop, const netkit_connect_desc *desc
 }
 
 static int nki_conn_take_over(netkit_loop *loop, nki_conn *c) {
-    if (nki_is_tcp(loop, c->source.socket)) {
+    bool is_tcp = false;
+    int error = loop->driver->adopt(loop, c->source.socket, &is_tcp);
+    if (is_tcp) {
         c->flags |= NKI_C_TCP;
     }
-    int error = loop->driver->set_option(loop, c->source.socket, NETKIT_OPT_BLOCKING, 0);
     if (error == NETKIT_OK) {
         error = nki_conn_set_options(loop, c, false);
     }

@@ -37,6 +37,8 @@ typedef struct nki_driver {
     /* Streams. */
     int (*listen)(netkit_loop *loop, const nki_listen_how *how, uintptr_t *out);
     int (*accept)(netkit_loop *loop, nki_listener *l, uintptr_t *out, netkit_addr *peer);
+    /* Whether a socket is a connected stream, made non-blocking; and of TCP. */
+    int (*adopt)(netkit_loop *loop, uintptr_t socket, bool *is_tcp);
     int (*connect)(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
                    const netkit_addr *source);        /* NETKIT_E_AGAIN: under way */
     int (*connected)(netkit_loop *loop, nki_conn *c); /* how it ended */

@@ -99,17 +99,19 @@ static int nki_listener_admit(netkit_loop *loop, nki_listener *l, uintptr_t sock
 
 static void nki_listener_accepted(netkit_loop *loop, nki_listener *l, uintptr_t socket,
                                   const netkit_addr *peer) {
-    l->defer_ms = 0;
     l->accepted++;
     bool is_wanted = nki_listener_wants(loop, l, peer);
     if (!is_wanted || l->is_closing || loop->is_destroying) {
         loop->driver->discard(loop, socket, true);
+        l->defer_ms = 0;
         return;
     }
     int os_code;
     int error = nki_listener_admit(loop, l, socket, &os_code);
     if (error != NETKIT_OK) {
         nki_listener_defer(loop, l, error, os_code);
+    } else {
+        l->defer_ms = 0;
     }
 }
 
@@ -143,6 +145,10 @@ static void nki_listener_step(netkit_loop *loop, nki_listener *l) {
     if (l->conns_max != 0 && l->behaviour->conns >= l->conns_max) {
         l->is_full = 1;
         nki_listener_arm(loop, l);
+        return;
+    }
+    if (loop->sources.count >= loop->sources.count_max) {
+        nki_listener_defer(loop, l, NETKIT_E_FULL, 0); /* they wait in the backlog */
         return;
     }
     if (l->accepted >= loop->desc.accept_budget) {

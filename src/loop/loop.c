@@ -109,7 +109,8 @@ static int nki_loop_init(netkit_loop *loop) {
     if (error != NETKIT_OK) {
         return error;
     }
-    nki_slots_init(&loop->sources, &loop->allocator, 128, loop->desc.objects_max, generations[0]);
+    nki_slots_init(&loop->sources, &loop->allocator, NKI_SOURCE_SIZE, loop->desc.objects_max,
+                   generations[0]);
     nki_slots_init(&loop->timer_slots, &loop->allocator, sizeof(nki_timer), loop->desc.timers_max,
                    generations[1]);
     loop->stage = (unsigned char *)nki_alloc(&loop->allocator, NKI_FLUSH_AT);
@@ -250,13 +251,18 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
         return error != NETKIT_OK ? error : NETKIT_E_BUSY;
     }
     loop->is_running = 1;
-    while (nki_atomic_load(&loop->stop) == 0 && (loop->references != 0 || nki_has_work(loop))) {
+    loop->is_run = 1;
+    while (loop->references != 0 || nki_has_work(loop)) {
         if (loop->phase == NKI_TURN_NONE) {
             nki_turn_begin(loop, NKI_NEVER);
         }
         nki_turn_finish(loop);
+        if (nki_atomic_load(&loop->stop) != 0) {
+            break;
+        }
     }
     nki_atomic_store(&loop->stop, 0u);
+    loop->is_run = 0;
     loop->is_running = 0;
     return NETKIT_OK;
 }
@@ -271,6 +277,7 @@ static int nki_loop_prepare(netkit_loop *loop, uint64_t timeout_ns, uint64_t unt
         nki_turn_begin(loop, timeout_ns);
     }
     loop->pull_until_ns = until_ns;
+    loop->pull_calls = loop->calls;
     loop->is_pulled_fresh = nki_turn_pull(loop);
     return loop->is_pulled_fresh || nki_wants_turn(loop);
 }
@@ -379,6 +386,9 @@ NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used) {
 NETKIT_API int netkit_loop_flush(netkit_loop *loop) {
     int error = nki_enter(loop);
     if (error == NETKIT_OK) {
+        if (loop->current != NULL) {
+            nki_conn_flush(loop, loop->current);
+        }
         nki_flush_dirty(loop);
     }
     return error;
@@ -399,10 +409,14 @@ NETKIT_API int netkit_loop_adopt(netkit_loop *loop) {
 
 /* One wake for many: whoever finds the flag down raises it and wakes. */
 static int nki_loop_wake(netkit_loop *loop) {
-    if (nki_atomic_exchange(&loop->wake_pending, 1) == 0) {
-        return loop->driver->wake(loop);
+    if (nki_atomic_exchange(&loop->wake_pending, 1) != 0) {
+        return NETKIT_OK;
     }
-    return NETKIT_OK;
+    int error = loop->driver->wake(loop);
+    if (error != NETKIT_OK) {
+        (void)nki_atomic_exchange(&loop->wake_pending, 0); /* the next post tries again */
+    }
+    return error;
 }
 
 NETKIT_API int netkit_loop_post(netkit_loop *loop, netkit_post_fn fn, void *user) {

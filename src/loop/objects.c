@@ -265,6 +265,7 @@ static netkit_event *nki_pull(netkit_loop *loop, netkit_event_type type, void *o
     memset(&loop->pulled, 0, sizeof loop->pulled);
     loop->pulled_object = object;
     loop->pulled.type = type;
+    loop->calls++;
     loop->pulled.user = user;
     return &loop->pulled;
 }

@@ -7,17 +7,11 @@
  * chunks by chunks_max. Empty queues own nothing: a chunk goes back to the loop, which keeps
  * some. */
 
+/* A chunk out of the reserve. */
 static nki_chunk *nki_chunk_take(netkit_loop *loop) {
     nki_chunk *chunk = loop->chunks;
-    if (NKI_LIKELY(chunk != NULL)) {
-        loop->chunks = chunk->next;
-        loop->chunks_count--;
-    } else {
-        chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_CHUNK_SIZE);
-        if (chunk == NULL) {
-            return NULL;
-        }
-    }
+    loop->chunks = chunk->next;
+    loop->chunks_count--;
     chunk->next = NULL;
     chunk->last = chunk;
     chunk->data = (const unsigned char *)(chunk + 1);
@@ -61,19 +55,39 @@ static void nki_out_append(nki_conn *c, nki_chunk *chunk) {
 /* Count bytes for the flush that comes at 64 KiB; borrowed ones may be many. */
 static void nki_out_count(nki_conn *c, size_t len) {
     size_t sum = (size_t)c->unflushed + len;
-    c->unflushed = (uint32_t)NKI_MIN(sum, (size_t)NKI_FLUSH_AT);
+    c->unflushed = (uint16_t)NKI_MIN(sum, (size_t)NKI_FLUSH_AT);
 }
 
-/* Copy bytes into chunks at the end. On NETKIT_E_NOMEM part of them is there: the caller dooms
- * the conn. */
-static int nki_out_chunks(netkit_loop *loop, nki_conn *c, const unsigned char *from, size_t len) {
+/* Have chunks enough at hand to append `len` bytes, so that appending cannot fail half way. */
+static int nki_out_reserve(netkit_loop *loop, const nki_conn *c, size_t len) {
+    const size_t each = NKI_CHUNK_SIZE - sizeof(nki_chunk);
+    const nki_chunk *last = c->out == NULL ? NULL : c->out->last;
+    size_t room = last == NULL || last->capacity == 0 ? 0 : last->capacity - last->end;
+    size_t wanted = len <= room ? 0 : (len - room + each - 1) / each;
+    while (loop->chunks_count < wanted) {
+        nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_CHUNK_SIZE);
+        if (chunk == NULL) {
+            return NETKIT_E_NOMEM;
+        }
+        chunk->next = loop->chunks;
+        loop->chunks = chunk;
+        loop->chunks_count++;
+    }
+    return NETKIT_OK;
+}
+
+/* Copy bytes into chunks at the end: all, or on NETKIT_E_NOMEM nothing. */
+static int nki_out_chunks(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+    const unsigned char *from = (const unsigned char *)data;
+    if (nki_out_reserve(loop, c, len) != NETKIT_OK) {
+        return NETKIT_E_NOMEM;
+    }
+    c->queued += (uint32_t)len;
+    nki_out_count(c, len);
     while (len > 0) {
         nki_chunk *chunk = c->out == NULL ? NULL : c->out->last;
         if (chunk == NULL || chunk->end == chunk->capacity || chunk->capacity == 0) {
             chunk = nki_chunk_take(loop);
-            if (chunk == NULL) {
-                return NETKIT_E_NOMEM;
-            }
             nki_out_append(c, chunk);
         }
         size_t n = NKI_MIN(len, chunk->capacity - chunk->end);
@@ -122,10 +136,11 @@ static int nki_stage_spill(netkit_loop *loop, nki_conn *c) {
     if (len == 0) {
         return NETKIT_OK;
     }
-    loop->stage_len = 0;
-    c->queued += (uint32_t)len;
-    nki_out_count(c, len);
-    return nki_out_chunks(loop, c, loop->stage, len);
+    int error = nki_out_chunks(loop, c, loop->stage, len);
+    if (error == NETKIT_OK) {
+        loop->stage_len = 0;
+    }
+    return error;
 }
 
 static NKI_HOT void nki_stage_copy(netkit_loop *loop, const void *data, size_t len) {
@@ -134,18 +149,14 @@ static NKI_HOT void nki_stage_copy(netkit_loop *loop, const void *data, size_t l
     loop->stage_room -= len;
 }
 
-/* Queue a copy of bytes. On NETKIT_E_NOMEM part of them is there: the caller dooms the conn. */
+/* Queue a copy of bytes. On NETKIT_E_NOMEM the caller dooms the conn. */
 static int nki_out_copy(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
     if (loop->stage_id == c->source.id && len <= loop->stage_room) {
         nki_stage_copy(loop, data, len);
         return NETKIT_OK;
     }
-    if (nki_stage_spill(loop, c) != NETKIT_OK) {
-        return NETKIT_E_NOMEM;
-    }
-    c->queued += (uint32_t)len;
-    nki_out_count(c, len);
-    return nki_out_chunks(loop, c, (const unsigned char *)data, len);
+    int error = nki_stage_spill(loop, c);
+    return error != NETKIT_OK ? error : nki_out_chunks(loop, c, data, len);
 }
 
 /* Copied bytes that the queue still takes. */
@@ -240,7 +251,7 @@ static bool nki_release_next(netkit_loop *loop) {
 /* For drivers: so many bytes were taken by the system. A lent chunk that is done moves to the
  * loop's list of releases: they are called back by the turn alone. */
 static void nki_out_sent(netkit_loop *loop, nki_conn *c, size_t len) {
-    c->active_ms = loop->turn_ms;
+    c->u.live.active_ms = loop->turn_ms;
     while (c->out != NULL) {
         nki_chunk *chunk = c->out;
         size_t n = NKI_MIN(len, chunk->end - chunk->begin);

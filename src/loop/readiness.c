@@ -198,6 +198,20 @@ static int nki_r_accept(netkit_loop *loop, nki_listener *l, uintptr_t *out, netk
     return error;
 }
 
+static int nki_r_adopt(netkit_loop *loop, uintptr_t socket, bool *is_tcp) {
+    NKI_UNUSED(loop);
+    netkit_addr peer;
+    int error = nki_os_remote(socket, &peer);
+    if (error == NETKIT_OK && nki_os_is_datagram(socket)) {
+        error = NETKIT_E_INVALID;
+    }
+    if (error == NETKIT_OK) {
+        *is_tcp = peer.family == NETKIT_AF_IPV4 || peer.family == NETKIT_AF_IPV6;
+        error = nki_os_set_option(socket, NETKIT_OPT_BLOCKING, 0);
+    }
+    return error;
+}
+
 static int nki_r_connect(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
                          const netkit_addr *source) {
     NKI_UNUSED(loop);
@@ -295,12 +309,12 @@ static int nki_r_get_option(netkit_loop *loop, uintptr_t socket, netkit_option o
 
 static const nki_driver *nki_readiness_driver(void) {
     static const nki_driver driver = {
-        nki_r_open,       nki_r_close,      nki_r_now,        nki_r_random,  nki_r_wait,
-        nki_r_next,       nki_r_wake,       nki_r_native,     nki_r_attach,  nki_r_shut,
-        nki_r_discard,    nki_r_arm,        nki_r_watch,      nki_r_unwatch, nki_r_listen,
-        nki_r_accept,     nki_r_connect,    nki_r_connected,  nki_r_read,    NULL,
-        nki_r_flush,      nki_r_send,       nki_r_half_close, nki_r_local,   nki_r_remote,
-        nki_r_set_option, nki_r_get_option, nki_os_code,
+        nki_r_open,    nki_r_close,      nki_r_now,        nki_r_random,     nki_r_wait,
+        nki_r_next,    nki_r_wake,       nki_r_native,     nki_r_attach,     nki_r_shut,
+        nki_r_discard, nki_r_arm,        nki_r_watch,      nki_r_unwatch,    nki_r_listen,
+        nki_r_accept,  nki_r_adopt,      nki_r_connect,    nki_r_connected,  nki_r_read,
+        NULL,          nki_r_flush,      nki_r_send,       nki_r_half_close, nki_r_local,
+        nki_r_remote,  nki_r_set_option, nki_r_get_option, nki_os_code,
     };
     return &driver;
 }

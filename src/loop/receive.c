@@ -143,7 +143,7 @@ static void nki_conn_discard(netkit_loop *loop, nki_conn *c, size_t len) {
 
 static NKI_HOT void nki_conn_received(netkit_loop *loop, nki_conn *c, const void *data,
                                       size_t len) {
-    c->active_ms = loop->turn_ms;
+    c->u.live.active_ms = loop->turn_ms;
     if ((c->flags & NKI_C_COUNTED) != 0) {
         c->cold->rate_bytes += len;
     }
@@ -280,10 +280,16 @@ static void nki_conn_connected(netkit_loop *loop, nki_conn *c) {
         return;
     }
     c->flags &= ~(uint32_t)NKI_C_CONNECTING;
-    c->active_ms = loop->turn_ms;
+    c->u.live.active_ms = loop->turn_ms;
     c->cold->connect_due_ns = NKI_NEVER;
     (void)nki_conn_set_timer(loop, c); /* it is in the queue: moving it cannot fail */
     nki_conn_tell_open(loop, c);
+}
+
+/* The handler waits for a drain with bytes left over: they come before the end of file. */
+static bool nki_conn_owes_rest(const nki_conn *c) {
+    const uint32_t waits = NKI_C_REFUSED | NKI_C_DRAIN_DUE | NKI_C_REOFFER;
+    return c->carry != NULL && (c->flags & waits) != 0;
 }
 
 /* A step of a conn that is not just open and readable. */
@@ -325,7 +331,7 @@ static void nki_conn_step_slow(netkit_loop *loop, nki_conn *c) {
     if ((c->source.ready & NKI_READABLE) != 0) {
         nki_conn_read(loop, c);
     } else if ((c->flags & (NKI_C_EOF | NKI_C_EOF_TOLD | NKI_C_CLOSING)) == NKI_C_EOF &&
-               is_reading) {
+               is_reading && !nki_conn_owes_rest(c)) {
         nki_conn_tell_eof(loop, c);
     }
 }
@@ -342,7 +348,7 @@ static NKI_HOT void nki_conn_serve_plain(netkit_loop *loop, nki_conn *c) {
     }
     size_t len = (size_t)n;
     const void *data = loop->span.data;
-    c->active_ms = loop->turn_ms;
+    c->u.live.active_ms = loop->turn_ms;
     loop->current = c;
     loop->stage_id = c->source.id;
     loop->stage_room = b->stage_max;

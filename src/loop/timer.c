@@ -72,12 +72,8 @@ NETKIT_API int netkit_timer_restart(netkit_loop *loop, netkit_timer timer, uint6
     if (error != NETKIT_OK) {
         return error;
     }
-    uint64_t due = nki_timer_due(loop, delay_us);
-    if (t->node.at != 0) {
-        nki_timers_restart(&loop->timers, &t->node, due);
-        return NETKIT_OK;
-    }
-    return nki_timers_start(&loop->timers, &t->node, due); /* in its callback */
+    nki_timers_restart(&loop->timers, &t->node, nki_timer_due(loop, delay_us));
+    return NETKIT_OK;
 }
 
 static void nki_timer_free(netkit_loop *loop, nki_timer *t) {
@@ -104,7 +100,7 @@ NETKIT_API int netkit_timer_remaining(netkit_loop *loop, netkit_timer timer, uin
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
     }
     uint64_t now = loop->driver->now(loop);
-    uint64_t left = t->node.at == 0 || t->node.due_ns <= now ? 0 : t->node.due_ns - now;
+    uint64_t left = t->node.due_ns == NKI_NEVER || t->node.due_ns <= now ? 0 : t->node.due_ns - now;
     *out_us = left / NKI_NS_PER_US + (left % NKI_NS_PER_US != 0);
     return NETKIT_OK;
 }
@@ -121,7 +117,7 @@ NETKIT_API int netkit_timer_set_referenced(netkit_loop *loop, netkit_timer timer
 
 /* After its callback: a one-shot that was not restarted is over. */
 static void nki_timer_after(netkit_loop *loop, nki_timer *t) {
-    if (t->node.at == 0) {
+    if (t->node.due_ns == NKI_NEVER) {
         nki_timer_free(loop, t);
     }
 }
@@ -139,7 +135,7 @@ static void nki_timer_fire(netkit_loop *loop, nki_timer *t) {
     if (t->period_ns != 0) {
         nki_timers_restart(&loop->timers, &t->node, nki_timer_next_due(loop, t, t->node.due_ns));
     } else {
-        nki_timers_stop(&loop->timers, &t->node);
+        nki_timers_restart(&loop->timers, &t->node, NKI_NEVER); /* keeps its place for a restart */
     }
     if (t->fn == NULL) {
         netkit_event *ev = nki_pull(loop, NETKIT_EVENT_TIMER, t, t->user);

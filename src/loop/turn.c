@@ -42,7 +42,8 @@ static int nki_wait_spinning(netkit_loop *loop, uint64_t timeout_ns) {
 }
 
 static void nki_turn_wait(netkit_loop *loop, uint64_t timeout_ns) {
-    if (nki_has_work(loop)) {
+    bool is_over = loop->is_run && (loop->references == 0 || nki_atomic_load(&loop->stop) != 0);
+    if (is_over || nki_has_work(loop)) {
         timeout_ns = 0;
     } else if (timeout_ns != 0) {
         timeout_ns = NKI_MIN(timeout_ns, nki_timer_wait(loop));
@@ -234,7 +235,8 @@ static void nki_pulled_done(netkit_loop *loop) {
 static bool nki_turn_pull(netkit_loop *loop) {
     nki_pulled_done(loop);
     while (loop->pulled.type == NETKIT_EVENT_NONE) {
-        if (loop->pull_until_ns != NKI_NEVER && loop->driver->now(loop) >= loop->pull_until_ns) {
+        if (loop->pull_until_ns != NKI_NEVER && loop->calls != loop->pull_calls &&
+            loop->driver->now(loop) >= loop->pull_until_ns) {
             return false;
         }
         if (!nki_turn_step(loop)) {

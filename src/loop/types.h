@@ -1,13 +1,13 @@
 /* The loop's inner types.
  *
- * Whatever owns a descriptor starts with an nki_source and lives in a slot of 128 bytes; what is
+ * Whatever owns a descriptor starts with an nki_source and lives in a slot of 120 bytes; what is
  * rarely needed hangs off it. A source has two identities: the handle names the object to the
  * user, the token names its descriptor to the kernel, so that a late event of a dead descriptor
  * fails the token's check even when number and slot are in use again. */
 
 enum {
     NKI_RECV_SIZE = 65536,   /* one read; smaller costs factors in bulk, larger gains nothing */
-    NKI_FLUSH_AT = 65536,    /* queued bytes that are not left for the end of the callback */
+    NKI_FLUSH_AT = 65535,    /* queued bytes that are not left for the end of the callback */
     NKI_DIRECT_MIN = 32768,  /* a send of so much on an empty queue skips the queue */
     NKI_CHUNK_SIZE = 16384,  /* one allocation of queue memory, its head included */
     NKI_CHUNKS_SPARE = 64,   /* free chunks a loop keeps */
@@ -121,6 +121,21 @@ enum {
                    NETKIT_POLL_HANGUP | NETKIT_POLL_PEER_END
 };
 
+/* What only the living need stands where the reason of the dead is kept: every byte counts here,
+ * as this is what an idle connection costs. */
+typedef struct nki_conn_live {
+    uint32_t refused;   /* bytes that on_drain is owed for */
+    uint32_t active_ms; /* when bytes last moved; wraps, see nki_conn_idle_ms */
+} nki_conn_live;
+
+typedef struct nki_conn_end {
+    int32_t os_code;
+    int8_t code;
+    uint8_t op;
+    uint8_t phase;
+    uint8_t why;
+} nki_conn_end;
+
 typedef struct nki_conn {
     nki_source source;
     nki_behaviour *behaviour;
@@ -133,19 +148,21 @@ typedef struct nki_conn {
     void *driver_data;
     uint32_t flags;
     uint32_t queued;    /* copied bytes in `out` */
-    uint32_t unflushed; /* bytes queued since the last flush */
-    uint32_t refused;   /* size of the send that on_drain is owed for, 0 = none */
-    uint32_t active_ms; /* when bytes last moved; wraps, see nki_conn_idle_ms */
     uint32_t tally;     /* alive: read so far out of the turn's budget; dead: bytes unsent */
     uint16_t borrowed;  /* chunks in `out` that are borrowed */
-    uint16_t os_code;   /* why it ended, with the next four */
-    int8_t code;
-    uint8_t op;
-    uint8_t phase;
-    uint8_t why;
+    uint16_t unflushed; /* bytes queued since the last flush, up to NKI_FLUSH_AT */
+    union {
+        nki_conn_live live;
+        nki_conn_end end; /* NKI_C_DEAD */
+    } u;
 } nki_conn;
 
-NKI_STATIC_ASSERT(conn_size, sizeof(nki_conn) <= 128);
+/* Slots of listeners, conns and watches are of one size. */
+enum {
+    NKI_SOURCE_SIZE = 120
+};
+
+NKI_STATIC_ASSERT(conn_size, sizeof(nki_conn) <= NKI_SOURCE_SIZE);
 
 typedef struct nki_listener {
     nki_source source;
@@ -164,7 +181,7 @@ typedef struct nki_listener {
     uint8_t is_tcp;
 } nki_listener;
 
-NKI_STATIC_ASSERT(listener_size, sizeof(nki_listener) <= 128);
+NKI_STATIC_ASSERT(listener_size, sizeof(nki_listener) <= NKI_SOURCE_SIZE);
 
 typedef struct nki_watch {
     nki_source source;
@@ -229,6 +246,7 @@ struct netkit_loop {
     uint8_t is_arming;  /* the driver wants to hear of wishes */
     uint8_t is_plain;   /* no debug mode, no driver that wants wishes or its buffers back */
     uint8_t is_running; /* inside run, run_once or poll */
+    uint8_t is_run;     /* inside netkit_loop_run: it must not wait with nothing left to wait for */
     uint8_t phase;      /* nki_turn_phase */
     nki_queue ready;    /* to be served in this turn */
     nki_queue later;    /* in the next one */
@@ -251,7 +269,8 @@ struct netkit_loop {
     size_t pulled_used;      /* DATA: as netkit_loop_consume said */
     uint64_t calls;          /* callbacks made */
     uint8_t is_pulled_fresh; /* it has not been fetched yet */
-    uint64_t pull_until_ns;
+    uint64_t pull_until_ns;  /* the puller's time is up; not before one event has been given */
+    uint64_t pull_calls;     /* `calls` when its time began */
     nki_keeper *keeper;
     uint64_t kept_bytes;
     nki_timers timers;

@@ -82,7 +82,11 @@ NETKIT_API int netkit_watch_set_referenced(netkit_loop *loop, netkit_watch watch
 }
 
 static void nki_watch_step(netkit_loop *loop, nki_watch *w) {
-    uint32_t events = w->source.ready;
+    /* What was seen before the last netkit_watch_set may not be wanted any more. */
+    uint32_t mask = w->events == 0
+                        ? 0u
+                        : w->events | NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP | NETKIT_POLL_PEER_END;
+    uint32_t events = w->source.ready & mask;
     netkit_watch handle;
     handle.id = w->source.id;
     w->source.ready = 0;
