@@ -8345,8 +8345,8 @@ NETKIT_API int netkit_conn_flush(netkit_loop *loop, netkit_conn conn) {
     nki_conn *c;
     int error = nki_conn_find_open(loop, conn, &c);
     if (error == NETKIT_OK) {
+        nki_conn_mark_dirty(loop, c); /* first: a conn that dies in the flush is in one list then */
         nki_conn_flush(loop, c);
-        nki_conn_mark_dirty(loop, c);
     }
     return error;
 }
