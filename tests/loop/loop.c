@@ -631,6 +631,7 @@ NKT_LOOP_TEST(loop_closes_in_order) {
             (void)netkit_conn_send_borrowed(loop, all[i].handle, big, 10, loop_release, &all[i]);
         }
     }
+    CHECK_OK(netkit_loop_poll(loop, -1));
     for (int i = COUNT - 1; i >= 0; i--) {
         CHECK_OK(netkit_conn_abort(loop, all[i].handle));
         CHECK_EQ(loop_released, 0);
@@ -1869,6 +1870,8 @@ static size_t loop_chaos_on_data(netkit_loop *loop, netkit_conn conn, const void
     cc->offered = cc->got + len;
     for (size_t i = 0; i < len; i++) {
         if (bytes[i] != loop_byte(cc->got + i)) {
+            printf("at %" PRIu64 " + %zu of %zu, offered %" PRIu64 ", sent %" PRIu64 "\n", cc->got,
+                   i, len, cc->offered, cc->twin->sent);
             CHECK_EQ(bytes[i], loop_byte(cc->got + i));
         }
     }

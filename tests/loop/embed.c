@@ -1,0 +1,164 @@
+/* A loop inside a foreign one: a descriptor to wait for and a time, then a poll. */
+
+#include "support_loop.h"
+
+/* One round of a foreign loop: wait as the loop says, then let it work. */
+static void embed_round(netkit_loop *loop) {
+    uintptr_t native = 0;
+    int timeout = netkit_loop_timeout_ms(loop);
+    int code = netkit_loop_native(loop, &native);
+    struct pollfd p;
+    CHECK(timeout >= -1);
+    if (nkt_backend == NETKIT_BACKEND_POLL) {
+        CHECK_ERR(code, NETKIT_E_NOSYS);
+        timeout = timeout < 0 || timeout > 1 ? 1 : timeout; /* nothing to wait for: look often */
+        CHECK(poll(NULL, 0, timeout) >= 0);
+    } else {
+        CHECK_OK(code);
+        p.fd = (int)native;
+        p.events = POLLIN;
+        p.revents = 0;
+        CHECK(poll(&p, 1, timeout < 0 || timeout > 5000 ? 5000 : timeout) >= 0);
+    }
+    CHECK_OK(netkit_loop_poll(loop, -1));
+}
+
+static void embed_tick(netkit_loop *loop, netkit_timer timer, void *user) {
+    (void)loop;
+    (void)timer;
+    ++*(int *)user;
+}
+
+static void embed_posted(netkit_loop *loop, int status, void *user) {
+    (void)loop;
+    CHECK_OK(status);
+    TL_ADD((int *)user, 1);
+}
+
+typedef struct embed_far {
+    netkit_loop *loop;
+    int fd, posted;
+    bool is_right;
+} embed_far;
+
+static void *embed_far_thread(void *user) {
+    embed_far *far = (embed_far *)user;
+    for (int i = 0; i < 100; i++) {
+        char data[8] = "message";
+        CHECK_EQ(send(far->fd, data, sizeof(data), MSG_NOSIGNAL), sizeof(data));
+        CHECK_EQ(recv(far->fd, data, sizeof(data), MSG_WAITALL), sizeof(data));
+        CHECK_STR(data, "message");
+        CHECK_OK(netkit_loop_post(far->loop, embed_posted, &far->posted));
+        for (uint64_t end = tl_deadline(); TL_GET(&far->posted) <= i;) {
+            CHECK(nkt_now_ns() < end);
+            sched_yield();
+        }
+    }
+    TL_SET(&far->is_right, true);
+    return NULL;
+}
+
+/* BX10 PL22 TM04: echo, timers and posts of another thread, all driven by a foreign poll(). */
+NKT_LOOP_TEST(embed_in_a_foreign_loop) {
+    static tl_conn c;
+    netkit_loop *loop = nkt_loop();
+    embed_far far = {loop, -1, 0, false};
+    pthread_t thread;
+    int ticks = 0;
+    uint64_t began = nkt_now_ns(), rounds = 0;
+    c.is_echo = true;
+    tl_adopt(loop, &c);
+    far.fd = c.peer;
+    CHECK_OK(netkit_timer_start(loop, NULL, 5000, 5000, embed_tick, &ticks));
+    CHECK_EQ(pthread_create(&thread, NULL, embed_far_thread, &far), 0);
+    while (!TL_GET(&far.is_right) || ticks < 5) {
+        embed_round(loop);
+        rounds++;
+    }
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    CHECK((uint64_t)ticks <= (nkt_now_ns() - began) / 5000000);
+    CHECK_EQ(c.bytes, 800);
+    printf("%" PRIu64 " rounds\n", rounds);
+    tl_drop(loop, &c);
+    nkt_loop_done(loop);
+}
+
+/* PL22 TM04 M-06: how long the loop may be left alone: never by itself, until a timer rounded up,
+ * not at all when something waits. */
+NKT_LOOP_TEST(embed_tells_its_time) {
+    static tl_conn c;
+    netkit_loop *loop = nkt_loop();
+    netkit_timer timer = {0};
+    int ticks = 0, posted = 0, ms;
+    char text[8];
+    CHECK_EQ(netkit_loop_timeout_ms(loop), -1);
+    CHECK_OK(netkit_timer_start(loop, &timer, 50500, 0, embed_tick, &ticks));
+    ms = netkit_loop_timeout_ms(loop);
+    CHECK(ms > 0 && ms <= 51);
+    CHECK_OK(netkit_timer_restart(loop, timer, 300));
+    ms = netkit_loop_timeout_ms(loop);
+    CHECK(ms == 0 || ms == 1);
+    nkt_sleep_ms(2);
+    CHECK_EQ(netkit_loop_timeout_ms(loop), 0);
+    CHECK_OK(netkit_loop_poll(loop, -1));
+    CHECK_EQ(ticks, 1);
+    CHECK_EQ(netkit_loop_timeout_ms(loop), -1);
+    CHECK_OK(netkit_loop_post(loop, embed_posted, &posted));
+    CHECK_EQ(netkit_loop_timeout_ms(loop), 0);
+    CHECK_OK(netkit_loop_poll(loop, -1));
+    CHECK_EQ(posted, 1);
+    tl_open(loop, &c);
+    tl_settle(loop);
+    CHECK_EQ(netkit_loop_timeout_ms(loop), -1);
+    CHECK_OK(netkit_conn_send(loop, c.handle, "x", 1)); /* queued: it wants to be sent */
+    CHECK_EQ(netkit_loop_timeout_ms(loop), 0);
+    CHECK_OK(netkit_loop_poll(loop, -1));
+    CHECK_STR(tl_hear(c.peer, text, sizeof(text)), "x");
+    CHECK_OK(netkit_conn_abort(loop, c.handle)); /* its on_close is due */
+    CHECK_EQ(netkit_loop_timeout_ms(loop), 0);
+    CHECK_OK(netkit_loop_poll(loop, -1));
+    CHECK_EQ(c.closes, 1);
+    CHECK_EQ(netkit_loop_timeout_ms(loop), -1);
+    CHECK_OK(netkit_timer_start(loop, &timer, UINT64_MAX, 0, embed_tick, &ticks));
+    ms = netkit_loop_timeout_ms(loop);
+    CHECK(ms == -1 || ms > 1000000000);
+    tl_hang_up(&c);
+    nkt_loop_done(loop);
+}
+
+/* PL22 BX10: with work left by a budget the descriptor may be silent, so the time says now. */
+NKT_LOOP_TEST(embed_forgets_no_work) {
+    enum {
+        COUNT = 10
+    };
+    static tl_conn all[COUNT];
+    static char data[5000];
+    netkit_loop_desc desc;
+    netkit_loop *loop;
+    uint64_t got = 0;
+    memset(&desc, 0, sizeof(desc));
+    desc.conn_budget = 500;
+    desc.events_max = 2;
+    loop = nkt_loop_with(&desc);
+    for (int i = 0; i < COUNT; i++) {
+        tl_open(loop, &all[i]);
+    }
+    tl_settle(loop);
+    for (int i = 0; i < COUNT; i++) {
+        CHECK_EQ(send(all[i].peer, data, sizeof(data), 0), sizeof(data));
+    }
+    for (uint64_t end = tl_deadline(); got < COUNT * sizeof(data);) {
+        uint64_t began = nkt_now_ns();
+        embed_round(loop);
+        CHECK(nkt_now_ns() - began < 4000000000u); /* never asleep on unread bytes */
+        CHECK(nkt_now_ns() < end);
+        got = 0;
+        for (int i = 0; i < COUNT; i++) {
+            got += all[i].bytes;
+        }
+    }
+    for (int i = 0; i < COUNT; i++) {
+        tl_drop(loop, &all[i]);
+    }
+    nkt_loop_done(loop);
+}
