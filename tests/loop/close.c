@@ -248,7 +248,6 @@ NKT_LOOP_TEST(close_leaves_a_stale_handle) {
     nkt_loop_done(second);
 }
 
-/* A conn's handle that is taken for a listener's names nothing, and the other way. */
 /* R1 PO13: the kind of a handle counts */
 NKT_LOOP_TEST(close_takes_no_handle_of_another_kind) {
     netkit_loop *loop = nkt_loop();
@@ -493,7 +492,7 @@ NKT_LOOP_TEST(close_ext_lives_through_on_close) {
     nkt_loop_done(loop);
 }
 
-/* L-06 I2 I5: two conns whose callbacks close each other, both ready in one turn, over and over */
+/* Two conns whose callbacks close each other, both ready in one turn. */
 typedef struct close_pair {
     sup_end ends[2];
     int datas;
@@ -515,7 +514,7 @@ static size_t close_the_other(netkit_loop *loop, netkit_conn conn, const void *d
     return len;
 }
 
-/* L-06 I2: whoever comes first wins; the other hears nothing more but its end */
+/* L-06 I2 I5: whoever comes first wins; the other hears nothing more but its end */
 NKT_LOOP_TEST(close_each_other_in_one_turn) {
     netkit_loop *loop = nkt_loop();
     sup_setup setup = sup_setup_default();
@@ -683,6 +682,228 @@ NKT_LOOP_TEST(close_by_destroy) {
     sup_peer_close(&second);
 }
 
+/* ---- a storm ------------------------------------------------------------------------- */
+
+enum {
+    CLOSE_STORM = 40,
+    CLOSE_STORM_LOANS = 20000
+};
+
+typedef struct close_sailor {
+    netkit_conn conn;
+    netkit_loop *loop;
+    int opens, eofs, closes;
+    int loans_out;
+    bool is_dialled;
+} close_sailor;
+
+typedef struct close_storm {
+    close_sailor sailors[CLOSE_STORM_LOANS];
+    unsigned char released[CLOSE_STORM_LOANS];
+    close_sailor *owner[CLOSE_STORM_LOANS];
+    int made, loans, alive;
+    char payload[30000];
+} close_storm;
+
+static close_storm close_sea;
+
+static void close_storm_release(netkit_loop *loop, int status, void *user) {
+    unsigned char *mark = (unsigned char *)user;
+    close_sailor *owner = close_sea.owner[mark - close_sea.released];
+    (void)loop;
+    CHECK(status <= 0);
+    CHECK_EQ(*mark, 0); /* once */
+    CHECK_EQ(owner->closes, 0);
+    *mark = 1;
+    owner->loans_out--;
+}
+
+/* One of all the calls there are, by chance, on one of the conns made last: most are alive. */
+static void close_storm_act(netkit_loop *loop) {
+    int recent = close_sea.made < 2 * CLOSE_STORM ? close_sea.made : 2 * CLOSE_STORM;
+    close_sailor *s =
+        &close_sea.sailors[close_sea.made - 1 - (int)(nkt_random() % (unsigned)recent)];
+    size_t len = (size_t)(nkt_random() % sizeof(close_sea.payload));
+    int code = NETKIT_OK;
+    switch (nkt_random() % 16) {
+    case 0: code = netkit_conn_close(loop, s->conn); break;
+    case 1: code = nkt_random() % 2 == 0 ? netkit_conn_abort(loop, s->conn) : NETKIT_OK; break;
+    case 2: code = netkit_conn_shutdown(loop, s->conn); break;
+    case 3:
+    case 4: code = netkit_conn_pause(loop, s->conn); break;
+    case 5:
+    case 6:
+    case 7: code = netkit_conn_resume(loop, s->conn); break;
+    case 8: code = netkit_conn_flush(loop, s->conn); break;
+    case 9:
+    case 10:
+    case 11:
+        if (close_sea.loans < CLOSE_STORM_LOANS) {
+            close_sea.owner[close_sea.loans] = s;
+            code = netkit_conn_send_borrowed(loop, s->conn, close_sea.payload, len + 1,
+                                             close_storm_release,
+                                             &close_sea.released[close_sea.loans]);
+            if (code == NETKIT_OK) {
+                s->loans_out++;
+                close_sea.loans++;
+            }
+        }
+        break;
+    default: code = netkit_conn_send(loop, s->conn, close_sea.payload, len); break;
+    }
+    CHECK(code == NETKIT_OK || code == NETKIT_E_STALE || code == NETKIT_E_CLOSED ||
+          code == NETKIT_E_FULL);
+    CHECK(s->closes == 0 || code != NETKIT_E_FULL);
+}
+
+static void close_storm_open(netkit_loop *loop, netkit_conn conn, void *user) {
+    close_sailor *s = *(close_sailor **)netkit_conn_ext(loop, conn);
+    if (s == NULL) { /* accepted: this is the first we hear of it */
+        CHECK(user == NULL);
+        s = &close_sea.sailors[close_sea.made++];
+        s->conn = conn;
+        *(close_sailor **)netkit_conn_ext(loop, conn) = s;
+        close_sea.alive++;
+    }
+    CHECK_EQ(s->opens++ + s->eofs + s->closes, 0);
+    close_storm_act(loop);
+}
+
+static size_t close_storm_data(netkit_loop *loop, netkit_conn conn, const void *data, size_t len,
+                               void *user) {
+    close_sailor *s = *(close_sailor **)netkit_conn_ext(loop, conn);
+    (void)data;
+    (void)user;
+    CHECK_EQ(s->opens, 1);
+    CHECK_EQ(s->eofs + s->closes, 0);
+    close_storm_act(loop);
+    return len - (len > 1000 ? 0 : (size_t)(nkt_random() % (len + 1)));
+}
+
+static void close_storm_drain(netkit_loop *loop, netkit_conn conn, void *user) {
+    close_sailor *s = *(close_sailor **)netkit_conn_ext(loop, conn);
+    (void)user;
+    CHECK_EQ(s->closes, 0);
+    close_storm_act(loop);
+}
+
+static void close_storm_eof(netkit_loop *loop, netkit_conn conn, void *user) {
+    close_sailor *s = *(close_sailor **)netkit_conn_ext(loop, conn);
+    (void)user;
+    CHECK_EQ(s->eofs++ + s->closes, 0);
+    close_storm_act(loop);
+    netkit_conn_close(loop, conn);
+}
+
+static void close_storm_close(netkit_loop *loop, netkit_conn conn, const netkit_close_info *info,
+                              void *user) {
+    close_sailor *s = *(close_sailor **)netkit_conn_ext(loop, conn);
+    (void)user;
+    CHECK(info->code <= 0);
+    if (s == NULL) {
+        return; /* ended before on_open of an accepted conn told of it */
+    }
+    CHECK_EQ(s->closes++, 0);
+    CHECK_EQ(s->loans_out, 0);
+    close_sea.alive--;
+    close_storm_act(loop);
+}
+
+/* I1 I2 I3 I5 PL16 G8: forty conns at a time that talk to each other, everything happening by
+ * chance, in every callback: each conn closes once and last, each loan comes back once and
+ * before that, and nothing is left */
+NKT_SLOW_LOOP_TEST(close_storm_of_everything) {
+    netkit_loop *loop = nkt_loop();
+    netkit_handler handler;
+    netkit_listen_desc desc;
+    netkit_connect_desc connect_desc;
+    char address[32];
+    uint64_t rounds = nkt_scale(80000, 15000);
+    handler.on_open = close_storm_open;
+    handler.on_data = close_storm_data;
+    handler.on_drain = close_storm_drain;
+    handler.on_eof = close_storm_eof;
+    handler.on_close = close_storm_close;
+    desc = sup_listen_desc(&handler, NULL);
+    desc.conn.ext_size = sizeof(close_sailor *);
+    desc.conn.send_max = 100000;
+    desc.conn.close_deadline_ms = 200;
+    desc.conn.chunks_max = 8;
+    desc.conn.duplex = nkt_random() % 2 == 0;
+    snprintf(address, sizeof(address), "127.0.0.1:%u", sup_listen(loop, &desc, NULL));
+    memset(&connect_desc, 0, sizeof(connect_desc));
+    connect_desc.address = address;
+    connect_desc.handler = handler;
+    connect_desc.conn = desc.conn;
+    for (uint64_t round = 0; round < rounds; round++) {
+        while (close_sea.alive < CLOSE_STORM && close_sea.made < CLOSE_STORM_LOANS - 100) {
+            close_sailor *s = &close_sea.sailors[close_sea.made++];
+            s->is_dialled = true;
+            CHECK_OK(netkit_connect(loop, &connect_desc, &s->conn));
+            *(close_sailor **)netkit_conn_ext(loop, s->conn) = s;
+            close_sea.alive++;
+        }
+        close_storm_act(loop);
+        CHECK_OK(netkit_loop_poll(loop, -1));
+    }
+    printf("%d conns, %d loans\n", close_sea.made, close_sea.loans);
+    CHECK(close_sea.made > CLOSE_STORM * 2);
+    CHECK(close_sea.loans > 100);
+    nkt_loop_done(loop);
+    CHECK_EQ(close_sea.alive, 0);
+    for (int i = 0; i < close_sea.made; i++) {
+        CHECK_EQ(close_sea.sailors[i].closes, 1);
+        CHECK_EQ(close_sea.sailors[i].loans_out, 0);
+    }
+    for (int i = 0; i < close_sea.loans; i++) {
+        CHECK_EQ(close_sea.released[i], 1);
+    }
+}
+
+static void close_count_release(netkit_loop *loop, int status, void *user) {
+    sup_end *end = (sup_end *)user;
+    (void)loop;
+    CHECK_OK(status);
+    CHECK_EQ(end->closes, 0);
+    end->datas++;
+}
+
+/* C2 C5 I1: a graceful close with loans out: each comes back with OK before on_close; bad
+ * arguments take nothing */
+NKT_LOOP_TEST(close_gracefully_with_loans) {
+    netkit_loop *loop = nkt_loop();
+    size_t each = 1 << 20;
+    unsigned char *data = (unsigned char *)malloc(4 * each);
+    netkit_span span;
+    sup_end end;
+    sup_peer peer = sup_open_default(loop, &end);
+    sup_fill(data, 4 * each, 0);
+    span.data = NULL;
+    span.len = 4;
+    CHECK_ERR(netkit_conn_send(loop, end.conn, NULL, 4), NETKIT_E_INVALID);
+    CHECK_ERR(netkit_conn_sendv(loop, end.conn, &span, 1), NETKIT_E_INVALID);
+    CHECK_ERR(netkit_conn_sendv(loop, end.conn, NULL, 1), NETKIT_E_INVALID);
+    CHECK_ERR(netkit_conn_send_borrowed(loop, end.conn, NULL, 4, close_count_release, &end),
+              NETKIT_E_INVALID);
+    CHECK_EQ(sup_queued(&end), 0);
+    for (size_t i = 0; i < 4; i++) {
+        CHECK_OK(netkit_conn_send_borrowed(loop, end.conn, data + i * each, each,
+                                           close_count_release, &end));
+    }
+    CHECK_OK(netkit_conn_close(loop, end.conn));
+    SUP_UNTIL_DOING(loop, peer.end != 0) {
+        sup_peer_recv(&peer);
+    }
+    CHECK_EQ(peer.end, SUP_EOF);
+    CHECK_EQ(peer.received, 4 * each);
+    CHECK_EQ(end.datas, 4);
+    sup_peer_close(&peer);
+    SUP_UNTIL(loop, end.closes == 1);
+    CHECK_OK(end.info.code);
+    nkt_loop_done(loop);
+    free(data);
+}
+
 /* ---- what on_close says --------------------------------------------------------------- */
 
 /* SK24 R2: the reason as a sentence with its numbers; short buffers are cut as snprintf does */
@@ -701,8 +922,7 @@ NKT_TEST(close_describe_tells_all) {
     CHECK_EQ(len, strlen(text));
     CHECK(strstr(text, "104") != NULL);
     CHECK(strstr(text, "98765") != NULL);
-    CHECK(strstr(text, "the peer went away in anger") != NULL ||
-          strstr(text, "RESET") != NULL);
+    CHECK(strstr(text, "the peer went away in anger") != NULL || strstr(text, "RESET") != NULL);
     CHECK_EQ(netkit_close_describe(&info, small, sizeof(small)), len);
     CHECK_EQ(strlen(small), 9);
     CHECK(strncmp(small, text, 9) == 0);
@@ -787,11 +1007,10 @@ static void close_tell_story(int backend, char *out, size_t size) {
     sup_peer_send(peer);
     for (int i = 0; i < 7; i++) {
         SUP_UNTIL(s.loop, s.ends[i].closes == 1);
-        len += (size_t)snprintf(out + len, size - len, "%d %s %" PRIu64 " %s %d %d %d %zu\n", i,
-                                s.ends[i].trace, s.ends[i].bytes,
-                                netkit_error_name(s.ends[i].info.code), s.ends[i].info.os_code,
-                                (int)s.ends[i].info.op, (int)s.ends[i].info.phase,
-                                s.ends[i].info.unsent);
+        len += (size_t)snprintf(
+            out + len, size - len, "%d %s %" PRIu64 " %s %d %d %d %zu\n", i, s.ends[i].trace,
+            s.ends[i].bytes, netkit_error_name(s.ends[i].info.code), s.ends[i].info.os_code,
+            (int)s.ends[i].info.op, (int)s.ends[i].info.phase, s.ends[i].info.unsent);
         CHECK(len < size);
     }
     sup_peer_close(&s.peers[3]);

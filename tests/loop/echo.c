@@ -373,3 +373,49 @@ NKT_LOOP_TEST(echo_of_many_at_once) {
     SUP_UNTIL(loop, netkit_loop_objects(loop) == 1);
     nkt_loop_done(loop);
 }
+
+/* C3 C2: queues smaller than a span: the echo is still whole, whatever send_max and recv_max are */
+NKT_LOOP_TEST(echo_with_small_queues) {
+    static const uint32_t limits[] = {1, 1000, 65535, 65536, 65537, 100000};
+    for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+        netkit_loop *loop = nkt_loop();
+        sup_setup setup = sup_setup_default();
+        sup_end end;
+        sup_peer peer;
+        sup_end_init(&end);
+        end.is_echo = true;
+        setup.options.send_max = limits[i];
+        setup.options.recv_max = i % 2 == 0 ? 0 : limits[i];
+        peer = sup_open(loop, &end, &setup);
+        peer.to_send = limits[i] == 1 ? 300 : 2 << 20;
+        SUP_UNTIL_DOING(loop, peer.received == peer.to_send || end.closes == 1) {
+            sup_peer_step(&peer);
+        }
+        CHECK_OK(end.echo_code);
+        CHECK_EQ(end.closes, 0);
+        sup_peer_close(&peer);
+        nkt_loop_done(loop);
+    }
+}
+
+/* C3 I3 I4 SK22: a peer that sends 1.5 MiB and its end before it reads anything gets all of it back,
+ * then our end: the default on_eof waits behind the data, its close behind the queue */
+NKT_LOOP_TEST(echo_of_a_peer_that_ends_first) {
+    netkit_loop *loop = nkt_loop();
+    sup_peer peer = sup_peer_of(sup_raw_dial(echo_listen(loop, NULL), 16384));
+    uint64_t all = 3 << 19;
+    peer.to_send = all;
+    SUP_UNTIL_DOING(loop, peer.sent == all) {
+        sup_peer_send(&peer);
+    }
+    CHECK_EQ(shutdown(peer.fd, SHUT_WR), 0);
+    sup_turn_for_ms(loop, 50);
+    SUP_UNTIL_DOING(loop, peer.end != 0) {
+        sup_peer_recv(&peer);
+    }
+    CHECK_EQ(peer.end, SUP_EOF);
+    CHECK_EQ(peer.received, all);
+    sup_peer_close(&peer);
+    SUP_UNTIL(loop, netkit_loop_objects(loop) == 1);
+    nkt_loop_done(loop);
+}

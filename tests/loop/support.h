@@ -49,14 +49,12 @@ static inline bool sup_is_late(uint64_t began, const char *file, int line, const
 }
 
 /* Turn until it holds; the statement after it runs before each turn. */
-#define SUP_UNTIL_DOING(loop, cond)                                               \
-    for (uint64_t sup_began = nkt_now_ns();                                       \
-         !(cond) && !sup_is_late(sup_began, __FILE__, __LINE__, #cond);           \
-         sup_turn(loop))
+#define SUP_UNTIL_DOING(loop, cond)         \
+    for (uint64_t sup_began = nkt_now_ns(); \
+         !(cond) && !sup_is_late(sup_began, __FILE__, __LINE__, #cond); sup_turn(loop))
 
-#define SUP_UNTIL(loop, cond)       \
-    SUP_UNTIL_DOING(loop, cond) {   \
-    }                               \
+#define SUP_UNTIL(loop, cond)      \
+    SUP_UNTIL_DOING(loop, cond) {} \
     NKT_COUNT_CHECK()
 
 static inline void sup_turn(netkit_loop *loop) {
@@ -83,15 +81,15 @@ typedef struct sup_end {
     netkit_loop *loop;
     netkit_conn conn;
     int opens, datas, drains, eofs, closes;
-    uint64_t bytes;     /* used of the stream */
-    size_t last_len;    /* of the span on_data was called with last */
+    uint64_t bytes;      /* used of the stream */
+    size_t last_len;     /* of the span on_data was called with last */
     size_t used_at_most; /* of one span; SIZE_MAX = all */
-    bool is_echo;       /* send back what is used */
-    bool is_text;       /* the bytes are not those of sup_byte */
+    bool is_echo;        /* send back what is used */
+    bool is_text;        /* the bytes are not those of sup_byte */
     bool closes_at_eof;
-    int echo_code;      /* the first error of an echo's send */
+    int echo_code; /* the first error of an echo's send */
     netkit_close_info info;
-    char trace[512];    /* one letter per event: o d r e c, data only once in a row */
+    char trace[512]; /* one letter per event: o d r e c, data only once in a row */
 } sup_end;
 
 static inline void sup_trace(sup_end *end, char letter) {
@@ -266,8 +264,8 @@ typedef struct sup_peer {
     int fd;
     uint64_t sent, to_send;
     uint64_t received;
-    int end; /* of what it receives: 0, SUP_EOF or an errno */
-    bool is_idle;   /* the last step moved nothing */
+    int end;      /* of what it receives: 0, SUP_EOF or an errno */
+    bool is_idle; /* the last step moved nothing */
 } sup_peer;
 
 static inline sup_peer sup_peer_of(int fd) {

@@ -581,8 +581,8 @@ NKT_LOOP_TEST(write_short_transfers_lose_nothing) {
             total += len;
         }
         sup_fill(data, total, at);
-        SUP_UNTIL_DOING(loop, (code = netkit_conn_sendv(loop, end.conn, spans, count)) !=
-                                  NETKIT_E_FULL) {
+        SUP_UNTIL_DOING(loop,
+                        (code = netkit_conn_sendv(loop, end.conn, spans, count)) != NETKIT_E_FULL) {
             sup_peer_recv(&peer);
         }
         CHECK_OK(code);
