@@ -1544,7 +1544,7 @@ NETKIT_API int netkit_conn_flush(netkit_loop *loop, netkit_conn conn);
 
 /* Stop and restart on_data; pausing in the callback is legal. End of file and
  * reset are held back behind data that is not delivered. Resuming offers what
- * was left unused again. */
+ * was left unused again (one that was not paused too). */
 NETKIT_API int netkit_conn_pause(netkit_loop *loop, netkit_conn conn);
 NETKIT_API int netkit_conn_resume(netkit_loop *loop, netkit_conn conn);
 
@@ -8366,14 +8366,19 @@ NETKIT_API int netkit_conn_pause(netkit_loop *loop, netkit_conn conn) {
 NETKIT_API int netkit_conn_resume(netkit_loop *loop, netkit_conn conn) {
     nki_conn *c;
     int error = nki_conn_find_open(loop, conn, &c);
-    if (error != NETKIT_OK || (c->flags & NKI_C_PAUSED) == 0) {
+    if (error != NETKIT_OK) {
         return error;
     }
+    bool is_in_data = nki_is_in_data(loop, c);
     c->flags &= ~(uint32_t)NKI_C_PAUSED;
-    if (c->carry != NULL || nki_is_in_data(loop, c)) {
+    if (c->carry != NULL || is_in_data) {
         c->flags |= NKI_C_REOFFER;
     }
-    nki_enqueue(loop, &c->source);
+    if (is_in_data) {
+        nki_enqueue_later(loop, &c->source); /* a handler that always resumes must not hold us */
+    } else {
+        nki_enqueue(loop, &c->source);
+    }
     nki_conn_arm(loop, c);
     return NETKIT_OK;
 }
@@ -10061,7 +10066,6 @@ NETKIT_API int netkit_loop_timeout_ms(netkit_loop *loop) {
     if (error != NETKIT_OK) {
         return error;
     }
-    nki_flush_dirty(loop); /* a foreign loop is about to sleep */
     if (nki_has_work(loop)) {
         return 0;
     }

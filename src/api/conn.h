@@ -195,7 +195,7 @@ NETKIT_API int netkit_conn_flush(netkit_loop *loop, netkit_conn conn);
 
 /* Stop and restart on_data; pausing in the callback is legal. End of file and
  * reset are held back behind data that is not delivered. Resuming offers what
- * was left unused again. */
+ * was left unused again (one that was not paused too). */
 NETKIT_API int netkit_conn_pause(netkit_loop *loop, netkit_conn conn);
 NETKIT_API int netkit_conn_resume(netkit_loop *loop, netkit_conn conn);
 

@@ -212,14 +212,19 @@ NETKIT_API int netkit_conn_pause(netkit_loop *loop, netkit_conn conn) {
 NETKIT_API int netkit_conn_resume(netkit_loop *loop, netkit_conn conn) {
     nki_conn *c;
     int error = nki_conn_find_open(loop, conn, &c);
-    if (error != NETKIT_OK || (c->flags & NKI_C_PAUSED) == 0) {
+    if (error != NETKIT_OK) {
         return error;
     }
+    bool is_in_data = nki_is_in_data(loop, c);
     c->flags &= ~(uint32_t)NKI_C_PAUSED;
-    if (c->carry != NULL || nki_is_in_data(loop, c)) {
+    if (c->carry != NULL || is_in_data) {
         c->flags |= NKI_C_REOFFER;
     }
-    nki_enqueue(loop, &c->source);
+    if (is_in_data) {
+        nki_enqueue_later(loop, &c->source); /* a handler that always resumes must not hold us */
+    } else {
+        nki_enqueue(loop, &c->source);
+    }
     nki_conn_arm(loop, c);
     return NETKIT_OK;
 }

@@ -511,7 +511,6 @@ NETKIT_API int netkit_loop_timeout_ms(netkit_loop *loop) {
     if (error != NETKIT_OK) {
         return error;
     }
-    nki_flush_dirty(loop); /* a foreign loop is about to sleep */
     if (nki_has_work(loop)) {
         return 0;
     }
