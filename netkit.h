@@ -4297,9 +4297,10 @@ static NKI_COLD int nki_os_recv_odd(uintptr_t s, void *data, size_t len, ssize_t
                                      : nki_os_recv_result(got, len);
 }
 
-/* Once for every message, so without detour; len is at most INT_MAX. */
+/* Once for every message, so without detour: len is at most INT_MAX, and the socket is one that
+ * the system has given. */
 static NKI_HOT int nki_os_recv(uintptr_t s, void *data, size_t len) {
-    ssize_t got = NKI_SYS_recv(nki_os_fd(s), data, len, 0);
+    ssize_t got = NKI_SYS_recv((int)s, data, len, 0);
     return NKI_LIKELY(got > 0) ? (int)got : nki_os_recv_odd(s, data, len, got);
 }
 
@@ -4326,9 +4327,9 @@ static NKI_COLD int nki_os_send_odd(uintptr_t s, const void *data, size_t len) {
     return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
 }
 
-/* Once for every message, so without detour; len is at most INT_MAX. */
+/* The same for sending. */
 static NKI_HOT int nki_os_send(uintptr_t s, const void *data, size_t len) {
-    ssize_t sent = NKI_SYS_send(nki_os_fd(s), data, len, NKI_MSG_NOSIGNAL);
+    ssize_t sent = NKI_SYS_send((int)s, data, len, NKI_MSG_NOSIGNAL);
     return NKI_LIKELY(sent >= 0) ? (int)sent : nki_os_send_odd(s, data, len);
 }
 
@@ -7137,23 +7138,24 @@ static NKI_COLD void nki_conn_stage_rest(netkit_loop *loop, nki_conn *c, int n) 
     loop->stage_len = 0; /* of a dead conn too: else it would go out with the next conn's */
 }
 
-/* Send what the current conn has staged, in one call. */
-static NKI_HOT void nki_conn_flush_stage(netkit_loop *loop, nki_conn *c) {
+/* Send what the current conn has staged, in one call. Returns whether all of it went. */
+static NKI_HOT bool nki_conn_flush_stage(netkit_loop *loop, nki_conn *c) {
     int n = 0;
     if (NKI_LIKELY((c->flags & NKI_C_HELD) == 0)) {
         n = loop->driver->send(loop, c, loop->stage, loop->stage_len);
     }
     if (NKI_UNLIKELY((size_t)n != loop->stage_len)) {
         nki_conn_stage_rest(loop, c, n);
-    } else {
-        loop->stage_len = 0;
+        return false;
     }
+    loop->stage_len = 0;
+    return true;
 }
 
 /* Send what is queued, as far as the system takes it. */
 static void nki_conn_flush(netkit_loop *loop, nki_conn *c) {
     if (nki_staged(loop, c) != 0) {
-        nki_conn_flush_stage(loop, c);
+        (void)nki_conn_flush_stage(loop, c);
         nki_stage_reopen(loop, c);
     }
     c->unflushed = 0;
@@ -7233,7 +7235,7 @@ static void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
 static NKI_HOT void nki_conn_after(netkit_loop *loop, nki_conn *c) {
     if (NKI_LIKELY(loop->current == c)) {
         if (loop->stage_len != 0) {
-            nki_conn_flush_stage(loop, c);
+            (void)nki_conn_flush_stage(loop, c);
         }
         loop->stage_len = 0;
         loop->stage_room = 0;
@@ -7778,15 +7780,13 @@ static NKI_HOT void nki_conn_serve_plain(netkit_loop *loop, nki_conn *c) {
         nki_conn_after_data(loop, c, used);
         return;
     }
-    if (loop->stage_len != 0) {
-        nki_conn_flush_stage(loop, c);
-    }
+    bool is_sent = loop->stage_len == 0 || nki_conn_flush_stage(loop, c);
     loop->stage_room = 0;
     loop->current = NULL;
-    if (NKI_UNLIKELY((c->source.ready & NKI_READABLE) != 0 || c->out != NULL ||
-                     (c->flags & NKI_C_DEAD) != 0)) {
-        c->tally +=
-            (c->flags & NKI_C_DEAD) != 0 ? 0 : (uint32_t)len; /* there it is what is unsent */
+    if (NKI_UNLIKELY(!is_sent || (c->source.ready & NKI_READABLE) != 0)) {
+        if ((c->flags & NKI_C_DEAD) == 0) { /* else the tally is what is unsent */
+            c->tally += (uint32_t)len;
+        }
         nki_conn_after_slow(loop, c);
     }
 }

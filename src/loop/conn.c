@@ -326,23 +326,24 @@ static NKI_COLD void nki_conn_stage_rest(netkit_loop *loop, nki_conn *c, int n) 
     loop->stage_len = 0; /* of a dead conn too: else it would go out with the next conn's */
 }
 
-/* Send what the current conn has staged, in one call. */
-static NKI_HOT void nki_conn_flush_stage(netkit_loop *loop, nki_conn *c) {
+/* Send what the current conn has staged, in one call. Returns whether all of it went. */
+static NKI_HOT bool nki_conn_flush_stage(netkit_loop *loop, nki_conn *c) {
     int n = 0;
     if (NKI_LIKELY((c->flags & NKI_C_HELD) == 0)) {
         n = loop->driver->send(loop, c, loop->stage, loop->stage_len);
     }
     if (NKI_UNLIKELY((size_t)n != loop->stage_len)) {
         nki_conn_stage_rest(loop, c, n);
-    } else {
-        loop->stage_len = 0;
+        return false;
     }
+    loop->stage_len = 0;
+    return true;
 }
 
 /* Send what is queued, as far as the system takes it. */
 static void nki_conn_flush(netkit_loop *loop, nki_conn *c) {
     if (nki_staged(loop, c) != 0) {
-        nki_conn_flush_stage(loop, c);
+        (void)nki_conn_flush_stage(loop, c);
         nki_stage_reopen(loop, c);
     }
     c->unflushed = 0;
@@ -422,7 +423,7 @@ static void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
 static NKI_HOT void nki_conn_after(netkit_loop *loop, nki_conn *c) {
     if (NKI_LIKELY(loop->current == c)) {
         if (loop->stage_len != 0) {
-            nki_conn_flush_stage(loop, c);
+            (void)nki_conn_flush_stage(loop, c);
         }
         loop->stage_len = 0;
         loop->stage_room = 0;

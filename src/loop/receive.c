@@ -362,15 +362,13 @@ static NKI_HOT void nki_conn_serve_plain(netkit_loop *loop, nki_conn *c) {
         nki_conn_after_data(loop, c, used);
         return;
     }
-    if (loop->stage_len != 0) {
-        nki_conn_flush_stage(loop, c);
-    }
+    bool is_sent = loop->stage_len == 0 || nki_conn_flush_stage(loop, c);
     loop->stage_room = 0;
     loop->current = NULL;
-    if (NKI_UNLIKELY((c->source.ready & NKI_READABLE) != 0 || c->out != NULL ||
-                     (c->flags & NKI_C_DEAD) != 0)) {
-        c->tally +=
-            (c->flags & NKI_C_DEAD) != 0 ? 0 : (uint32_t)len; /* there it is what is unsent */
+    if (NKI_UNLIKELY(!is_sent || (c->source.ready & NKI_READABLE) != 0)) {
+        if ((c->flags & NKI_C_DEAD) == 0) { /* else the tally is what is unsent */
+            c->tally += (uint32_t)len;
+        }
         nki_conn_after_slow(loop, c);
     }
 }

@@ -370,9 +370,10 @@ static NKI_COLD int nki_os_recv_odd(uintptr_t s, void *data, size_t len, ssize_t
                                      : nki_os_recv_result(got, len);
 }
 
-/* Once for every message, so without detour; len is at most INT_MAX. */
+/* Once for every message, so without detour: len is at most INT_MAX, and the socket is one that
+ * the system has given. */
 static NKI_HOT int nki_os_recv(uintptr_t s, void *data, size_t len) {
-    ssize_t got = NKI_SYS_recv(nki_os_fd(s), data, len, 0);
+    ssize_t got = NKI_SYS_recv((int)s, data, len, 0);
     return NKI_LIKELY(got > 0) ? (int)got : nki_os_recv_odd(s, data, len, got);
 }
 
@@ -399,9 +400,9 @@ static NKI_COLD int nki_os_send_odd(uintptr_t s, const void *data, size_t len) {
     return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
 }
 
-/* Once for every message, so without detour; len is at most INT_MAX. */
+/* The same for sending. */
 static NKI_HOT int nki_os_send(uintptr_t s, const void *data, size_t len) {
-    ssize_t sent = NKI_SYS_send(nki_os_fd(s), data, len, NKI_MSG_NOSIGNAL);
+    ssize_t sent = NKI_SYS_send((int)s, data, len, NKI_MSG_NOSIGNAL);
     return NKI_LIKELY(sent >= 0) ? (int)sent : nki_os_send_odd(s, data, len);
 }
 
