@@ -110,9 +110,10 @@ NKT_LOOP_TEST(embed_tells_its_time) {
     tl_open(loop, &c);
     tl_settle(loop);
     CHECK_EQ(netkit_loop_timeout_ms(loop), -1);
-    CHECK_OK(netkit_conn_send(loop, c.handle, "x", 1)); /* queued: it wants to be sent */
-    CHECK_EQ(netkit_loop_timeout_ms(loop), 0);
-    CHECK_OK(netkit_loop_poll(loop, -1));
+    CHECK_OK(netkit_conn_send(loop, c.handle, "x", 1)); /* queued: it must not wait */
+    if (netkit_loop_timeout_ms(loop) == 0) {            /* else asking has sent it */
+        CHECK_OK(netkit_loop_poll(loop, -1));
+    }
     CHECK_STR(tl_hear(c.peer, text, sizeof(text)), "x");
     CHECK_OK(netkit_conn_abort(loop, c.handle)); /* its on_close is due */
     CHECK_EQ(netkit_loop_timeout_ms(loop), 0);

@@ -1760,6 +1760,7 @@ typedef struct loop_lent {
 
 static loop_chaos_conn loop_chaos_conns[LOOP_CHAOS];
 static loop_lent loop_lents[LOOP_LENT];
+static bool loop_chaos_is_over;
 static uint64_t loop_chaos_lent, loop_chaos_released, loop_chaos_opened, loop_chaos_closed;
 
 static void loop_chaos_release(netkit_loop *loop, int status, void *user) {
@@ -1768,7 +1769,7 @@ static void loop_chaos_release(netkit_loop *loop, int status, void *user) {
     CHECK_EQ(lent->state, 1);
     CHECK_EQ(lent->by->c.closes, 0);
     CHECK(status == NETKIT_OK || lent->by->is_ended || lent->by->is_lossy ||
-          lent->by->twin->is_ended); /* nothing fails unless somebody ended it */
+          lent->by->twin->is_ended || loop_chaos_is_over); /* somebody ended it */
     lent->state = 0;
     memset(lent->data, 0xEE, sizeof(lent->data));
     loop_chaos_released++;
@@ -1949,6 +1950,7 @@ static void loop_chaos(uint64_t turns) {
             CHECK(cc->got <= cc->twin->sent);
         }
     }
+    loop_chaos_is_over = true;
     nkt_loop_done(loop);
     CHECK(made > LOOP_CHAOS);
     CHECK_EQ(loop_chaos_closed, made);

@@ -135,6 +135,8 @@ NKT_LOOP_TEST(pull_consumes_in_part) {
     CHECK_MEM(ev.data, "ET /", 4);
     CHECK_OK(netkit_loop_consume(loop, 0));
     pull_nothing(loop);
+    CHECK_OK(netkit_conn_pause(loop, c.handle));
+    pull_nothing(loop);
     CHECK_OK(netkit_conn_resume(loop, c.handle)); /* offers the rest without news */
     ev = pull_expect(loop, NETKIT_EVENT_DATA, &c);
     CHECK_EQ(ev.len, 4);
