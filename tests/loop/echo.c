@@ -331,7 +331,7 @@ NKT_LOOP_TEST(echo_is_fair_to_small_ones) {
     nkt_loop_done(loop);
 }
 
-/* R6 README: several echoes at once, some ending in the middle: nobody else is touched */
+/* T-01 I4: several echoes at once, some ending in the middle: nobody else is touched */
 NKT_LOOP_TEST(echo_of_many_at_once) {
     enum {
         ECHO_MANY = 50
