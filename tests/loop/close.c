@@ -650,7 +650,7 @@ static void close_on_listener_close(netkit_loop *loop, netkit_listener listener,
     ((close_listening *)user)->listener_closes++;
 }
 
-/* R4 I1 I2 C5: destroy is the last turn: open, closing and connecting conns and listeners get
+/* R4 I1 I2 C5 SK29: destroy is the last turn: open, closing and connecting conns and listeners get
  * their on_close, once, inside it */
 NKT_LOOP_TEST(close_by_destroy) {
     netkit_loop *loop = nkt_loop();

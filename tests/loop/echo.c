@@ -150,17 +150,13 @@ NKT_LOOP_TEST(echo_of_frames_byte_by_byte) {
 NKT_SLOW_LOOP_TEST(echo_against_a_peer_that_does_not_read) {
     netkit_loop *loop = nkt_loop();
     sup_peer peer = sup_peer_of(sup_raw_dial(echo_listen(loop, NULL), 0));
-    uint64_t rss, turns, before, most = 0, cpu;
+    uint64_t rss, turns, most = 0, cpu;
     int64_t live;
     SUP_UNTIL(loop, netkit_loop_objects(loop) == 2);
     live = nkt_live_bytes();
     rss = nkt_rss_bytes();
     peer.to_send = 64 << 20;
-    do {
-        before = peer.sent;
-        sup_peer_send(&peer);
-        sup_settle(loop);
-    } while (peer.sent > before);
+    sup_send_until_stuck(loop, &peer);
     CHECK(peer.sent < peer.to_send);
     CHECK_EQ(peer.received, 0);
     CHECK(nkt_live_bytes() - live <= 262144 + (128 << 10));
@@ -192,7 +188,6 @@ NKT_LOOP_TEST(echo_duplex_sees_full) {
     for (int is_duplex = 0; is_duplex < 2; is_duplex++) {
         netkit_loop *loop = nkt_loop();
         sup_setup setup = sup_setup_default();
-        uint64_t before;
         sup_end end;
         sup_peer peer;
         sup_end_init(&end);
@@ -200,11 +195,8 @@ NKT_LOOP_TEST(echo_duplex_sees_full) {
         setup.options.duplex = is_duplex != 0;
         peer = sup_open(loop, &end, &setup);
         peer.to_send = 24 << 20;
-        do {
-            before = peer.sent;
-            sup_peer_send(&peer);
-            sup_settle(loop);
-        } while (peer.sent > before);
+        sup_send_until_stuck(loop, &peer);
+        sup_settle(loop);
         CHECK_ERR(end.echo_code, is_duplex ? NETKIT_E_FULL : NETKIT_OK);
         CHECK_EQ(end.bytes == peer.to_send, is_duplex);
         sup_peer_close(&peer);
@@ -339,7 +331,7 @@ NKT_LOOP_TEST(echo_is_fair_to_small_ones) {
     nkt_loop_done(loop);
 }
 
-/* R6 README: several echoes at once, some ending in the middle: nobody else is touched */
+/* T-01 I4: several echoes at once, some ending in the middle: nobody else is touched */
 NKT_LOOP_TEST(echo_of_many_at_once) {
     enum {
         ECHO_MANY = 50

@@ -234,14 +234,9 @@ NKT_LOOP_TEST(read_pause_holds_the_peer_back) {
     sup_end end;
     sup_peer peer = sup_open_default(loop, &end);
     int64_t live = nkt_live_bytes();
-    uint64_t before;
     peer.to_send = 32 << 20;
     CHECK_OK(netkit_conn_pause(loop, end.conn));
-    do {
-        before = peer.sent;
-        sup_peer_send(&peer);
-        sup_settle(loop);
-    } while (peer.sent > before);
+    sup_send_until_stuck(loop, &peer);
     CHECK(peer.sent < peer.to_send);
     CHECK_EQ(end.datas, 0);
     CHECK(nkt_live_bytes() <= live + 4096);

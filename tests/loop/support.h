@@ -314,6 +314,17 @@ static inline void sup_peer_step(sup_peer *peer) {
     sup_peer_recv(peer);
 }
 
+/* Send until all is sent, or the far side has taken nothing for a while. */
+static inline void sup_send_until_stuck(netkit_loop *loop, sup_peer *peer) {
+    uint64_t last = nkt_now_ns();
+    while (peer->sent < peer->to_send && nkt_now_ns() - last < nkt_slowness * 100000000u) {
+        uint64_t before = peer->sent;
+        sup_peer_send(peer);
+        last = peer->sent > before ? nkt_now_ns() : last;
+        sup_turn(loop);
+    }
+}
+
 static inline void sup_peer_close(sup_peer *peer) {
     CHECK_EQ(close(peer->fd), 0);
     peer->fd = -1;

@@ -108,6 +108,83 @@ NKT_LOOP_TEST(write_is_capped_and_drains_once) {
     nkt_loop_done(loop);
 }
 
+/* Fill the queue, and the system behind it, against a peer that does not read. */
+static void write_fill(write_drainer *d, size_t each) {
+    netkit_loop *loop = d->end.loop;
+    for (int quiet = 0; quiet < 20; quiet++) {
+        while (write_send(&d->end, each, &d->at) == NETKIT_OK) {
+            quiet = 0;
+        }
+        sup_turn(loop);
+    }
+    d->end.drains = 0;
+    CHECK_ERR(write_send(&d->end, each, &d->at), NETKIT_E_FULL);
+}
+
+/* C2 IO17: with a slow reader on_drain waits until the very size that was refused fits */
+NKT_LOOP_TEST(write_drains_when_the_refused_size_fits) {
+    netkit_loop *loop = nkt_loop();
+    sup_setup setup = sup_setup_default();
+    write_drainer d;
+    sup_peer peer;
+    uintptr_t native = 0;
+    int partial = 0, sndbuf = 16384;
+    memset(&d, 0, sizeof(d));
+    sup_end_init(&d.end);
+    setup.handler.on_drain = write_on_drain;
+    peer = sup_open(loop, &d.end, &setup);
+    CHECK_OK(netkit_conn_native(loop, d.end.conn, &native));
+    CHECK_EQ(setsockopt((int)native, SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof(sndbuf)), 0);
+    write_fill(&d, 1000);
+    CHECK_ERR(write_send(&d.end, 250000, &d.at), NETKIT_E_FULL);
+    d.wanted = 250000;
+    SUP_UNTIL_DOING(loop, d.end.drains > 0) {
+        unsigned char data[20000];
+        ssize_t got = recv(peer.fd, data, sizeof(data), 0);
+        partial += sup_queued(&d.end) > 20000 && sup_queued(&d.end) < 240000;
+        if (got > 0) {
+            sup_check_bytes(data, (size_t)got, peer.received);
+            peer.received += (uint64_t)got;
+        }
+    }
+    CHECK(partial > 0); /* room came bit by bit */
+    SUP_UNTIL_DOING(loop, peer.received == d.at) {
+        sup_peer_recv(&peer);
+    }
+    CHECK_EQ(d.end.drains, 1);
+    sup_peer_close(&peer);
+    nkt_loop_done(loop);
+}
+
+/* C3: while the queue could not take one more full span there is no on_data, be it for ten bytes;
+ * when it can, they come; a duplex conn gets them at once */
+NKT_LOOP_TEST(write_queue_holds_reading_back) {
+    for (int is_duplex = 0; is_duplex < 2; is_duplex++) {
+        netkit_loop *loop = nkt_loop();
+        sup_setup setup = sup_setup_default();
+        write_drainer d;
+        sup_peer peer;
+        memset(&d, 0, sizeof(d));
+        sup_end_init(&d.end);
+        setup.options.duplex = is_duplex != 0;
+        peer = sup_open(loop, &d.end, &setup);
+        write_fill(&d, 60000);
+        CHECK(sup_queued(&d.end) > 262144 - 65536);
+        CHECK(sup_queued(&d.end) < 262144 - 10);
+        peer.to_send = 10;
+        sup_peer_send(&peer);
+        sup_settle(loop);
+        CHECK_EQ(d.end.datas, is_duplex);
+        SUP_UNTIL_DOING(loop, peer.received == d.at) {
+            sup_peer_recv(&peer);
+        }
+        SUP_UNTIL(loop, d.end.datas == 1);
+        CHECK_EQ(d.end.bytes, 10);
+        sup_peer_close(&peer);
+        nkt_loop_done(loop);
+    }
+}
+
 /* C2 IO06 IO07: the spans of an array are one: all or nothing, in order, in one system call */
 NKT_LOOP_TEST(write_sendv_is_one) {
     netkit_loop *loop = nkt_loop();
