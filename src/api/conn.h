@@ -63,7 +63,8 @@ typedef struct netkit_handler {
 /* Limits and switches of a conn; all zero = defaults. */
 typedef struct netkit_conn_options {
     uint32_t ext_size;          /* bytes of netkit_conn_ext, 0 = none */
-    uint32_t recv_max;          /* bytes on_data may leave unused, 0 = 65,536 */
+    uint32_t recv_max;          /* bytes on_data may leave unused, 0 = 65,536 or send_max if that
+                                   is less; more than send_max with duplex only */
     uint32_t send_max;          /* bytes the queue takes, 0 = 262,144 */
     uint32_t chunks_max;        /* borrowed chunks the queue takes, 0 = 1,024 */
     uint32_t drain_max;         /* input discarded by a graceful close, 0 = 1 MiB */

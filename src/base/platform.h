@@ -110,16 +110,19 @@
 #define NKI_UNLIKELY(x) (x)
 #define NKI_COLD
 #define NKI_HOT __forceinline
+#define NKI_OUTLINE __declspec(noinline)
 #elif defined(__GNUC__)
 #define NKI_LIKELY(x) __builtin_expect(!!(x), 1)
 #define NKI_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define NKI_COLD __attribute__((cold, noinline))
 #define NKI_HOT __attribute__((always_inline)) __inline__
+#define NKI_OUTLINE __attribute__((noinline))
 #else
 #define NKI_LIKELY(x) (x)
 #define NKI_UNLIKELY(x) (x)
 #define NKI_COLD
 #define NKI_HOT
+#define NKI_OUTLINE
 #endif
 
 #define NKI_NS_PER_US 1000u

@@ -208,8 +208,8 @@ static void nki_conn_die(netkit_loop *loop, nki_conn *c, bool reset) {
     loop->driver->shut(loop, &c->source, reset);
 }
 
-static void nki_conn_fail(netkit_loop *loop, nki_conn *c, netkit_op op, int code, int why,
-                          int os_code, bool reset) {
+static NKI_OUTLINE void nki_conn_fail(netkit_loop *loop, nki_conn *c, netkit_op op, int code,
+                                      int why, int os_code, bool reset) {
     if ((c->flags & NKI_C_DEAD) == 0) {
         nki_conn_reason(c, op, code, why, os_code);
         nki_conn_die(loop, c, reset);
@@ -420,7 +420,7 @@ static void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
 
 /* After each callback of a conn, and whenever its state has changed: what it queued goes out, and
  * it is served again if there is more to do. */
-static NKI_HOT void nki_conn_after(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE void nki_conn_after(netkit_loop *loop, nki_conn *c) {
     if (NKI_LIKELY(loop->current == c)) {
         if (loop->stage_len != 0) {
             (void)nki_conn_flush_stage(loop, c);

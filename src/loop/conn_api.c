@@ -1,7 +1,7 @@
 /* Conns, as users call them: find the conn, check its state, do the least that is right now, and
  * leave the rest to the turn, as nothing may be called back from inside a call. */
 
-static NKI_HOT int nki_conn_find(netkit_loop *loop, netkit_conn conn, nki_conn **out) {
+static NKI_OUTLINE int nki_conn_find(netkit_loop *loop, netkit_conn conn, nki_conn **out) {
     int error = nki_enter(loop);
     if (NKI_UNLIKELY(error != NETKIT_OK)) {
         return error;
@@ -22,7 +22,7 @@ static int nki_conn_find_open(netkit_loop *loop, netkit_conn conn, nki_conn **ou
 
 /* ---- sending ---- */
 
-static NKI_HOT int nki_send_check(netkit_loop *loop, netkit_conn conn, nki_conn **out) {
+static NKI_OUTLINE int nki_send_check(netkit_loop *loop, netkit_conn conn, nki_conn **out) {
     int error = nki_conn_find(loop, conn, out);
     if (NKI_LIKELY(error == NETKIT_OK) && NKI_UNLIKELY(((*out)->flags & NKI_C_ENDING) != 0)) {
         return NETKIT_E_CLOSED;
@@ -75,7 +75,8 @@ static int nki_send_direct(netkit_loop *loop, nki_conn *c, const void *data, siz
     return n;
 }
 
-static int nki_conn_send_slow(netkit_loop *loop, netkit_conn conn, const void *data, size_t len) {
+static NKI_OUTLINE int nki_conn_send_slow(netkit_loop *loop, netkit_conn conn, const void *data,
+                                          size_t len) {
     nki_conn *c;
     int error = nki_send_check(loop, conn, &c);
     if (NKI_UNLIKELY(error != NETKIT_OK)) {
@@ -106,7 +107,7 @@ static int nki_conn_send_slow(netkit_loop *loop, netkit_conn conn, const void *d
 }
 
 NETKIT_API int netkit_conn_send(netkit_loop *loop, netkit_conn conn, const void *data, size_t len) {
-    int error = nki_enter(loop);
+    int error = nki_enter_now(loop);
     if (NKI_UNLIKELY(error != NETKIT_OK)) {
         return error;
     }

@@ -18,7 +18,7 @@ static netkit_listener nki_listener_handle(const nki_listener *l) {
 /* Gate of every call but those for any thread. */
 static NKI_COLD int nki_wrong_thread(netkit_loop *loop);
 
-static int nki_enter(netkit_loop *loop) {
+static NKI_HOT int nki_enter_now(netkit_loop *loop) {
     if (NKI_UNLIKELY(loop == NULL)) {
         return NETKIT_E_INVALID;
     }
@@ -26,6 +26,10 @@ static int nki_enter(netkit_loop *loop) {
         return nki_wrong_thread(loop);
     }
     return NETKIT_OK;
+}
+
+static NKI_OUTLINE int nki_enter(netkit_loop *loop) {
+    return nki_enter_now(loop);
 }
 
 static void nki_log(netkit_loop *loop, int level, int id, const char *text, int os_code) {

@@ -144,9 +144,10 @@ static int nki_stage_spill(netkit_loop *loop, nki_conn *c) {
 }
 
 static NKI_HOT void nki_stage_copy(netkit_loop *loop, const void *data, size_t len) {
-    memcpy(loop->stage + loop->stage_len, data, len);
+    unsigned char *at = loop->stage + loop->stage_len;
     loop->stage_len += len;
     loop->stage_room -= len;
+    memcpy(at, data, len);
 }
 
 /* Queue a copy of bytes. On NETKIT_E_NOMEM the caller dooms the conn. */

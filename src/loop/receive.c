@@ -86,7 +86,7 @@ static void nki_conn_keep_rest(netkit_loop *loop, nki_conn *c, size_t used) {
 }
 
 /* The handler has returned: keep what it left, send what it queued. */
-static NKI_HOT void nki_conn_after_data(netkit_loop *loop, nki_conn *c, size_t used) {
+static NKI_OUTLINE void nki_conn_after_data(netkit_loop *loop, nki_conn *c, size_t used) {
     size_t len = loop->span.len;
     used = NKI_MIN(used, len);
     if (NKI_UNLIKELY(loop->ignored == c)) {
@@ -102,8 +102,8 @@ static NKI_HOT void nki_conn_after_data(netkit_loop *loop, nki_conn *c, size_t u
 }
 
 /* Give a span to the handler (or hand it out to a puller). */
-static NKI_HOT void nki_conn_offer(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
-                                   bool is_carry) {
+static NKI_OUTLINE void nki_conn_offer(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
+                                       bool is_carry) {
     nki_stage_open(loop, c);
     loop->span.data = data;
     loop->span.len = len;
@@ -141,8 +141,8 @@ static void nki_conn_discard(netkit_loop *loop, nki_conn *c, size_t len) {
     nki_conn_after(loop, c);
 }
 
-static NKI_HOT void nki_conn_received(netkit_loop *loop, nki_conn *c, const void *data,
-                                      size_t len) {
+static NKI_OUTLINE void nki_conn_received(netkit_loop *loop, nki_conn *c, const void *data,
+                                          size_t len) {
     c->u.live.active_ms = loop->turn_ms;
     if ((c->flags & NKI_C_COUNTED) != 0) {
         c->cold->rate_bytes += len;
@@ -239,7 +239,7 @@ static void nki_conn_read_failed(netkit_loop *loop, nki_conn *c, int error) {
 }
 
 /* Read one span of at most `max` bytes. */
-static NKI_HOT void nki_conn_read_span(netkit_loop *loop, nki_conn *c, size_t max) {
+static NKI_OUTLINE void nki_conn_read_span(netkit_loop *loop, nki_conn *c, size_t max) {
     if (NKI_UNLIKELY(c->tally >= loop->desc.conn_budget)) {
         c->tally = 0;
         nki_enqueue_later(loop, &c->source);

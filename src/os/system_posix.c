@@ -161,11 +161,22 @@ static int nki_os_random(void *out, size_t size) {
     return size == 0 ? NETKIT_OK : nki_os_random_device(at, size);
 }
 
-static uintptr_t nki_os_thread_id(void) {
-#if NKI_HAS_THREADS
-    return (uintptr_t)pthread_self();
-#else
+/* Who is calling, for the check at the head of every call. On Linux the thread's own control
+ * block is one instruction away and needs no function (x86-64 psABI: %fs:0 holds its address;
+ * AArch64: TPIDR_EL0); elsewhere pthread_self tells. */
+static NKI_HOT uintptr_t nki_os_thread_id(void) {
+#if !NKI_HAS_THREADS
     return 1;
+#elif NKI_LINUX && defined(__GNUC__) && defined(__x86_64__) && !defined(__ILP32__)
+    uintptr_t id;
+    __asm__("mov %%fs:0, %0" : "=r"(id));
+    return id;
+#elif NKI_LINUX && defined(__GNUC__) && defined(__aarch64__) && !defined(__ILP32__)
+    uintptr_t id;
+    __asm__("mrs %0, tpidr_el0" : "=r"(id));
+    return id;
+#else
+    return (uintptr_t)pthread_self();
 #endif
 }
 
