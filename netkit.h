@@ -1588,7 +1588,8 @@ NETKIT_API int netkit_conn_set_user(netkit_loop *loop, netkit_conn conn, void *u
  * on_close has returned; NULL for a stale handle or ext_size 0. */
 NETKIT_API void *netkit_conn_ext(netkit_loop *loop, netkit_conn conn);
 
-/* Replace table and user (a change of protocol); the table is copied. */
+/* Replace table and user (a change of protocol); the table is copied. The new one
+ * is offered what the old one leaves unused. */
 NETKIT_API int netkit_conn_set_handler(netkit_loop *loop, netkit_conn conn,
                                        const netkit_handler *handler, void *user);
 
@@ -8362,22 +8363,28 @@ NETKIT_API int netkit_conn_pause(netkit_loop *loop, netkit_conn conn) {
     return error;
 }
 
+/* Offer what is unused again even when nothing comes behind it. From inside on_data that is done
+ * in the next turn: a handler that always asks for it must not hold us. */
+static void nki_conn_reoffer(netkit_loop *loop, nki_conn *c) {
+    bool is_in_data = nki_is_in_data(loop, c);
+    if (c->carry != NULL || is_in_data) {
+        c->flags |= NKI_C_REOFFER;
+    }
+    if (is_in_data) {
+        nki_enqueue_later(loop, &c->source);
+    } else {
+        nki_enqueue(loop, &c->source);
+    }
+}
+
 NETKIT_API int netkit_conn_resume(netkit_loop *loop, netkit_conn conn) {
     nki_conn *c;
     int error = nki_conn_find_open(loop, conn, &c);
     if (error != NETKIT_OK) {
         return error;
     }
-    bool is_in_data = nki_is_in_data(loop, c);
     c->flags &= ~(uint32_t)NKI_C_PAUSED;
-    if (c->carry != NULL || is_in_data) {
-        c->flags |= NKI_C_REOFFER;
-    }
-    if (is_in_data) {
-        nki_enqueue_later(loop, &c->source); /* a handler that always resumes must not hold us */
-    } else {
-        nki_enqueue(loop, &c->source);
-    }
+    nki_conn_reoffer(loop, c);
     nki_conn_arm(loop, c);
     return NETKIT_OK;
 }
@@ -8537,6 +8544,9 @@ NETKIT_API int netkit_conn_set_handler(netkit_loop *loop, netkit_conn conn,
     nki_behaviour_drop(loop, c->behaviour);
     c->behaviour = b;
     c->user = user;
+    if ((c->flags & NKI_C_PAUSED) == 0) {
+        nki_conn_reoffer(loop, c); /* what the old table leaves may be all that comes for now */
+    }
     return NETKIT_OK;
 }
 
@@ -9029,7 +9039,8 @@ static void nki_turn_wait(netkit_loop *loop, uint64_t timeout_ns) {
     if (is_over || nki_has_work(loop)) {
         timeout_ns = 0;
     } else if (timeout_ns != 0) {
-        timeout_ns = NKI_MIN(timeout_ns, nki_timer_wait(loop));
+        uint64_t timer_ns = nki_timer_wait(loop);
+        timeout_ns = NKI_MIN(timeout_ns, timer_ns);
     }
     int count = timeout_ns != 0 && loop->desc.spin_us != 0 ? nki_wait_spinning(loop, timeout_ns)
                                                            : loop->driver->wait(loop, timeout_ns);

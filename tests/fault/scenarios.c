@@ -344,8 +344,7 @@ static void scenario_post_more(netkit_loop *loop, netkit_timer timer, void *user
 }
 
 static bool scenario_posts_over(void) {
-    return torture.posts_run == torture.posts_taken &&
-           netkit_loop_references(torture.loop) == 0;
+    return torture.posts_run == torture.posts_taken && netkit_loop_references(torture.loop) == 0;
 }
 
 static void scenario_posts(void) {
@@ -363,6 +362,7 @@ static void scenario_posts(void) {
 }
 
 static int scenario_pipe[2], scenario_seen;
+static bool scenario_is_stopped;
 
 static void scenario_on_watch(netkit_loop *loop, netkit_watch watch, uint32_t events, void *user) {
     char bytes[16];
@@ -372,21 +372,23 @@ static void scenario_on_watch(netkit_loop *loop, netkit_watch watch, uint32_t ev
         ssize_t got = read(scenario_pipe[0], bytes, 2);
         CHECK(got == 2);
         scenario_seen += 2;
-        if (scenario_seen == 10) {
+        bool goes_on = scenario_seen < 10 && torture_told(netkit_watch_set(loop, watch, 0)) &&
+                       torture_told(netkit_watch_set(loop, watch, NETKIT_POLL_READ));
+        if (!goes_on) {
             CHECK_OK(netkit_watch_stop(loop, watch));
-        } else if (torture_told(netkit_watch_set(loop, watch, 0))) {
-            torture_told(netkit_watch_set(loop, watch, NETKIT_POLL_READ));
+            scenario_is_stopped = true;
         }
     }
 }
 
 static bool scenario_watch_over(void) {
-    return scenario_seen == 10;
+    return scenario_is_stopped;
 }
 
 static void scenario_watches(void) {
     netkit_watch watch;
     scenario_seen = 0;
+    scenario_is_stopped = false;
     CHECK(pipe(scenario_pipe) == 0);
     torture_own(scenario_pipe[0]);
     torture_own(scenario_pipe[1]);
@@ -446,8 +448,68 @@ static void scenario_changes(void) {
     }
     torture_know(conn);
     torture_drive(torture_all_closed);
-    torture.is_complete = torture_all_well(1) &&
-                          recv(pair[0], bytes, sizeof(bytes), MSG_DONTWAIT) == sizeof(bytes);
+    torture.is_complete =
+        torture_all_well(1) && recv(pair[0], bytes, sizeof(bytes), MSG_DONTWAIT) == sizeof(bytes);
+}
+
+/* ---- ends of all kinds ------------------------------------------------------------------ */
+
+static int scenario_asked;
+
+static int scenario_on_accept(netkit_loop *loop, netkit_listener l, const netkit_addr *peer,
+                              void *user) {
+    (void)user;
+    torture.events++;
+    CHECK_EQ(peer->family, NETKIT_AF_IPV4);
+    if (++scenario_asked == 3) {
+        CHECK_OK(netkit_listener_close(loop, l));
+    }
+    return scenario_asked == 2; /* the second is refused */
+}
+
+/* The server lends more than fits and is aborted by its client's first word. */
+static size_t scenario_lend_and_abort(netkit_loop *loop, netkit_conn conn, const void *data,
+                                      size_t len, void *user) {
+    torture_alive(conn);
+    (void)data;
+    (void)user;
+    for (int i = 0; i < 5; i++) {
+        if (torture_lend(conn, scenario_lent, sizeof(scenario_lent)) != NETKIT_OK) {
+            break;
+        }
+    }
+    CHECK_OK(netkit_conn_abort(loop, conn));
+    return len;
+}
+
+static void scenario_ends(void) {
+    netkit_listen_desc listen;
+    netkit_connect_desc connect;
+    netkit_addr addr;
+    memset(&listen, 0, sizeof(listen));
+    memset(&connect, 0, sizeof(connect));
+    scenario_asked = 0;
+    listen.address = "127.0.0.1:0";
+    listen.on_accept = scenario_on_accept;
+    listen.conns_max = 2;
+    listen.handler = torture_server_handler();
+    listen.handler.on_data = scenario_lend_and_abort;
+    torture.client.total = 1000;
+    torture.client.piece = 10;
+    if (!torture_loop() || !torture_listen(&listen, &addr)) {
+        return;
+    }
+    connect.addr = &addr;
+    connect.user = &torture.client;
+    connect.timeout_ms = 200;
+    connect.conn.idle_timeout_ms = 200;
+    connect.handler = torture_client_handler();
+    connect.handler.on_data = NULL; /* what is lent is thrown away */
+    if (torture_connect(&connect, NULL) && torture_connect(&connect, NULL) &&
+        torture_connect(&connect, NULL)) {
+        torture_drive(torture_all_closed);
+        torture.is_complete = torture_all_closed() && scenario_asked == 3;
+    }
 }
 
 /* ---- without a loop -------------------------------------------------------------------- */
@@ -509,18 +571,19 @@ static void scenario_plain(void) {
 }
 
 static const torture_scenario scenarios[] = {
-    {"create and destroy", scenario_create},
-    {"listen, accept, echo, close", scenario_echo},
-    {"dial a closed port", scenario_refused},
-    {"dial in vain", scenario_timeout},
-    {"much to a slow reader", scenario_big_write},
-    {"lent and gathered sends", scenario_borrowed},
-    {"rests, keep, pause", scenario_rests},
-    {"timers", scenario_timers},
-    {"posts", scenario_posts},
-    {"watches", scenario_watches},
-    {"unix stream", scenario_unix},
-    {"adopt, handler, ext, timeouts", scenario_changes},
-    {"pull", scenario_pull},
-    {"plain sockets, poller", scenario_plain},
+    {"create and destroy", scenario_create, false},
+    {"listen, accept, echo, close", scenario_echo, false},
+    {"dial a closed port", scenario_refused, true},
+    {"dial in vain", scenario_timeout, true},
+    {"much to a slow reader", scenario_big_write, true},
+    {"lent and gathered sends", scenario_borrowed, false},
+    {"rests, keep, pause", scenario_rests, false},
+    {"timers", scenario_timers, false},
+    {"posts", scenario_posts, false},
+    {"watches", scenario_watches, true},
+    {"unix stream", scenario_unix, false},
+    {"adopt, handler, ext, timeouts", scenario_changes, true},
+    {"refusals and aborts", scenario_ends, false},
+    {"pull", scenario_pull, false},
+    {"plain sockets, poller", scenario_plain, false},
 };

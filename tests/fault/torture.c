@@ -11,7 +11,7 @@ static torture_fault torture_plan[TORTURE_PLAN];
 static int torture_planned;
 
 static void torture_add(const char *call, uint64_t nth, int os_error, bool is_sticky) {
-    torture_fault fault = {call, nth, os_error, is_sticky};
+    torture_fault fault = {call, nth, os_error, is_sticky, 0, false};
     CHECK(torture_planned < TORTURE_PLAN);
     torture_plan[torture_planned++] = fault;
 }
@@ -31,7 +31,7 @@ static void torture_go(const torture_scenario *s, uint64_t budget_ms) {
 
 /* Without a fault the scenario is complete: else it would prove nothing. */
 static void torture_clean(const torture_scenario *s) {
-    torture_fault none = {NULL, 0, 0, false};
+    torture_fault none = {NULL, 0, 0, false, 0, false};
     nkt_calls_reset();
     torture_run(s, &none);
     CHECK(torture.is_complete);
@@ -104,5 +104,69 @@ NKT_LOOP_TEST(torture_each_allocation) {
 NKT_LOOP_TEST(torture_each_call) {
     for (int i = 0; i < TORTURE_COUNT; i++) {
         torture_calls(&scenarios[i]);
+    }
+}
+
+/* What a signal may interrupt (signal(7)), and getrandom and open, which must not mind either. */
+static const char *const torture_slow_calls[] = {
+    "recv", "send",  "sendmsg", "accept", "connect", "epoll_wait", "epoll_pwait2",
+    "poll", "close", "read",    "write",  "open",    "getrandom",
+};
+
+/* Returns how many runs. */
+static int torture_interrupt(const torture_scenario *s, const char *call, uint64_t closes) {
+    int runs = 0;
+    bool was_hit = true;
+    for (uint64_t n = 1; was_hit && n <= nkt_scale(1000, 4); n++) {
+        for (int times = 1; times <= 3; times += 2, runs++) {
+            torture_fault fault = {call, n, EINTR, false, times, false};
+            nkt_calls_reset();
+            was_hit = torture_run(s, &fault);
+            CHECK(torture.is_complete);
+            CHECK_EQ(torture.reports, 0);
+            /* Every descriptor is closed once: a second close could hit somebody else's. */
+            CHECK_EQ(nkt_calls("close"), closes);
+        }
+    }
+    return runs;
+}
+
+/* Z-04: a signal during any call has no visible effect, and close is not repeated. */
+NKT_LOOP_TEST(torture_interrupts) {
+    for (int i = 0; i < TORTURE_COUNT; i++) {
+        int runs = 0;
+        uint64_t closes;
+        torture_clean(&scenarios[i]);
+        closes = nkt_calls("close");
+        for (size_t c = 0; c < sizeof(torture_slow_calls) / sizeof(torture_slow_calls[0]); c++) {
+            runs += torture_interrupt(&scenarios[i], torture_slow_calls[c], closes);
+        }
+        printf("%s: %d runs\n", scenarios[i].name, runs);
+    }
+}
+
+/* Z-03: the process runs out of descriptors at each step. */
+NKT_LOOP_TEST(torture_descriptors) {
+    for (int i = 0; i < TORTURE_COUNT; i++) {
+        if (scenarios[i].uses_test_fds) {
+            continue; /* the test itself could not open its ends */
+        }
+        for (int spare = 0; spare <= 20; spare++) {
+            torture_starve(&scenarios[i], spare);
+        }
+        CHECK(torture.is_complete); /* 20 are enough */
+    }
+}
+
+/* A clock that gives nothing for once: whatever is told, the verdict holds. */
+NKT_LOOP_TEST(torture_clock) {
+    for (int i = 0; i < TORTURE_COUNT; i++) {
+        bool was_hit = true;
+        int n;
+        for (n = 1; was_hit && n <= (int)nkt_scale(1000, 20); n++) {
+            torture_fault fault = {"clock_gettime", (uint64_t)n, EINVAL, false, 0, true};
+            was_hit = torture_run(&scenarios[i], &fault);
+        }
+        printf("%s: %d runs\n", scenarios[i].name, n);
     }
 }
