@@ -1589,7 +1589,8 @@ NETKIT_API int netkit_conn_set_user(netkit_loop *loop, netkit_conn conn, void *u
  * on_close has returned; NULL for a stale handle or ext_size 0. */
 NETKIT_API void *netkit_conn_ext(netkit_loop *loop, netkit_conn conn);
 
-/* Replace table and user (a change of protocol); the table is copied. */
+/* Replace table and user (a change of protocol); the table is copied. The new one
+ * is offered what the old one leaves unused. */
 NETKIT_API int netkit_conn_set_handler(netkit_loop *loop, netkit_conn conn,
                                        const netkit_handler *handler, void *user);
 
@@ -3944,8 +3945,9 @@ static void nki_os_wake_drain(const nki_wake *wake) {
  *
  * Owns: which calls are repeated after a signal, and what each failure means.
  * - recv, send, accept: repeated, nothing has happened yet.
- * - connect on IP: not repeated, it goes on without us (POSIX connect: "the connection shall be
- *   established asynchronously"). On a unix path a signal only ends the wait for room.
+ * - connect: repeated, and so it makes no difference whether it had begun. It goes on without us
+ *   on IP (POSIX connect: "the connection shall be established asynchronously"), then the second
+ *   call says EALREADY or EISCONN; on a unix path a signal only ends the wait for room.
  * - close: never repeated; the descriptor is gone (Linux close(2)), and the number may already
  *   be another thread's.
  * Every socket is close-on-exec and raises no SIGPIPE: by MSG_NOSIGNAL with each send, and where
@@ -4252,21 +4254,16 @@ static int nki_os_connect(uintptr_t s, const netkit_addr *addr) {
         return rc;
     }
     while (NKI_SYS_connect(fd, (const struct sockaddr *)(const void *)&sa, len) != 0) {
-        if (addr->family != NETKIT_AF_UNIX) {
-            /* Linux says EAGAIN when no port is left to dial from (connect(2)). */
-            if (errno == EAGAIN) {
-                return NETKIT_E_ADDRNOTAVAIL;
-            }
-            return errno == EINTR ? NETKIT_E_AGAIN : nki_os_error();
-        }
         if (errno == EISCONN && was_interrupted) {
             break;
         }
         if (errno == EAGAIN) {
-            return NETKIT_E_FULL; /* no descriptor tells when there will be room */
+            /* IP: no port is left to dial from (Linux connect(2)). Unix: the backlog is full, and
+             * no descriptor tells when there will be room. */
+            return addr->family == NETKIT_AF_UNIX ? NETKIT_E_FULL : NETKIT_E_ADDRNOTAVAIL;
         }
         if (errno != EINTR) {
-            return nki_os_error();
+            return nki_os_error(); /* EINPROGRESS and, repeated, EALREADY are NETKIT_E_AGAIN */
         }
         was_interrupted = true;
     }
@@ -7148,12 +7145,15 @@ static NKI_COLD void nki_conn_stage_rest(netkit_loop *loop, nki_conn *c, int n) 
     }
     if (n < 0) {
         nki_conn_flush_failed(loop, c, n);
-    } else if ((c->flags & NKI_C_DEAD) == 0) {
-        loop->stage_len -= (size_t)n;
-        memmove(loop->stage, loop->stage + n, loop->stage_len);
-        if (nki_stage_spill(loop, c) != NETKIT_OK) {
-            nki_conn_fail(loop, c, NETKIT_OP_WRITE, NETKIT_E_NOMEM, NKI_WHY_NOMEM_SEND, 0, true);
-        }
+    }
+    if ((c->flags & NKI_C_DEAD) != 0) {
+        loop->stage_len = 0; /* counted as unsent when it died; the next conn starts afresh */
+        return;
+    }
+    loop->stage_len -= (size_t)n;
+    memmove(loop->stage, loop->stage + n, loop->stage_len);
+    if (nki_stage_spill(loop, c) != NETKIT_OK) {
+        nki_conn_fail(loop, c, NETKIT_OP_WRITE, NETKIT_E_NOMEM, NKI_WHY_NOMEM_SEND, 0, true);
     }
     loop->stage_len = 0; /* of a dead conn too: else it would go out with the next conn's */
 }
@@ -8384,22 +8384,28 @@ NETKIT_API int netkit_conn_pause(netkit_loop *loop, netkit_conn conn) {
     return error;
 }
 
+/* Offer what is unused again even when nothing comes behind it. From inside on_data that is done
+ * in the next turn: a handler that always asks for it must not hold us. */
+static void nki_conn_reoffer(netkit_loop *loop, nki_conn *c) {
+    bool is_in_data = nki_is_in_data(loop, c);
+    if (c->carry != NULL || is_in_data) {
+        c->flags |= NKI_C_REOFFER;
+    }
+    if (is_in_data) {
+        nki_enqueue_later(loop, &c->source);
+    } else {
+        nki_enqueue(loop, &c->source);
+    }
+}
+
 NETKIT_API int netkit_conn_resume(netkit_loop *loop, netkit_conn conn) {
     nki_conn *c;
     int error = nki_conn_find_open(loop, conn, &c);
     if (error != NETKIT_OK) {
         return error;
     }
-    bool is_in_data = nki_is_in_data(loop, c);
     c->flags &= ~(uint32_t)NKI_C_PAUSED;
-    if (c->carry != NULL || is_in_data) {
-        c->flags |= NKI_C_REOFFER;
-    }
-    if (is_in_data) {
-        nki_enqueue_later(loop, &c->source); /* a handler that always resumes must not hold us */
-    } else {
-        nki_enqueue(loop, &c->source);
-    }
+    nki_conn_reoffer(loop, c);
     nki_conn_arm(loop, c);
     return NETKIT_OK;
 }
@@ -8559,6 +8565,9 @@ NETKIT_API int netkit_conn_set_handler(netkit_loop *loop, netkit_conn conn,
     nki_behaviour_drop(loop, c->behaviour);
     c->behaviour = b;
     c->user = user;
+    if ((c->flags & NKI_C_PAUSED) == 0) {
+        nki_conn_reoffer(loop, c); /* what the old table leaves may be all that comes for now */
+    }
     return NETKIT_OK;
 }
 
@@ -9051,7 +9060,8 @@ static void nki_turn_wait(netkit_loop *loop, uint64_t timeout_ns) {
     if (is_over || nki_has_work(loop)) {
         timeout_ns = 0;
     } else if (timeout_ns != 0) {
-        timeout_ns = NKI_MIN(timeout_ns, nki_timer_wait(loop));
+        uint64_t timer_ns = nki_timer_wait(loop);
+        timeout_ns = NKI_MIN(timeout_ns, timer_ns);
     }
     int count = timeout_ns != 0 && loop->desc.spin_us != 0 ? nki_wait_spinning(loop, timeout_ns)
                                                            : loop->driver->wait(loop, timeout_ns);

@@ -240,7 +240,8 @@ NETKIT_API int netkit_conn_set_user(netkit_loop *loop, netkit_conn conn, void *u
  * on_close has returned; NULL for a stale handle or ext_size 0. */
 NETKIT_API void *netkit_conn_ext(netkit_loop *loop, netkit_conn conn);
 
-/* Replace table and user (a change of protocol); the table is copied. */
+/* Replace table and user (a change of protocol); the table is copied. The new one
+ * is offered what the old one leaves unused. */
 NETKIT_API int netkit_conn_set_handler(netkit_loop *loop, netkit_conn conn,
                                        const netkit_handler *handler, void *user);
 

@@ -316,12 +316,15 @@ static NKI_COLD void nki_conn_stage_rest(netkit_loop *loop, nki_conn *c, int n) 
     }
     if (n < 0) {
         nki_conn_flush_failed(loop, c, n);
-    } else if ((c->flags & NKI_C_DEAD) == 0) {
-        loop->stage_len -= (size_t)n;
-        memmove(loop->stage, loop->stage + n, loop->stage_len);
-        if (nki_stage_spill(loop, c) != NETKIT_OK) {
-            nki_conn_fail(loop, c, NETKIT_OP_WRITE, NETKIT_E_NOMEM, NKI_WHY_NOMEM_SEND, 0, true);
-        }
+    }
+    if ((c->flags & NKI_C_DEAD) != 0) {
+        loop->stage_len = 0; /* counted as unsent when it died; the next conn starts afresh */
+        return;
+    }
+    loop->stage_len -= (size_t)n;
+    memmove(loop->stage, loop->stage + n, loop->stage_len);
+    if (nki_stage_spill(loop, c) != NETKIT_OK) {
+        nki_conn_fail(loop, c, NETKIT_OP_WRITE, NETKIT_E_NOMEM, NKI_WHY_NOMEM_SEND, 0, true);
     }
     loop->stage_len = 0; /* of a dead conn too: else it would go out with the next conn's */
 }

@@ -210,22 +210,28 @@ NETKIT_API int netkit_conn_pause(netkit_loop *loop, netkit_conn conn) {
     return error;
 }
 
+/* Offer what is unused again even when nothing comes behind it. From inside on_data that is done
+ * in the next turn: a handler that always asks for it must not hold us. */
+static void nki_conn_reoffer(netkit_loop *loop, nki_conn *c) {
+    bool is_in_data = nki_is_in_data(loop, c);
+    if (c->carry != NULL || is_in_data) {
+        c->flags |= NKI_C_REOFFER;
+    }
+    if (is_in_data) {
+        nki_enqueue_later(loop, &c->source);
+    } else {
+        nki_enqueue(loop, &c->source);
+    }
+}
+
 NETKIT_API int netkit_conn_resume(netkit_loop *loop, netkit_conn conn) {
     nki_conn *c;
     int error = nki_conn_find_open(loop, conn, &c);
     if (error != NETKIT_OK) {
         return error;
     }
-    bool is_in_data = nki_is_in_data(loop, c);
     c->flags &= ~(uint32_t)NKI_C_PAUSED;
-    if (c->carry != NULL || is_in_data) {
-        c->flags |= NKI_C_REOFFER;
-    }
-    if (is_in_data) {
-        nki_enqueue_later(loop, &c->source); /* a handler that always resumes must not hold us */
-    } else {
-        nki_enqueue(loop, &c->source);
-    }
+    nki_conn_reoffer(loop, c);
     nki_conn_arm(loop, c);
     return NETKIT_OK;
 }
@@ -385,6 +391,9 @@ NETKIT_API int netkit_conn_set_handler(netkit_loop *loop, netkit_conn conn,
     nki_behaviour_drop(loop, c->behaviour);
     c->behaviour = b;
     c->user = user;
+    if ((c->flags & NKI_C_PAUSED) == 0) {
+        nki_conn_reoffer(loop, c); /* what the old table leaves may be all that comes for now */
+    }
     return NETKIT_OK;
 }
 

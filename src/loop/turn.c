@@ -46,7 +46,8 @@ static void nki_turn_wait(netkit_loop *loop, uint64_t timeout_ns) {
     if (is_over || nki_has_work(loop)) {
         timeout_ns = 0;
     } else if (timeout_ns != 0) {
-        timeout_ns = NKI_MIN(timeout_ns, nki_timer_wait(loop));
+        uint64_t timer_ns = nki_timer_wait(loop);
+        timeout_ns = NKI_MIN(timeout_ns, timer_ns);
     }
     int count = timeout_ns != 0 && loop->desc.spin_us != 0 ? nki_wait_spinning(loop, timeout_ns)
                                                            : loop->driver->wait(loop, timeout_ns);

@@ -2,8 +2,9 @@
  *
  * Owns: which calls are repeated after a signal, and what each failure means.
  * - recv, send, accept: repeated, nothing has happened yet.
- * - connect on IP: not repeated, it goes on without us (POSIX connect: "the connection shall be
- *   established asynchronously"). On a unix path a signal only ends the wait for room.
+ * - connect: repeated, and so it makes no difference whether it had begun. It goes on without us
+ *   on IP (POSIX connect: "the connection shall be established asynchronously"), then the second
+ *   call says EALREADY or EISCONN; on a unix path a signal only ends the wait for room.
  * - close: never repeated; the descriptor is gone (Linux close(2)), and the number may already
  *   be another thread's.
  * Every socket is close-on-exec and raises no SIGPIPE: by MSG_NOSIGNAL with each send, and where
@@ -310,21 +311,16 @@ static int nki_os_connect(uintptr_t s, const netkit_addr *addr) {
         return rc;
     }
     while (NKI_SYS_connect(fd, (const struct sockaddr *)(const void *)&sa, len) != 0) {
-        if (addr->family != NETKIT_AF_UNIX) {
-            /* Linux says EAGAIN when no port is left to dial from (connect(2)). */
-            if (errno == EAGAIN) {
-                return NETKIT_E_ADDRNOTAVAIL;
-            }
-            return errno == EINTR ? NETKIT_E_AGAIN : nki_os_error();
-        }
         if (errno == EISCONN && was_interrupted) {
             break;
         }
         if (errno == EAGAIN) {
-            return NETKIT_E_FULL; /* no descriptor tells when there will be room */
+            /* IP: no port is left to dial from (Linux connect(2)). Unix: the backlog is full, and
+             * no descriptor tells when there will be room. */
+            return addr->family == NETKIT_AF_UNIX ? NETKIT_E_FULL : NETKIT_E_ADDRNOTAVAIL;
         }
         if (errno != EINTR) {
-            return nki_os_error();
+            return nki_os_error(); /* EINPROGRESS and, repeated, EALREADY are NETKIT_E_AGAIN */
         }
         was_interrupted = true;
     }
