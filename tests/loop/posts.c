@@ -104,7 +104,7 @@ static void lposts_item_run(netkit_loop *loop, int status, void *user) {
     if (item->number != item->by->run) {
         CHECK_EQ(item->number, item->by->run);
     }
-    item->by->run++;
+    TL_ADD(&item->by->run, 1);
 }
 
 static void *lposts_produce(void *user) {

@@ -389,7 +389,7 @@ NKT_LOOP_TEST(pull_frames_keep_their_time) {
     CHECK(left > 0);
     TL_UNTIL(loop, all[0].bytes == flooders[0].sent && all[1].bytes == flooders[1].sent);
     for (int i = 2; i < COUNT; i++) {
-        CHECK_EQ(all[i].bytes, 60);
+        TL_UNTIL(loop, all[i].bytes == 60);
     }
     nkt_loop_done(loop);
     for (int i = 0; i < COUNT; i++) {

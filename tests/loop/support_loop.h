@@ -117,7 +117,7 @@ static inline void tl_on_close(netkit_loop *loop, netkit_conn conn, const netkit
     CHECK(info != NULL && info->text != NULL);
     c->closes++;
     c->info = *info;
-    c->closed_as = ++tl_close_count;
+    c->closed_as = TL_ADD(&tl_close_count, 1);
 }
 
 static inline netkit_handler tl_handler(void) {
