@@ -20,7 +20,8 @@ static inline uint64_t tl_deadline(void) {
 /* Turn until it holds; fails when that takes too long. */
 #define TL_UNTIL(loop, cond)                                           \
     do {                                                               \
-        for (uint64_t tl_end = tl_deadline(); !(cond);) {              \
+        uint64_t tl_end = tl_deadline();                               \
+        while (!(cond)) {                                              \
             if (nkt_now_ns() > tl_end) {                               \
                 nkt_fail_check(__FILE__, __LINE__, "in time: " #cond); \
             }                                                          \
@@ -29,18 +30,7 @@ static inline uint64_t tl_deadline(void) {
         NKT_COUNT_CHECK();                                             \
     } while (0)
 
-/* Wait for what another thread does. */
-#define TL_AWAIT(cond)                                                 \
-    do {                                                               \
-        for (uint64_t tl_end = tl_deadline(); !(cond);) {              \
-            if (nkt_now_ns() > tl_end) {                               \
-                nkt_fail_check(__FILE__, __LINE__, "in time: " #cond); \
-            }                                                          \
-            nkt_sleep_ms(1);                                           \
-        }                                                              \
-        NKT_COUNT_CHECK();                                             \
-    } while (0)
-
+/* What several threads look at. */
 #define TL_GET(at) __atomic_load_n((at), __ATOMIC_SEQ_CST)
 #define TL_SET(at, value) __atomic_store_n((at), (value), __ATOMIC_SEQ_CST)
 #define TL_ADD(at, value) __atomic_add_fetch((at), (value), __ATOMIC_SEQ_CST)
