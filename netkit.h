@@ -5802,6 +5802,7 @@ enum {
     NKI_C_TCP = 1 << 16,
     NKI_C_COUNTED = 1 << 18, /* rate_min: bytes received are counted */
     NKI_C_REFUSED = 1 << 17, /* on_drain is owed for a send of `refused` bytes */
+    NKI_C_UNTOLD = 1 << 19,  /* accepted, and nobody has heard of it before on_open */
     NKI_C_DUE = NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_OPEN_DUE,
     NKI_C_PLAIN = NKI_C_OPENED | NKI_C_TCP | NKI_C_DUPLEX, /* nothing is out of the ordinary */
     NKI_C_ENDING = NKI_C_SHUT | NKI_C_CLOSING | NKI_C_DEAD,
@@ -7097,6 +7098,10 @@ static void nki_conn_bury_step(netkit_loop *loop, nki_conn *c) {
         return;
     }
     nki_conn_queue_pop(&loop->dead);
+    if ((c->flags & NKI_C_UNTOLD) != 0) { /* destroyed between accept and on_open */
+        nki_conn_dispose(loop, c);
+        return;
+    }
     netkit_close_info info;
     nki_conn_close_info(c, &info);
     if (c->behaviour->handler.on_close != NULL) {
@@ -7642,7 +7647,7 @@ static void nki_conn_tell_drain(netkit_loop *loop, nki_conn *c) {
 }
 
 static void nki_conn_tell_open(netkit_loop *loop, nki_conn *c) {
-    c->flags = (c->flags & ~(uint32_t)NKI_C_OPEN_DUE) | NKI_C_OPENED;
+    c->flags = (c->flags & ~(uint32_t)(NKI_C_OPEN_DUE | NKI_C_UNTOLD)) | NKI_C_OPENED;
     const netkit_handler *h = &c->behaviour->handler;
     if (h->on_open != NULL) {
         nki_stage_open(loop, c);
@@ -7910,7 +7915,7 @@ static int nki_listener_admit(netkit_loop *loop, nki_listener *l, uintptr_t sock
             error = loop->driver->attach(loop, &c->source);
         }
         if (error == NETKIT_OK) {
-            c->flags |= NKI_C_OPEN_DUE;
+            c->flags |= NKI_C_OPEN_DUE | NKI_C_UNTOLD;
             nki_enqueue(loop, &c->source);
             return NETKIT_OK;
         }

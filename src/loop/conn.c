@@ -268,6 +268,10 @@ static void nki_conn_bury_step(netkit_loop *loop, nki_conn *c) {
         return;
     }
     nki_conn_queue_pop(&loop->dead);
+    if ((c->flags & NKI_C_UNTOLD) != 0) { /* destroyed between accept and on_open */
+        nki_conn_dispose(loop, c);
+        return;
+    }
     netkit_close_info info;
     nki_conn_close_info(c, &info);
     if (c->behaviour->handler.on_close != NULL) {

@@ -86,7 +86,7 @@ static int nki_listener_admit(netkit_loop *loop, nki_listener *l, uintptr_t sock
             error = loop->driver->attach(loop, &c->source);
         }
         if (error == NETKIT_OK) {
-            c->flags |= NKI_C_OPEN_DUE;
+            c->flags |= NKI_C_OPEN_DUE | NKI_C_UNTOLD;
             nki_enqueue(loop, &c->source);
             return NETKIT_OK;
         }

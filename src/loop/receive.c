@@ -204,7 +204,7 @@ static void nki_conn_tell_drain(netkit_loop *loop, nki_conn *c) {
 }
 
 static void nki_conn_tell_open(netkit_loop *loop, nki_conn *c) {
-    c->flags = (c->flags & ~(uint32_t)NKI_C_OPEN_DUE) | NKI_C_OPENED;
+    c->flags = (c->flags & ~(uint32_t)(NKI_C_OPEN_DUE | NKI_C_UNTOLD)) | NKI_C_OPENED;
     const netkit_handler *h = &c->behaviour->handler;
     if (h->on_open != NULL) {
         nki_stage_open(loop, c);
