@@ -3760,7 +3760,7 @@ NETKIT_API int netkit_error_from_os(int os_code) {
 }
 
 /* The netkit code of the failure just seen. */
-static int nki_os_error(void) {
+static NKI_OUTLINE int nki_os_error(void) {
     return netkit_error_from_os(errno);
 }
 
@@ -6089,7 +6089,8 @@ static NKI_OUTLINE int nki_enter(netkit_loop *loop) {
     return nki_enter_now(loop);
 }
 
-static void nki_log(netkit_loop *loop, int level, int id, const char *text, int os_code) {
+static NKI_OUTLINE void nki_log(netkit_loop *loop, int level, int id, const char *text,
+                                int os_code) {
     if (loop->desc.logger.log != NULL) {
         loop->desc.logger.log(level, id, text, os_code, loop->desc.logger.user);
     }
@@ -6105,7 +6106,7 @@ static NKI_COLD int nki_wrong_thread(netkit_loop *loop) {
     return NETKIT_E_THREAD;
 }
 
-static void nki_refresh_time(netkit_loop *loop) {
+static NKI_OUTLINE void nki_refresh_time(netkit_loop *loop) {
     loop->turn_ns = loop->driver->now(loop);
     loop->turn_ms = (uint32_t)(loop->turn_ns / NKI_NS_PER_MS);
 }
@@ -6117,7 +6118,7 @@ static bool nki_is_in_data(const netkit_loop *loop, const nki_conn *c) {
 
 /* ---- lists ---- */
 
-static void nki_queue_push(nki_queue *q, nki_source *source) {
+static NKI_OUTLINE void nki_queue_push(nki_queue *q, nki_source *source) {
     source->next = NULL;
     if (q->last == NULL) {
         q->first = source;
@@ -6176,7 +6177,7 @@ static nki_conn *nki_conn_queue_pop(nki_conn_queue *q) {
 /* ---- the ready list ---- */
 
 /* Serve a source in this turn (or the next, between turns). */
-static void nki_enqueue(netkit_loop *loop, nki_source *source) {
+static NKI_OUTLINE void nki_enqueue(netkit_loop *loop, nki_source *source) {
     if ((source->flags & NKI_S_QUEUED) == 0) {
         source->flags |= NKI_S_QUEUED;
         nki_queue_push(&loop->ready, source);
@@ -6184,7 +6185,7 @@ static void nki_enqueue(netkit_loop *loop, nki_source *source) {
 }
 
 /* Its budget of this turn is used up: serve it in the next. */
-static void nki_enqueue_later(netkit_loop *loop, nki_source *source) {
+static NKI_OUTLINE void nki_enqueue_later(netkit_loop *loop, nki_source *source) {
     if ((source->flags & NKI_S_QUEUED) == 0) {
         source->flags |= NKI_S_QUEUED;
         nki_queue_push(&loop->later, source);
@@ -6249,7 +6250,8 @@ static int nki_set_referenced(netkit_loop *loop, nki_source *source, bool refere
 /* ---- life ---- */
 
 /* Make a source of a kind with a socket; nothing is delivered for it yet. */
-static int nki_source_take(netkit_loop *loop, uint32_t kind, uintptr_t socket, void **out) {
+static NKI_OUTLINE int nki_source_take(netkit_loop *loop, uint32_t kind, uintptr_t socket,
+                                       void **out) {
     if (loop->is_destroying) {
         *out = NULL;
         return NETKIT_E_CLOSED;
@@ -6265,7 +6267,7 @@ static int nki_source_take(netkit_loop *loop, uint32_t kind, uintptr_t socket, v
 }
 
 /* The slot is freed when the turn ends: a list of this turn may still lead to it. */
-static void nki_bury(netkit_loop *loop, nki_source *source) {
+static NKI_OUTLINE void nki_bury(netkit_loop *loop, nki_source *source) {
     nki_unreference(loop, source);
     loop->buried++;
     source->ready = 0;
@@ -6295,7 +6297,7 @@ static void nki_source_undo(netkit_loop *loop, nki_source *source) {
 /* ---- calling the user ---- */
 
 /* Around every callback: no run may start inside, and debug mode looks at the time. */
-static uint64_t nki_call_begin(netkit_loop *loop) {
+static NKI_OUTLINE uint64_t nki_call_begin(netkit_loop *loop) {
     loop->in_callback++;
     loop->calls++;
     return NKI_UNLIKELY(loop->desc.debug) ? nki_os_now_ns() : 0;
@@ -6310,7 +6312,7 @@ static NKI_COLD void nki_slow_callback(netkit_loop *loop, uint64_t ns) {
     nki_log(loop, NETKIT_LOG_WARN, NETKIT_LOGID_SLOW_CALLBACK, text, 0);
 }
 
-static void nki_call_end(netkit_loop *loop, uint64_t started_ns) {
+static NKI_OUTLINE void nki_call_end(netkit_loop *loop, uint64_t started_ns) {
     loop->in_callback--;
     if (NKI_UNLIKELY(loop->desc.debug)) {
         uint64_t ns = nki_os_now_ns() - started_ns;
@@ -6322,7 +6324,8 @@ static void nki_call_end(netkit_loop *loop, uint64_t started_ns) {
 
 /* Pull: hand this event out. Returns the place to fill; the turn stops here until the next
  * call of netkit_loop_next. */
-static netkit_event *nki_pull(netkit_loop *loop, netkit_event_type type, void *object, void *user) {
+static NKI_OUTLINE netkit_event *nki_pull(netkit_loop *loop, netkit_event_type type, void *object,
+                                          void *user) {
     memset(&loop->pulled, 0, sizeof loop->pulled);
     loop->pulled_object = object;
     loop->pulled.type = type;
@@ -6411,7 +6414,8 @@ static int nki_out_reserve(netkit_loop *loop, const nki_conn *c, size_t len) {
 }
 
 /* Copy bytes into chunks at the end: all, or on NETKIT_E_NOMEM nothing. */
-static int nki_out_chunks(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+static NKI_OUTLINE int nki_out_chunks(netkit_loop *loop, nki_conn *c, const void *data,
+                                      size_t len) {
     const unsigned char *from = (const unsigned char *)data;
     if (nki_out_reserve(loop, c, len) != NETKIT_OK) {
         return NETKIT_E_NOMEM;
@@ -6464,7 +6468,7 @@ static size_t nki_staged(const netkit_loop *loop, const nki_conn *c) {
 }
 
 /* Move what is staged into chunks: it has to wait, or something must stand behind it. */
-static int nki_stage_spill(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE int nki_stage_spill(netkit_loop *loop, nki_conn *c) {
     size_t len = nki_staged(loop, c);
     nki_stage_close(loop, c);
     if (len == 0) {
@@ -6517,7 +6521,7 @@ static int nki_out_lend(netkit_loop *loop, nki_conn *c, const void *data, size_t
 }
 
 /* Bytes waiting, borrowed ones too. */
-static size_t nki_out_bytes(const netkit_loop *loop, const nki_conn *c) {
+static NKI_OUTLINE size_t nki_out_bytes(const netkit_loop *loop, const nki_conn *c) {
     size_t sum = nki_staged(loop, c);
     for (const nki_chunk *chunk = c->out; chunk != NULL; chunk = chunk->next) {
         sum += chunk->end - chunk->begin;
@@ -6560,7 +6564,7 @@ static void nki_release_later(netkit_loop *loop, nki_chunk *chunk) {
 }
 
 /* Tell the owner of lent memory, and forget it. */
-static void nki_release(netkit_loop *loop, nki_chunk *chunk, int status) {
+static NKI_OUTLINE void nki_release(netkit_loop *loop, nki_chunk *chunk, int status) {
     if (chunk->release != NULL) {
         uint64_t started = nki_call_begin(loop);
         chunk->release(loop, status, chunk->user);
@@ -6609,7 +6613,7 @@ static void nki_out_sent(netkit_loop *loop, nki_conn *c, size_t len) {
 }
 
 /* After the end: the next lent chunk whose release is due, the rest being freed; or NULL. */
-static nki_chunk *nki_out_drop(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE nki_chunk *nki_out_drop(netkit_loop *loop, nki_conn *c) {
     while (c->out != NULL) {
         nki_chunk *chunk = nki_out_pop(c);
         if (chunk->capacity == 0) {
@@ -6731,7 +6735,7 @@ static size_t nki_carry_len(const nki_conn *c) {
     return c->carry == NULL ? 0 : c->carry->end - c->carry->begin;
 }
 
-static void nki_carry_free(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE void nki_carry_free(netkit_loop *loop, nki_conn *c) {
     if (c->carry != NULL) {
         nki_free(&loop->allocator, c->carry, sizeof *c->carry + c->carry->capacity);
         c->carry = NULL;
@@ -6739,7 +6743,7 @@ static void nki_carry_free(netkit_loop *loop, nki_conn *c) {
 }
 
 /* Room for `more` bytes behind what is there. */
-static int nki_carry_reserve(netkit_loop *loop, nki_conn *c, size_t more) {
+static NKI_OUTLINE int nki_carry_reserve(netkit_loop *loop, nki_conn *c, size_t more) {
     nki_carry *old = c->carry;
     size_t len = nki_carry_len(c);
     if (old != NULL && old->capacity - old->end >= more) {
@@ -6769,7 +6773,8 @@ static int nki_carry_reserve(netkit_loop *loop, nki_conn *c, size_t more) {
     return NETKIT_OK;
 }
 
-static int nki_carry_append(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+static NKI_OUTLINE int nki_carry_append(netkit_loop *loop, nki_conn *c, const void *data,
+                                        size_t len) {
     if (nki_carry_reserve(loop, c, len) != NETKIT_OK) {
         return NETKIT_E_NOMEM;
     }
@@ -6960,7 +6965,7 @@ static nki_behaviour *nki_behaviour_derive(netkit_loop *loop, nki_behaviour *fro
 
 /* ---- the cold part and its timer ---- */
 
-static nki_cold *nki_conn_cold(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE nki_cold *nki_conn_cold(netkit_loop *loop, nki_conn *c) {
     if (c->cold == NULL) {
         nki_cold *cold = (nki_cold *)nki_alloc_zero(&loop->allocator, sizeof *cold);
         if (cold == NULL) {
@@ -6993,7 +6998,7 @@ static uint32_t nki_conn_idle_ms(const netkit_loop *loop, const nki_conn *c) {
 
 /* Set the one timer to the earliest of its times. Traffic does not come here: when the timer
  * fires it looks at the time stamp of the last byte and goes on for the rest. */
-static int nki_conn_set_timer(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE int nki_conn_set_timer(netkit_loop *loop, nki_conn *c) {
     nki_cold *cold = c->cold;
     uint64_t due = NKI_MIN(cold->connect_due_ns, cold->close_due_ns);
     due = NKI_MIN(due, NKI_MIN(cold->deadline_ns, cold->rate_due_ns));
@@ -7020,7 +7025,7 @@ static uint64_t nki_after_ms(const netkit_loop *loop, uint64_t ms) {
 
 /* ---- dying ---- */
 
-static void nki_conn_reason(nki_conn *c, netkit_op op, int code, int why, int os_code) {
+static NKI_OUTLINE void nki_conn_reason(nki_conn *c, netkit_op op, int code, int why, int os_code) {
     c->u.end.op = (uint8_t)op;
     c->u.end.code = (int8_t)code;
     c->u.end.why = (uint8_t)why;
@@ -7031,7 +7036,7 @@ static void nki_conn_reason(nki_conn *c, netkit_op op, int code, int why, int os
 }
 
 /* The end of a conn, from anywhere: nothing more is read, sent or told but its end. */
-static void nki_conn_die(netkit_loop *loop, nki_conn *c, bool reset) {
+static NKI_OUTLINE void nki_conn_die(netkit_loop *loop, nki_conn *c, bool reset) {
     nki_stage_close(loop, c);
     c->flags |= NKI_C_DEAD;
     nki_cold_free(loop, c);
@@ -7062,7 +7067,7 @@ static void nki_gone(netkit_loop *loop, nki_source *source) {
 }
 
 /* Give back what a conn owns besides its slot. */
-static void nki_conn_dispose_parts(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE void nki_conn_dispose_parts(netkit_loop *loop, nki_conn *c) {
     nki_behaviour *b = c->behaviour;
     nki_carry_free(loop, c);
     nki_ext_free(&loop->allocator, c->ext, b->options.ext_size);
@@ -7178,7 +7183,7 @@ static NKI_HOT bool nki_conn_flush_stage(netkit_loop *loop, nki_conn *c) {
 }
 
 /* Send what is queued, as far as the system takes it. */
-static void nki_conn_flush(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE void nki_conn_flush(netkit_loop *loop, nki_conn *c) {
     if (nki_staged(loop, c) != 0) {
         (void)nki_conn_flush_stage(loop, c);
         nki_stage_reopen(loop, c);
@@ -7223,7 +7228,7 @@ static void nki_conn_advance(netkit_loop *loop, nki_conn *c) {
 }
 
 /* Tell a driver that asks what we now want to hear of. */
-static void nki_conn_arm(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE void nki_conn_arm(netkit_loop *loop, nki_conn *c) {
     if (!loop->is_arming || (c->flags & NKI_C_DEAD) != 0) {
         return;
     }
@@ -7237,7 +7242,7 @@ static void nki_conn_arm(netkit_loop *loop, nki_conn *c) {
     loop->driver->arm(loop, &c->source, wanted);
 }
 
-static void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
     if ((c->flags & NKI_C_DEAD) != 0) {
         return;
     }
@@ -7293,7 +7298,7 @@ static void nki_flush_dirty(netkit_loop *loop) {
 /* ---- closing ---- */
 
 /* Start a graceful close; nki_conn_after carries it on. */
-static void nki_conn_begin_close(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE void nki_conn_begin_close(netkit_loop *loop, nki_conn *c) {
     if ((c->flags & NKI_C_CONNECTING) != 0) {
         nki_conn_fail(loop, c, NETKIT_OP_CLOSE, NETKIT_E_CANCELLED, NKI_WHY_CANCELLED, 0, false);
         return;
@@ -9023,7 +9028,7 @@ static void nki_timer_fire(netkit_loop *loop, nki_timer *t) {
  * loop, so it can stop after any step, for a puller or a game's budget, and go on later. */
 
 /* Something to do without waiting. */
-static bool nki_has_work(const netkit_loop *loop) {
+static NKI_OUTLINE bool nki_has_work(const netkit_loop *loop) {
     return loop->phase != NKI_TURN_NONE || loop->ready.first != NULL || loop->later.first != NULL ||
            loop->dirty.first != NULL || loop->dead.first != NULL || loop->releases != NULL ||
            loop->pulled.type != NETKIT_EVENT_NONE || nki_atomic_load(&loop->wake_pending) != 0 ||
@@ -9077,7 +9082,7 @@ static void nki_turn_wait(netkit_loop *loop, uint64_t timeout_ns) {
     nki_refresh_time(loop);
 }
 
-static void nki_turn_begin(netkit_loop *loop, uint64_t timeout_ns) {
+static NKI_OUTLINE void nki_turn_begin(netkit_loop *loop, uint64_t timeout_ns) {
     if (loop->desc.before_turn != NULL) {
         uint64_t started = nki_call_begin(loop);
         loop->desc.before_turn(loop, loop->desc.user);
@@ -9186,7 +9191,7 @@ static bool nki_step_close(netkit_loop *loop) {
 }
 
 /* The next piece of the turn. Returns false when the turn is over. */
-static bool nki_turn_step(netkit_loop *loop) {
+static NKI_OUTLINE bool nki_turn_step(netkit_loop *loop) {
     switch ((nki_turn_phase)loop->phase) {
     case NKI_TURN_READY:
         if (!nki_step_ready(loop)) {
@@ -9228,7 +9233,7 @@ static void nki_turn_finish(netkit_loop *loop) {
 /* ---- pulling ---- */
 
 /* The puller is done with the event that was out: what follows a callback's return. */
-static void nki_pulled_done(netkit_loop *loop) {
+static NKI_OUTLINE void nki_pulled_done(netkit_loop *loop) {
     netkit_event_type type = loop->pulled.type;
     void *object = loop->pulled_object;
     loop->pulled.type = NETKIT_EVENT_NONE;

@@ -130,7 +130,7 @@ static nki_behaviour *nki_behaviour_derive(netkit_loop *loop, nki_behaviour *fro
 
 /* ---- the cold part and its timer ---- */
 
-static nki_cold *nki_conn_cold(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE nki_cold *nki_conn_cold(netkit_loop *loop, nki_conn *c) {
     if (c->cold == NULL) {
         nki_cold *cold = (nki_cold *)nki_alloc_zero(&loop->allocator, sizeof *cold);
         if (cold == NULL) {
@@ -163,7 +163,7 @@ static uint32_t nki_conn_idle_ms(const netkit_loop *loop, const nki_conn *c) {
 
 /* Set the one timer to the earliest of its times. Traffic does not come here: when the timer
  * fires it looks at the time stamp of the last byte and goes on for the rest. */
-static int nki_conn_set_timer(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE int nki_conn_set_timer(netkit_loop *loop, nki_conn *c) {
     nki_cold *cold = c->cold;
     uint64_t due = NKI_MIN(cold->connect_due_ns, cold->close_due_ns);
     due = NKI_MIN(due, NKI_MIN(cold->deadline_ns, cold->rate_due_ns));
@@ -190,7 +190,7 @@ static uint64_t nki_after_ms(const netkit_loop *loop, uint64_t ms) {
 
 /* ---- dying ---- */
 
-static void nki_conn_reason(nki_conn *c, netkit_op op, int code, int why, int os_code) {
+static NKI_OUTLINE void nki_conn_reason(nki_conn *c, netkit_op op, int code, int why, int os_code) {
     c->u.end.op = (uint8_t)op;
     c->u.end.code = (int8_t)code;
     c->u.end.why = (uint8_t)why;
@@ -201,7 +201,7 @@ static void nki_conn_reason(nki_conn *c, netkit_op op, int code, int why, int os
 }
 
 /* The end of a conn, from anywhere: nothing more is read, sent or told but its end. */
-static void nki_conn_die(netkit_loop *loop, nki_conn *c, bool reset) {
+static NKI_OUTLINE void nki_conn_die(netkit_loop *loop, nki_conn *c, bool reset) {
     nki_stage_close(loop, c);
     c->flags |= NKI_C_DEAD;
     nki_cold_free(loop, c);
@@ -232,7 +232,7 @@ static void nki_gone(netkit_loop *loop, nki_source *source) {
 }
 
 /* Give back what a conn owns besides its slot. */
-static void nki_conn_dispose_parts(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE void nki_conn_dispose_parts(netkit_loop *loop, nki_conn *c) {
     nki_behaviour *b = c->behaviour;
     nki_carry_free(loop, c);
     nki_ext_free(&loop->allocator, c->ext, b->options.ext_size);
@@ -348,7 +348,7 @@ static NKI_HOT bool nki_conn_flush_stage(netkit_loop *loop, nki_conn *c) {
 }
 
 /* Send what is queued, as far as the system takes it. */
-static void nki_conn_flush(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE void nki_conn_flush(netkit_loop *loop, nki_conn *c) {
     if (nki_staged(loop, c) != 0) {
         (void)nki_conn_flush_stage(loop, c);
         nki_stage_reopen(loop, c);
@@ -393,7 +393,7 @@ static void nki_conn_advance(netkit_loop *loop, nki_conn *c) {
 }
 
 /* Tell a driver that asks what we now want to hear of. */
-static void nki_conn_arm(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE void nki_conn_arm(netkit_loop *loop, nki_conn *c) {
     if (!loop->is_arming || (c->flags & NKI_C_DEAD) != 0) {
         return;
     }
@@ -407,7 +407,7 @@ static void nki_conn_arm(netkit_loop *loop, nki_conn *c) {
     loop->driver->arm(loop, &c->source, wanted);
 }
 
-static void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
     if ((c->flags & NKI_C_DEAD) != 0) {
         return;
     }
@@ -463,7 +463,7 @@ static void nki_flush_dirty(netkit_loop *loop) {
 /* ---- closing ---- */
 
 /* Start a graceful close; nki_conn_after carries it on. */
-static void nki_conn_begin_close(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE void nki_conn_begin_close(netkit_loop *loop, nki_conn *c) {
     if ((c->flags & NKI_C_CONNECTING) != 0) {
         nki_conn_fail(loop, c, NETKIT_OP_CLOSE, NETKIT_E_CANCELLED, NKI_WHY_CANCELLED, 0, false);
         return;

@@ -107,7 +107,7 @@ static size_t nki_carry_len(const nki_conn *c) {
     return c->carry == NULL ? 0 : c->carry->end - c->carry->begin;
 }
 
-static void nki_carry_free(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE void nki_carry_free(netkit_loop *loop, nki_conn *c) {
     if (c->carry != NULL) {
         nki_free(&loop->allocator, c->carry, sizeof *c->carry + c->carry->capacity);
         c->carry = NULL;
@@ -115,7 +115,7 @@ static void nki_carry_free(netkit_loop *loop, nki_conn *c) {
 }
 
 /* Room for `more` bytes behind what is there. */
-static int nki_carry_reserve(netkit_loop *loop, nki_conn *c, size_t more) {
+static NKI_OUTLINE int nki_carry_reserve(netkit_loop *loop, nki_conn *c, size_t more) {
     nki_carry *old = c->carry;
     size_t len = nki_carry_len(c);
     if (old != NULL && old->capacity - old->end >= more) {
@@ -145,7 +145,8 @@ static int nki_carry_reserve(netkit_loop *loop, nki_conn *c, size_t more) {
     return NETKIT_OK;
 }
 
-static int nki_carry_append(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+static NKI_OUTLINE int nki_carry_append(netkit_loop *loop, nki_conn *c, const void *data,
+                                        size_t len) {
     if (nki_carry_reserve(loop, c, len) != NETKIT_OK) {
         return NETKIT_E_NOMEM;
     }

@@ -32,7 +32,8 @@ static NKI_OUTLINE int nki_enter(netkit_loop *loop) {
     return nki_enter_now(loop);
 }
 
-static void nki_log(netkit_loop *loop, int level, int id, const char *text, int os_code) {
+static NKI_OUTLINE void nki_log(netkit_loop *loop, int level, int id, const char *text,
+                                int os_code) {
     if (loop->desc.logger.log != NULL) {
         loop->desc.logger.log(level, id, text, os_code, loop->desc.logger.user);
     }
@@ -48,7 +49,7 @@ static NKI_COLD int nki_wrong_thread(netkit_loop *loop) {
     return NETKIT_E_THREAD;
 }
 
-static void nki_refresh_time(netkit_loop *loop) {
+static NKI_OUTLINE void nki_refresh_time(netkit_loop *loop) {
     loop->turn_ns = loop->driver->now(loop);
     loop->turn_ms = (uint32_t)(loop->turn_ns / NKI_NS_PER_MS);
 }
@@ -60,7 +61,7 @@ static bool nki_is_in_data(const netkit_loop *loop, const nki_conn *c) {
 
 /* ---- lists ---- */
 
-static void nki_queue_push(nki_queue *q, nki_source *source) {
+static NKI_OUTLINE void nki_queue_push(nki_queue *q, nki_source *source) {
     source->next = NULL;
     if (q->last == NULL) {
         q->first = source;
@@ -119,7 +120,7 @@ static nki_conn *nki_conn_queue_pop(nki_conn_queue *q) {
 /* ---- the ready list ---- */
 
 /* Serve a source in this turn (or the next, between turns). */
-static void nki_enqueue(netkit_loop *loop, nki_source *source) {
+static NKI_OUTLINE void nki_enqueue(netkit_loop *loop, nki_source *source) {
     if ((source->flags & NKI_S_QUEUED) == 0) {
         source->flags |= NKI_S_QUEUED;
         nki_queue_push(&loop->ready, source);
@@ -127,7 +128,7 @@ static void nki_enqueue(netkit_loop *loop, nki_source *source) {
 }
 
 /* Its budget of this turn is used up: serve it in the next. */
-static void nki_enqueue_later(netkit_loop *loop, nki_source *source) {
+static NKI_OUTLINE void nki_enqueue_later(netkit_loop *loop, nki_source *source) {
     if ((source->flags & NKI_S_QUEUED) == 0) {
         source->flags |= NKI_S_QUEUED;
         nki_queue_push(&loop->later, source);
@@ -192,7 +193,8 @@ static int nki_set_referenced(netkit_loop *loop, nki_source *source, bool refere
 /* ---- life ---- */
 
 /* Make a source of a kind with a socket; nothing is delivered for it yet. */
-static int nki_source_take(netkit_loop *loop, uint32_t kind, uintptr_t socket, void **out) {
+static NKI_OUTLINE int nki_source_take(netkit_loop *loop, uint32_t kind, uintptr_t socket,
+                                       void **out) {
     if (loop->is_destroying) {
         *out = NULL;
         return NETKIT_E_CLOSED;
@@ -208,7 +210,7 @@ static int nki_source_take(netkit_loop *loop, uint32_t kind, uintptr_t socket, v
 }
 
 /* The slot is freed when the turn ends: a list of this turn may still lead to it. */
-static void nki_bury(netkit_loop *loop, nki_source *source) {
+static NKI_OUTLINE void nki_bury(netkit_loop *loop, nki_source *source) {
     nki_unreference(loop, source);
     loop->buried++;
     source->ready = 0;
@@ -238,7 +240,7 @@ static void nki_source_undo(netkit_loop *loop, nki_source *source) {
 /* ---- calling the user ---- */
 
 /* Around every callback: no run may start inside, and debug mode looks at the time. */
-static uint64_t nki_call_begin(netkit_loop *loop) {
+static NKI_OUTLINE uint64_t nki_call_begin(netkit_loop *loop) {
     loop->in_callback++;
     loop->calls++;
     return NKI_UNLIKELY(loop->desc.debug) ? nki_os_now_ns() : 0;
@@ -253,7 +255,7 @@ static NKI_COLD void nki_slow_callback(netkit_loop *loop, uint64_t ns) {
     nki_log(loop, NETKIT_LOG_WARN, NETKIT_LOGID_SLOW_CALLBACK, text, 0);
 }
 
-static void nki_call_end(netkit_loop *loop, uint64_t started_ns) {
+static NKI_OUTLINE void nki_call_end(netkit_loop *loop, uint64_t started_ns) {
     loop->in_callback--;
     if (NKI_UNLIKELY(loop->desc.debug)) {
         uint64_t ns = nki_os_now_ns() - started_ns;
@@ -265,7 +267,8 @@ static void nki_call_end(netkit_loop *loop, uint64_t started_ns) {
 
 /* Pull: hand this event out. Returns the place to fill; the turn stops here until the next
  * call of netkit_loop_next. */
-static netkit_event *nki_pull(netkit_loop *loop, netkit_event_type type, void *object, void *user) {
+static NKI_OUTLINE netkit_event *nki_pull(netkit_loop *loop, netkit_event_type type, void *object,
+                                          void *user) {
     memset(&loop->pulled, 0, sizeof loop->pulled);
     loop->pulled_object = object;
     loop->pulled.type = type;

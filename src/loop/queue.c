@@ -77,7 +77,8 @@ static int nki_out_reserve(netkit_loop *loop, const nki_conn *c, size_t len) {
 }
 
 /* Copy bytes into chunks at the end: all, or on NETKIT_E_NOMEM nothing. */
-static int nki_out_chunks(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+static NKI_OUTLINE int nki_out_chunks(netkit_loop *loop, nki_conn *c, const void *data,
+                                      size_t len) {
     const unsigned char *from = (const unsigned char *)data;
     if (nki_out_reserve(loop, c, len) != NETKIT_OK) {
         return NETKIT_E_NOMEM;
@@ -130,7 +131,7 @@ static size_t nki_staged(const netkit_loop *loop, const nki_conn *c) {
 }
 
 /* Move what is staged into chunks: it has to wait, or something must stand behind it. */
-static int nki_stage_spill(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE int nki_stage_spill(netkit_loop *loop, nki_conn *c) {
     size_t len = nki_staged(loop, c);
     nki_stage_close(loop, c);
     if (len == 0) {
@@ -183,7 +184,7 @@ static int nki_out_lend(netkit_loop *loop, nki_conn *c, const void *data, size_t
 }
 
 /* Bytes waiting, borrowed ones too. */
-static size_t nki_out_bytes(const netkit_loop *loop, const nki_conn *c) {
+static NKI_OUTLINE size_t nki_out_bytes(const netkit_loop *loop, const nki_conn *c) {
     size_t sum = nki_staged(loop, c);
     for (const nki_chunk *chunk = c->out; chunk != NULL; chunk = chunk->next) {
         sum += chunk->end - chunk->begin;
@@ -226,7 +227,7 @@ static void nki_release_later(netkit_loop *loop, nki_chunk *chunk) {
 }
 
 /* Tell the owner of lent memory, and forget it. */
-static void nki_release(netkit_loop *loop, nki_chunk *chunk, int status) {
+static NKI_OUTLINE void nki_release(netkit_loop *loop, nki_chunk *chunk, int status) {
     if (chunk->release != NULL) {
         uint64_t started = nki_call_begin(loop);
         chunk->release(loop, status, chunk->user);
@@ -275,7 +276,7 @@ static void nki_out_sent(netkit_loop *loop, nki_conn *c, size_t len) {
 }
 
 /* After the end: the next lent chunk whose release is due, the rest being freed; or NULL. */
-static nki_chunk *nki_out_drop(netkit_loop *loop, nki_conn *c) {
+static NKI_OUTLINE nki_chunk *nki_out_drop(netkit_loop *loop, nki_conn *c) {
     while (c->out != NULL) {
         nki_chunk *chunk = nki_out_pop(c);
         if (chunk->capacity == 0) {

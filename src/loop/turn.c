@@ -4,7 +4,7 @@
  * loop, so it can stop after any step, for a puller or a game's budget, and go on later. */
 
 /* Something to do without waiting. */
-static bool nki_has_work(const netkit_loop *loop) {
+static NKI_OUTLINE bool nki_has_work(const netkit_loop *loop) {
     return loop->phase != NKI_TURN_NONE || loop->ready.first != NULL || loop->later.first != NULL ||
            loop->dirty.first != NULL || loop->dead.first != NULL || loop->releases != NULL ||
            loop->pulled.type != NETKIT_EVENT_NONE || nki_atomic_load(&loop->wake_pending) != 0 ||
@@ -58,7 +58,7 @@ static void nki_turn_wait(netkit_loop *loop, uint64_t timeout_ns) {
     nki_refresh_time(loop);
 }
 
-static void nki_turn_begin(netkit_loop *loop, uint64_t timeout_ns) {
+static NKI_OUTLINE void nki_turn_begin(netkit_loop *loop, uint64_t timeout_ns) {
     if (loop->desc.before_turn != NULL) {
         uint64_t started = nki_call_begin(loop);
         loop->desc.before_turn(loop, loop->desc.user);
@@ -167,7 +167,7 @@ static bool nki_step_close(netkit_loop *loop) {
 }
 
 /* The next piece of the turn. Returns false when the turn is over. */
-static bool nki_turn_step(netkit_loop *loop) {
+static NKI_OUTLINE bool nki_turn_step(netkit_loop *loop) {
     switch ((nki_turn_phase)loop->phase) {
     case NKI_TURN_READY:
         if (!nki_step_ready(loop)) {
@@ -209,7 +209,7 @@ static void nki_turn_finish(netkit_loop *loop) {
 /* ---- pulling ---- */
 
 /* The puller is done with the event that was out: what follows a callback's return. */
-static void nki_pulled_done(netkit_loop *loop) {
+static NKI_OUTLINE void nki_pulled_done(netkit_loop *loop) {
     netkit_event_type type = loop->pulled.type;
     void *object = loop->pulled_object;
     loop->pulled.type = NETKIT_EVENT_NONE;

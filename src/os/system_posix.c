@@ -90,7 +90,7 @@ NETKIT_API int netkit_error_from_os(int os_code) {
 }
 
 /* The netkit code of the failure just seen. */
-static int nki_os_error(void) {
+static NKI_OUTLINE int nki_os_error(void) {
     return netkit_error_from_os(errno);
 }
 
