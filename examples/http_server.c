@@ -44,7 +44,6 @@ static netkit_loop *volatile running;
 /* Lives in each conn's ext memory. */
 typedef struct client {
     netkit_conn conn;
-    netkit_timer again; /* goes on with a file after the others had their turn */
     int fd;             /* valid while is_sending */
     off_t offset, left; /* of the file */
     size_t skip;        /* bytes of a body to pass over */
@@ -418,16 +417,14 @@ static int answer(netkit_loop *loop, client *c, const request *req, int status) 
     return NETKIT_OK;
 }
 
-static void on_again(netkit_loop *loop, netkit_timer timer, void *user);
-
-/* Send pieces of the file until it ends, or the queue is full (on_drain goes
- * on), or the conn has had its share of this turn (a timer goes on). */
+/* Send pieces of the file until it ends, or the queue is full, or the conn has
+ * had its share of this turn: in both cases on_drain goes on. */
 static void send_file(netkit_loop *loop, client *c) {
     char piece[PIECE];
     int code = NETKIT_OK;
     for (int share = 0; c->left > 0; share++) {
         if (share == SHARE) {
-            code = netkit_timer_start(loop, &c->again, 0, 0, on_again, c);
+            code = netkit_conn_want_drain(loop, c->conn, PIECE);
             break;
         }
         size_t want = c->left < PIECE ? (size_t)c->left : PIECE;
@@ -520,11 +517,6 @@ static void go_on(netkit_loop *loop, client *c) {
     }
 }
 
-static void on_again(netkit_loop *loop, netkit_timer timer, void *user) {
-    (void)timer;
-    go_on(loop, (client *)user);
-}
-
 static void on_drain(netkit_loop *loop, netkit_conn conn, void *user) {
     (void)user;
     go_on(loop, (client *)netkit_conn_ext(loop, conn));
@@ -542,7 +534,6 @@ static void on_close(netkit_loop *loop, netkit_conn conn, const netkit_close_inf
     client *c = (client *)netkit_conn_ext(loop, conn);
     (void)info;
     (void)user;
-    netkit_timer_stop(loop, c->again); /* a timer that is not running does not mind */
     if (c->is_sending) {
         close(c->fd);
     }
