@@ -485,7 +485,7 @@ static void monkey_judge(void) {
     close(monkey.pipe[1]);
 }
 
-/* Z-01 Z-02 */
+/* R4 I1 I2 G8: whatever is called from wherever, each promise is kept once. */
 NKT_LOOP_TEST(monkey_calls_all_from_everywhere) {
     uint64_t end = nkt_now_ns() + nkt_scale(20000, 1500) * 1000000u;
     int rounds = 0, conns = 0, loans = 0;
