@@ -421,3 +421,202 @@ NKT_LOOP_TEST(review_admitting_fails_in_a_row) {
     }
     nkt_loop_done(loop);
 }
+
+/* ---- states in which there is nothing to do --------------------------------------- */
+
+static void review_keep_open(netkit_loop *loop, netkit_conn conn, void *user) {
+    (void)loop;
+    (void)conn;
+    (void)user;
+}
+
+static size_t review_use_nothing(netkit_loop *loop, netkit_conn conn, const void *data, size_t len,
+                                 void *user) {
+    (void)loop;
+    (void)conn;
+    (void)data;
+    (void)len;
+    (void)user;
+    return 0;
+}
+
+static void review_fill(netkit_loop *loop, netkit_conn conn) {
+    static char bytes[10000];
+    int rc;
+    do {
+        rc = netkit_conn_send(loop, conn, bytes, sizeof(bytes));
+        CHECK_OK(netkit_loop_poll(loop, -1));
+    } while (rc == NETKIT_OK);
+    CHECK_ERR(rc, NETKIT_E_FULL);
+}
+
+/* Bring a conn and its peer into a state with events that nobody wants now. */
+static void review_idle_state(netkit_loop *loop, int state, netkit_conn conn, int peer) {
+    switch (state) {
+    case 0:
+    case 1: /* paused, before data; and the end as well */
+        CHECK_OK(netkit_conn_pause(loop, conn));
+        CHECK(send(peer, "x", 1, 0) == 1);
+        CHECK(state == 0 || shutdown(peer, SHUT_WR) == 0);
+        break;
+    case 2: /* the end has been told, and both directions are over */
+        CHECK(shutdown(peer, SHUT_RDWR) == 0);
+        break;
+    case 3: /* a rest that waits for more */ CHECK(send(peer, "x", 1, 0) == 1); break;
+    case 4: /* nothing can be sent, so nothing is read */
+        review_fill(loop, conn);
+        CHECK(send(peer, "x", 1, 0) == 1);
+        break;
+    case 5: /* closing: the peer does not end its side */
+        CHECK_OK(netkit_conn_close(loop, conn));
+        break;
+    case 6: /* closing, and what is queued does not go */
+        review_fill(loop, conn);
+        CHECK_OK(netkit_conn_close(loop, conn));
+        break;
+    case 7: /* our end, then theirs, and nobody closes */
+        CHECK_OK(netkit_conn_shutdown(loop, conn));
+        CHECK(shutdown(peer, SHUT_WR) == 0);
+        break;
+    default: /* paused with the queue full */
+        review_fill(loop, conn);
+        CHECK_OK(netkit_conn_pause(loop, conn));
+        CHECK(send(peer, "x", 1, 0) == 1);
+        break;
+    }
+}
+
+static void review_expect_rest(netkit_loop *loop) {
+    for (int i = 0; i < 10; i++) {
+        CHECK_OK(netkit_loop_poll(loop, -1));
+    }
+    uint64_t turns = netkit_loop_turns(loop);
+    uint64_t end = nkt_now_ns() + 40000000u;
+    while (nkt_now_ns() < end) {
+        CHECK_OK(netkit_loop_run_once(loop, 20));
+    }
+    CHECK(netkit_loop_turns(loop) - turns <= 20); /* 2, tenfold */
+}
+
+/* With nothing to do the loop sleeps, whatever the system has to say about a conn. */
+NKT_LOOP_TEST(review_idle_states_do_not_spin) {
+    for (int state = 0; state <= 8; state++) {
+        netkit_loop *loop = nkt_loop();
+        netkit_adopt_desc desc;
+        netkit_conn conn;
+        memset(&desc, 0, sizeof(desc));
+        desc.handler.on_eof = review_keep_open;
+        desc.handler.on_data = review_use_nothing;
+        int peer = review_adopt(loop, &desc, &conn);
+        review_idle_state(loop, state, conn, peer);
+        review_expect_rest(loop);
+        CHECK_EQ(review_closes, state);
+        close(peer);
+        nkt_loop_done(loop);
+        CHECK_EQ(review_closes, state + 1);
+    }
+}
+
+/* Nor does a full listener spin, or a silenced watch of a pipe that has hung up. */
+NKT_LOOP_TEST(review_idle_listener_and_watch) {
+    netkit_loop *loop = nkt_loop();
+    netkit_listen_desc listen;
+    netkit_listener l;
+    netkit_watch watch;
+    netkit_addr addr;
+    netkit_socket peers[2];
+    int ends[2];
+    memset(&listen, 0, sizeof(listen));
+    listen.address = "127.0.0.1:0";
+    listen.conns_max = 1;
+    listen.handler.on_close = review_on_close;
+    CHECK_OK(netkit_listen(loop, &listen, &l));
+    CHECK_OK(netkit_listener_local(loop, l, &addr));
+    for (int i = 0; i < 2; i++) {
+        CHECK_OK(netkit_socket_open(&peers[i], NETKIT_AF_IPV4, NETKIT_SOCK_STREAM, 0));
+        CHECK_OK(netkit_socket_connect(peers[i], &addr, 1000));
+    }
+    CHECK(pipe(ends) == 0 && close(ends[1]) == 0);
+    CHECK_OK(netkit_watch_start(loop, &watch, (uintptr_t)ends[0], NETKIT_POLL_READ,
+                                review_silence_other, NULL));
+    CHECK_OK(netkit_watch_set(loop, watch, 0));
+    review_expect_rest(loop);
+    CHECK_EQ(netkit_loop_objects(loop), 3);
+    CHECK_OK(netkit_watch_stop(loop, watch));
+    close(ends[0]);
+    CHECK_OK(netkit_socket_close(&peers[0]));
+    CHECK_OK(netkit_socket_close(&peers[1]));
+    nkt_loop_done(loop);
+}
+
+static netkit_conn review_pair[2];
+
+static size_t review_kill_other(netkit_loop *loop, netkit_conn conn, const void *data, size_t len,
+                                void *user) {
+    int other = conn.id == review_pair[0].id;
+    (void)data;
+    (void)user;
+    review_count++;
+    CHECK_OK(netkit_conn_send(loop, review_pair[other], "late", 4));
+    CHECK_OK(netkit_conn_abort(loop, review_pair[other]));
+    CHECK_ERR(netkit_conn_send(loop, review_pair[other], "x", 1), NETKIT_E_CLOSED);
+    return len;
+}
+
+/* I5: two conns with an event in one batch, the first served ends the other: its event is dropped
+ * and its end told once, although it had bytes queued from outside. */
+NKT_LOOP_TEST(review_event_of_one_that_just_died) {
+    netkit_loop *loop = nkt_loop();
+    netkit_adopt_desc desc;
+    int peers[2];
+    memset(&desc, 0, sizeof(desc));
+    desc.handler.on_data = review_kill_other;
+    for (int i = 0; i < 2; i++) {
+        peers[i] = review_adopt(loop, &desc, &review_pair[i]);
+    }
+    CHECK(send(peers[0], "x", 1, 0) == 1 && send(peers[1], "x", 1, 0) == 1);
+    review_turns(loop, &review_closes, 1);
+    CHECK_OK(netkit_loop_poll(loop, -1));
+    CHECK_EQ(review_count, 1);
+    CHECK_EQ(review_closes, 1);
+    close(peers[0]);
+    close(peers[1]);
+    nkt_loop_done(loop);
+    CHECK_EQ(review_closes, 2);
+}
+
+static unsigned char review_lent[100];
+static netkit_conn review_lender;
+
+static void review_lend_again(netkit_loop *loop, int status, void *user) {
+    (void)user;
+    if (status == NETKIT_OK && ++review_count < 1000) {
+        int rc = netkit_conn_send_borrowed(loop, review_lender, review_lent, sizeof(review_lent),
+                                           review_lend_again, NULL);
+        CHECK(rc == NETKIT_OK || rc == NETKIT_E_CLOSED); /* at the end the loop is destroyed */
+    }
+}
+
+static void review_note_turns(netkit_loop *loop, netkit_timer timer, void *user) {
+    (void)loop;
+    (void)timer;
+    *(int *)user = review_count;
+}
+
+/* A release that lends anew, for as long as the system takes it, does not hold up a timer. */
+NKT_LOOP_TEST(review_release_lends_again) {
+    netkit_loop *loop = nkt_loop();
+    netkit_adopt_desc desc;
+    int at_timer = -1;
+    memset(&desc, 0, sizeof(desc));
+    int peer = review_adopt(loop, &desc, &review_lender);
+    CHECK_OK(netkit_conn_send_borrowed(loop, review_lender, review_lent, sizeof(review_lent),
+                                       review_lend_again, NULL));
+    CHECK_OK(netkit_timer_start(loop, NULL, 0, 0, review_note_turns, &at_timer));
+    while (review_count < 50) {
+        CHECK_OK(netkit_loop_run_once(loop, 100));
+    }
+    CHECK(at_timer >= 0 && at_timer < 50);
+    close(peer);
+    nkt_loop_done(loop);
+}

@@ -94,13 +94,13 @@ static void torture_calls(const torture_scenario *s) {
     torture_go(s, 600);
 }
 
-/* Z-01 */
+/* Z-01 G2 G11: in each scenario each allocation, once and from then on. */
 NKT_LOOP_TEST(torture_each_allocation) {
     for (int i = 0; i < TORTURE_COUNT; i++) {
         torture_allocations(&scenarios[i]);
     }
 }
-/* Z-02 */
+/* Z-02 G3 G11: in each scenario each call of the system, in several ways. */
 NKT_LOOP_TEST(torture_each_call) {
     for (int i = 0; i < TORTURE_COUNT; i++) {
         torture_calls(&scenarios[i]);
