@@ -6837,7 +6837,11 @@ static int nki_keep(netkit_loop *loop, netkit_buf *out) {
  *
  * A conn is alive, closing (netkit_conn_close was called: flush, FIN, discard until the peer's
  * FIN), or dead (its descriptor is shut; releases and on_close are due). Dying is a mark set at
- * once, anywhere; everything the user hears of it comes from the turn. Keeps I2, I3, I4, I9. */
+ * once, anywhere; everything the user hears of it comes from the turn. Keeps I2, I3, I4, I9.
+ *
+ * A transport (TLS) has its place between conn and driver: received bytes pass
+ * nki_conn_received() alone on their way up, queued ones nki_conn_flush() and
+ * nki_conn_flush_stage() on their way down. */
 
 static const char *const nki_why_texts[] = {
     "closed here, and the peer has ended its side",
