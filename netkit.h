@@ -1214,7 +1214,8 @@ NETKIT_API int netkit_loop_destroy(netkit_loop *loop);
 /* Run until netkit_loop_stop, or until nothing that counts is left: no
  * listener, conn, watch, timer (but those unreferenced) and no post.
  * Returns NETKIT_OK; NETKIT_E_BUSY inside a callback of this loop or with
- * desc.pull; NETKIT_E_THREAD. */
+ * desc.pull; NETKIT_E_THREAD; what the system said when waiting failed again and
+ * again. */
 NETKIT_API int netkit_loop_run(netkit_loop *loop);
 
 /* One turn, waiting at most timeout_ms for something to do (negative: no
@@ -5699,16 +5700,17 @@ NETKIT_API const char *netkit_poller_backend(const netkit_poller *poller) {
  * fails the token's check even when number and slot are in use again. */
 
 enum {
-    NKI_RECV_SIZE = 65536,   /* one read; smaller costs factors in bulk, larger gains nothing */
-    NKI_FLUSH_AT = 65535,    /* queued bytes that are not left for the end of the callback */
-    NKI_DIRECT_MIN = 32768,  /* a send of so much on an empty queue skips the queue */
-    NKI_CHUNK_SIZE = 16384,  /* one allocation of queue memory, its head included */
-    NKI_CHUNKS_SPARE = 64,   /* free chunks a loop keeps */
-    NKI_SPANS_MAX = 64,      /* spans in one gathered send */
-    NKI_KEEP_COPY = 16384,   /* a span up to this is kept by copying it */
-    NKI_DEFER_MS_MIN = 10,   /* pause of a listener that is short of resources ... */
-    NKI_DEFER_MS_MAX = 1000, /* ... doubling up to this */
-    NKI_NAME_MAX = 160       /* text of "why this backend" */
+    NKI_RECV_SIZE = 65536,      /* one read; smaller costs factors in bulk, larger gains nothing */
+    NKI_FLUSH_AT = 65535,       /* queued bytes that are not left for the end of the callback */
+    NKI_DIRECT_MIN = 32768,     /* a send of so much on an empty queue skips the queue */
+    NKI_CHUNK_SIZE = 16384,     /* one allocation of queue memory, its head included */
+    NKI_CHUNKS_SPARE = 64,      /* free chunks a loop keeps */
+    NKI_SPANS_MAX = 64,         /* spans in one gathered send */
+    NKI_KEEP_COPY = 16384,      /* a span up to this is kept by copying it */
+    NKI_DEFER_MS_MIN = 10,      /* pause of a listener that is short of resources ... */
+    NKI_DEFER_MS_MAX = 1000,    /* ... doubling up to this */
+    NKI_WAIT_FAILURES_MAX = 16, /* in a row: then a run gives up instead of spinning */
+    NKI_NAME_MAX = 160          /* text of "why this backend" */
 };
 
 enum {
@@ -5977,7 +5979,9 @@ struct netkit_loop {
     uint32_t stop;          /* atomic */
     uint32_t is_destroying; /* atomic: posts are refused */
     uint32_t references;
-    uint32_t buried; /* slots that wait for the end of the turn */
+    uint32_t wait_failures; /* in a row */
+    int wait_error;         /* the last of them */
+    uint32_t buried;        /* slots that wait for the end of the turn */
     uint64_t turns;
     nki_poller poller; /* the readiness driver's */
     nki_wake wake;
@@ -9079,7 +9083,9 @@ static void nki_turn_wait(netkit_loop *loop, uint64_t timeout_ns) {
     }
     int count = timeout_ns != 0 && loop->desc.spin_us != 0 ? nki_wait_spinning(loop, timeout_ns)
                                                            : loop->driver->wait(loop, timeout_ns);
+    loop->wait_failures = count < 0 ? loop->wait_failures + 1 : 0;
     if (count < 0) {
+        loop->wait_error = count;
         nki_log(loop, NETKIT_LOG_ERROR, NETKIT_LOGID_OS_ERROR, "waiting for events failed",
                 loop->driver->os_code());
     }
@@ -9539,8 +9545,10 @@ static int nki_r_send_some(nki_conn *c) {
     return count == 0 ? 0 : nki_os_sendv(c->source.socket, spans, count);
 }
 
+/* Within the turn's budget, as reading: a fast peer and a long queue must not hold the others. */
 static int nki_r_flush(netkit_loop *loop, nki_conn *c) {
-    while (c->out != NULL) {
+    uint64_t sent = 0;
+    while (c->out != NULL && sent < loop->desc.conn_budget) {
         int n = nki_r_send_some(c);
         if (n < 0) {
             if (n == NETKIT_E_AGAIN) {
@@ -9549,7 +9557,13 @@ static int nki_r_flush(netkit_loop *loop, nki_conn *c) {
             }
             return n;
         }
+        sent += (uint64_t)n;
         nki_out_sent(loop, c, (size_t)n);
+    }
+    if (c->out != NULL) { /* stalled by us, and writable in the next turn */
+        c->flags |= NKI_C_STALLED;
+        c->source.ready = (uint16_t)(c->source.ready | NETKIT_POLL_WRITE);
+        nki_enqueue_later(loop, &c->source);
     }
     return NETKIT_OK;
 }
@@ -9770,7 +9784,9 @@ static void nki_abort_source(netkit_loop *loop, nki_source *source) {
     if (kind == 0) {
         return;
     }
-    if (loop->desc.debug) {
+    bool is_ending = kind == NKI_KIND_CONN &&
+                     (((nki_conn *)(void *)source)->flags & (NKI_C_DEAD | NKI_C_CLOSING)) != 0;
+    if (loop->desc.debug && !is_ending) {
         nki_log_leak(loop, names[kind], source->id);
     }
     if (kind == NKI_KIND_CONN) {
@@ -9857,18 +9873,22 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
             nki_turn_begin(loop, NKI_NEVER);
         }
         nki_turn_finish(loop);
-        if (nki_atomic_load(&loop->stop) != 0) {
+        if (nki_atomic_load(&loop->stop) != 0 || loop->wait_failures >= NKI_WAIT_FAILURES_MAX) {
             break;
         }
     }
+    error = loop->wait_failures >= NKI_WAIT_FAILURES_MAX ? loop->wait_error : NETKIT_OK;
+    loop->wait_failures = 0;
     nki_atomic_store(&loop->stop, 0u);
     loop->is_run = 0;
     loop->is_running = 0;
-    return NETKIT_OK;
+    return error;
 }
 
 /* Pull: bring the turn to its next event. Returns whether one can be fetched. */
 static int nki_loop_prepare(netkit_loop *loop, uint64_t timeout_ns, uint64_t until_ns) {
+    loop->pull_until_ns = until_ns;
+    loop->pull_calls = loop->calls;
     if (loop->is_pulled_fresh) {
         return 1;
     }
@@ -9876,8 +9896,6 @@ static int nki_loop_prepare(netkit_loop *loop, uint64_t timeout_ns, uint64_t unt
     if (loop->phase == NKI_TURN_NONE) {
         nki_turn_begin(loop, timeout_ns);
     }
-    loop->pull_until_ns = until_ns;
-    loop->pull_calls = loop->calls;
     loop->is_pulled_fresh = nki_turn_pull(loop);
     return loop->is_pulled_fresh || nki_wants_turn(loop);
 }

@@ -64,7 +64,8 @@ NETKIT_API int netkit_loop_destroy(netkit_loop *loop);
 /* Run until netkit_loop_stop, or until nothing that counts is left: no
  * listener, conn, watch, timer (but those unreferenced) and no post.
  * Returns NETKIT_OK; NETKIT_E_BUSY inside a callback of this loop or with
- * desc.pull; NETKIT_E_THREAD. */
+ * desc.pull; NETKIT_E_THREAD; what the system said when waiting failed again and
+ * again. */
 NETKIT_API int netkit_loop_run(netkit_loop *loop);
 
 /* One turn, waiting at most timeout_ms for something to do (negative: no

@@ -170,7 +170,9 @@ static void nki_abort_source(netkit_loop *loop, nki_source *source) {
     if (kind == 0) {
         return;
     }
-    if (loop->desc.debug) {
+    bool is_ending = kind == NKI_KIND_CONN &&
+                     (((nki_conn *)(void *)source)->flags & (NKI_C_DEAD | NKI_C_CLOSING)) != 0;
+    if (loop->desc.debug && !is_ending) {
         nki_log_leak(loop, names[kind], source->id);
     }
     if (kind == NKI_KIND_CONN) {
@@ -257,18 +259,22 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
             nki_turn_begin(loop, NKI_NEVER);
         }
         nki_turn_finish(loop);
-        if (nki_atomic_load(&loop->stop) != 0) {
+        if (nki_atomic_load(&loop->stop) != 0 || loop->wait_failures >= NKI_WAIT_FAILURES_MAX) {
             break;
         }
     }
+    error = loop->wait_failures >= NKI_WAIT_FAILURES_MAX ? loop->wait_error : NETKIT_OK;
+    loop->wait_failures = 0;
     nki_atomic_store(&loop->stop, 0u);
     loop->is_run = 0;
     loop->is_running = 0;
-    return NETKIT_OK;
+    return error;
 }
 
 /* Pull: bring the turn to its next event. Returns whether one can be fetched. */
 static int nki_loop_prepare(netkit_loop *loop, uint64_t timeout_ns, uint64_t until_ns) {
+    loop->pull_until_ns = until_ns;
+    loop->pull_calls = loop->calls;
     if (loop->is_pulled_fresh) {
         return 1;
     }
@@ -276,8 +282,6 @@ static int nki_loop_prepare(netkit_loop *loop, uint64_t timeout_ns, uint64_t unt
     if (loop->phase == NKI_TURN_NONE) {
         nki_turn_begin(loop, timeout_ns);
     }
-    loop->pull_until_ns = until_ns;
-    loop->pull_calls = loop->calls;
     loop->is_pulled_fresh = nki_turn_pull(loop);
     return loop->is_pulled_fresh || nki_wants_turn(loop);
 }

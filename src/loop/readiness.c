@@ -261,8 +261,10 @@ static int nki_r_send_some(nki_conn *c) {
     return count == 0 ? 0 : nki_os_sendv(c->source.socket, spans, count);
 }
 
+/* Within the turn's budget, as reading: a fast peer and a long queue must not hold the others. */
 static int nki_r_flush(netkit_loop *loop, nki_conn *c) {
-    while (c->out != NULL) {
+    uint64_t sent = 0;
+    while (c->out != NULL && sent < loop->desc.conn_budget) {
         int n = nki_r_send_some(c);
         if (n < 0) {
             if (n == NETKIT_E_AGAIN) {
@@ -271,7 +273,13 @@ static int nki_r_flush(netkit_loop *loop, nki_conn *c) {
             }
             return n;
         }
+        sent += (uint64_t)n;
         nki_out_sent(loop, c, (size_t)n);
+    }
+    if (c->out != NULL) { /* stalled by us, and writable in the next turn */
+        c->flags |= NKI_C_STALLED;
+        c->source.ready = (uint16_t)(c->source.ready | NETKIT_POLL_WRITE);
+        nki_enqueue_later(loop, &c->source);
     }
     return NETKIT_OK;
 }

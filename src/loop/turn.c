@@ -51,7 +51,9 @@ static void nki_turn_wait(netkit_loop *loop, uint64_t timeout_ns) {
     }
     int count = timeout_ns != 0 && loop->desc.spin_us != 0 ? nki_wait_spinning(loop, timeout_ns)
                                                            : loop->driver->wait(loop, timeout_ns);
+    loop->wait_failures = count < 0 ? loop->wait_failures + 1 : 0;
     if (count < 0) {
+        loop->wait_error = count;
         nki_log(loop, NETKIT_LOG_ERROR, NETKIT_LOGID_OS_ERROR, "waiting for events failed",
                 loop->driver->os_code());
     }

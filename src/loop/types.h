@@ -6,16 +6,17 @@
  * fails the token's check even when number and slot are in use again. */
 
 enum {
-    NKI_RECV_SIZE = 65536,   /* one read; smaller costs factors in bulk, larger gains nothing */
-    NKI_FLUSH_AT = 65535,    /* queued bytes that are not left for the end of the callback */
-    NKI_DIRECT_MIN = 32768,  /* a send of so much on an empty queue skips the queue */
-    NKI_CHUNK_SIZE = 16384,  /* one allocation of queue memory, its head included */
-    NKI_CHUNKS_SPARE = 64,   /* free chunks a loop keeps */
-    NKI_SPANS_MAX = 64,      /* spans in one gathered send */
-    NKI_KEEP_COPY = 16384,   /* a span up to this is kept by copying it */
-    NKI_DEFER_MS_MIN = 10,   /* pause of a listener that is short of resources ... */
-    NKI_DEFER_MS_MAX = 1000, /* ... doubling up to this */
-    NKI_NAME_MAX = 160       /* text of "why this backend" */
+    NKI_RECV_SIZE = 65536,      /* one read; smaller costs factors in bulk, larger gains nothing */
+    NKI_FLUSH_AT = 65535,       /* queued bytes that are not left for the end of the callback */
+    NKI_DIRECT_MIN = 32768,     /* a send of so much on an empty queue skips the queue */
+    NKI_CHUNK_SIZE = 16384,     /* one allocation of queue memory, its head included */
+    NKI_CHUNKS_SPARE = 64,      /* free chunks a loop keeps */
+    NKI_SPANS_MAX = 64,         /* spans in one gathered send */
+    NKI_KEEP_COPY = 16384,      /* a span up to this is kept by copying it */
+    NKI_DEFER_MS_MIN = 10,      /* pause of a listener that is short of resources ... */
+    NKI_DEFER_MS_MAX = 1000,    /* ... doubling up to this */
+    NKI_WAIT_FAILURES_MAX = 16, /* in a row: then a run gives up instead of spinning */
+    NKI_NAME_MAX = 160          /* text of "why this backend" */
 };
 
 enum {
@@ -284,7 +285,9 @@ struct netkit_loop {
     uint32_t stop;          /* atomic */
     uint32_t is_destroying; /* atomic: posts are refused */
     uint32_t references;
-    uint32_t buried; /* slots that wait for the end of the turn */
+    uint32_t wait_failures; /* in a row */
+    int wait_error;         /* the last of them */
+    uint32_t buried;        /* slots that wait for the end of the turn */
     uint64_t turns;
     nki_poller poller; /* the readiness driver's */
     nki_wake wake;
