@@ -328,7 +328,7 @@ static size_t limits_hello(netkit_loop *loop, netkit_conn conn, const void *data
     return (size_t)(newline - (const char *)data) + 1;
 }
 
-/* C7 IO05: set_handler in on_data changes the protocol: what the old one left, and all that
+/* C7 IO05 PL24: set_handler in on_data changes the protocol: what the old one left, and all that
  * comes, goes to the new one alone */
 NKT_LOOP_TEST(limits_set_handler_upgrades) {
     for (int is_split = 0; is_split < 2; is_split++) {

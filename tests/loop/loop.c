@@ -72,7 +72,7 @@ NKT_LOOP_TEST(loop_lives_a_thousand_times) {
     CHECK_OK(netkit_loop_destroy(NULL));
 }
 
-/* L-11 PL05: a backend that is named is the one, or an error and no loop; AUTO picks one and says
+/* L-11 PL05 R6: a backend that is named is the one, or an error and no loop; AUTO picks one and says
  * why; a number that is no backend is INVALID. */
 NKT_TEST(loop_backends_are_forced) {
     int found = 0;

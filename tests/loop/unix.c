@@ -146,7 +146,7 @@ NKT_LOOP_TEST(unix_abstract_names) {
 #endif
 }
 
-/* T-16 UX01: a path somebody listens on is in use; a missing folder is an error that creates
+/* T-16 UX01 SD22: a path somebody listens on is in use; a missing folder is an error that creates
  * nothing; a regular file is not taken over, and connecting to it is refused */
 NKT_LOOP_TEST(unix_paths_that_cannot_be) {
     netkit_loop *loop = nkt_loop();

@@ -160,3 +160,15 @@ NKT_TEST(harness_fails_the_nth_allocation) {
     a.free(memory[1], 20, a.user);
     CHECK_EQ(nkt_live_bytes(), 0);
 }
+
+/* MB12: paths are a test's own, each of them, so runs side by side do not meet. */
+NKT_TEST(harness_gives_paths_of_its_own) {
+    char paths[3][256];
+    for (int i = 0; i < 3; i++) {
+        nkt_temp_path(paths[i], sizeof(paths[i]));
+        CHECK(access(paths[i], F_OK) != 0);
+    }
+    CHECK(strcmp(paths[0], paths[1]) != 0);
+    CHECK(strcmp(paths[1], paths[2]) != 0);
+    CHECK(strcmp(paths[0], paths[2]) != 0);
+}
