@@ -700,10 +700,10 @@ extern "C" {
 #define NETKIT_VERSION_MINOR 1
 #define NETKIT_VERSION_PATCH 0
 #define NETKIT_VERSION_STRING "0.1.0"
-#define NETKIT_VERSION_NUMBER                                                                      \
+#define NETKIT_VERSION_NUMBER \
     (NETKIT_VERSION_MAJOR * 10000 + NETKIT_VERSION_MINOR * 100 + NETKIT_VERSION_PATCH)
 
-#if defined(NETKIT_STATIC) && !defined(NETKIT_IMPLEMENTATION) &&                                   \
+#if defined(NETKIT_STATIC) && !defined(NETKIT_IMPLEMENTATION) && \
     !defined(NETKIT_IMPLEMENTATION_DONE)
 #error "NETKIT_STATIC is for the file that defines NETKIT_IMPLEMENTATION"
 #endif
@@ -769,7 +769,7 @@ typedef enum netkit_error {
 #define NETKIT_ERRORS_ENUM(name, value, text, retryable) name = value,
     NETKIT_ERRORS(NETKIT_ERRORS_ENUM)
 #undef NETKIT_ERRORS_ENUM
-        NETKIT_E_LAST_ = -27
+    NETKIT_E_LAST_ = -27
 } netkit_error;
 
 /* Name of a code ("NETKIT_E_TIMEOUT"); "NETKIT_OK" for 0 and every count,
@@ -801,7 +801,12 @@ typedef struct netkit_allocator {
     void (*free)(void *memory, size_t size, void *user);
 } netkit_allocator;
 
-enum { NETKIT_LOG_ERROR = 1, NETKIT_LOG_WARN = 2, NETKIT_LOG_INFO = 3, NETKIT_LOG_DEBUG = 4 };
+enum {
+    NETKIT_LOG_ERROR = 1,
+    NETKIT_LOG_WARN = 2,
+    NETKIT_LOG_INFO = 3,
+    NETKIT_LOG_DEBUG = 4
+};
 
 /* A log line: level, a stable id (NETKIT_LOGID_*), a sentence valid during the
  * call, and the code of the operating system or 0. Called on the thread of the
@@ -827,7 +832,7 @@ enum {
 #define NETKIT_LOGIDS_ENUM(name, value, text) name = value,
     NETKIT_LOGIDS(NETKIT_LOGIDS_ENUM)
 #undef NETKIT_LOGIDS_ENUM
-        NETKIT_LOGID_LAST_ = 8
+    NETKIT_LOGID_LAST_ = 8
 };
 
 /* A clock of one's own, for tests: nanoseconds that never go back. All zero =
@@ -946,7 +951,10 @@ typedef struct netkit_socket {
     uintptr_t value; /* the system's descriptor plus one: {0} is no socket */
 } netkit_socket;
 
-enum { NETKIT_SOCK_STREAM = 0, NETKIT_SOCK_DGRAM = 1 };
+enum {
+    NETKIT_SOCK_STREAM = 0,
+    NETKIT_SOCK_DGRAM = 1
+};
 
 enum {
     NETKIT_SOCKET_BLOCKING = 1,   /* open: leave the socket blocking */
@@ -956,7 +964,11 @@ enum {
     NETKIT_SOCKET_NO_REUSE = 8    /* bind: not even over connections in TIME_WAIT */
 };
 
-enum { NETKIT_SHUT_READ = 1, NETKIT_SHUT_WRITE = 2, NETKIT_SHUT_BOTH = 3 };
+enum {
+    NETKIT_SHUT_READ = 1,
+    NETKIT_SHUT_WRITE = 2,
+    NETKIT_SHUT_BOTH = 3
+};
 
 /* Options of a socket: integers, booleans as 0 and 1. */
 typedef enum netkit_option {
@@ -1031,8 +1043,8 @@ NETKIT_API int netkit_socket_sendv(netkit_socket s, const netkit_span *spans, si
 /* Move all of `len` bytes within timeout_ms (negative: no limit). *done (may be
  * NULL) is what was moved, on failure too.
  * Returns NETKIT_OK, NETKIT_E_TIMEOUT, NETKIT_E_EOF, NETKIT_E_RESET, ... */
-NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t len,
-                                      int timeout_ms, size_t *done);
+NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t len, int timeout_ms,
+                                      size_t *done);
 NETKIT_API int netkit_socket_recv_all(netkit_socket s, void *data, size_t len, int timeout_ms,
                                       size_t *done);
 
@@ -1071,14 +1083,14 @@ NETKIT_API int netkit_socket_os_code(void);
 
 /* The first six are Linux's own numbers, so that its backends translate nothing. */
 enum {
-    NETKIT_POLL_READ = 1,           /* can be read, or a listener can accept */
-    NETKIT_POLL_PRIORITY = 2,       /* urgent data */
-    NETKIT_POLL_WRITE = 4,          /* can be written, or connect has ended */
-    NETKIT_POLL_ERROR = 8,          /* reported always: an error waits */
-    NETKIT_POLL_HANGUP = 16,        /* reported always: both directions are over */
-    NETKIT_POLL_PEER_END = 0x2000,  /* with READ: the peer will send no more */
-    NETKIT_POLL_EDGE = 0x10000,     /* ask: report changes only (NETKIT_E_NOSYS where it cannot) */
-    NETKIT_POLL_ONESHOT = 0x20000   /* ask: report once, then keep silent until modified */
+    NETKIT_POLL_READ = 1,          /* can be read, or a listener can accept */
+    NETKIT_POLL_PRIORITY = 2,      /* urgent data */
+    NETKIT_POLL_WRITE = 4,         /* can be written, or connect has ended */
+    NETKIT_POLL_ERROR = 8,         /* reported always: an error waits */
+    NETKIT_POLL_HANGUP = 16,       /* reported always: both directions are over */
+    NETKIT_POLL_PEER_END = 0x2000, /* with READ: the peer will send no more */
+    NETKIT_POLL_EDGE = 0x10000,    /* ask: report changes only (NETKIT_E_NOSYS where it cannot) */
+    NETKIT_POLL_ONESHOT = 0x20000  /* ask: report once, then keep silent until modified */
 };
 
 /* Backends, the same names everywhere; which exist depends on the system. */
@@ -1298,8 +1310,7 @@ NETKIT_API int netkit_loop_timeout_ms(netkit_loop *loop);
 /* ---- watches: descriptors of one's own in the loop ------------------------ */
 
 /* `events` are NETKIT_POLL_*. */
-typedef void (*netkit_watch_fn)(netkit_loop *loop, netkit_watch watch, uint32_t events,
-                                void *user);
+typedef void (*netkit_watch_fn)(netkit_loop *loop, netkit_watch watch, uint32_t events, void *user);
 
 /* Call fn when the descriptor (a pipe, an eventfd, a socket of another library)
  * is ready for NETKIT_POLL_READ and/or WRITE; level-triggered unless EDGE. The
@@ -1316,8 +1327,7 @@ NETKIT_API int netkit_watch_set(netkit_loop *loop, netkit_watch watch, uint32_t 
 NETKIT_API int netkit_watch_stop(netkit_loop *loop, netkit_watch watch);
 
 /* Whether the watch keeps netkit_loop_run going (at first it does). */
-NETKIT_API int netkit_watch_set_referenced(netkit_loop *loop, netkit_watch watch,
-                                           bool referenced);
+NETKIT_API int netkit_watch_set_referenced(netkit_loop *loop, netkit_watch watch, bool referenced);
 
 /* ---- src/api/timer.h ---- */
 /* ---- timers --------------------------------------------------------------- */
@@ -1344,8 +1354,7 @@ NETKIT_API int netkit_timer_stop(netkit_loop *loop, netkit_timer timer);
 NETKIT_API int netkit_timer_remaining(netkit_loop *loop, netkit_timer timer, uint64_t *out_us);
 
 /* Whether the timer keeps netkit_loop_run going (at first it does). */
-NETKIT_API int netkit_timer_set_referenced(netkit_loop *loop, netkit_timer timer,
-                                           bool referenced);
+NETKIT_API int netkit_timer_set_referenced(netkit_loop *loop, netkit_timer timer, bool referenced);
 
 /* ---- src/api/conn.h ---- */
 /* ---- connections ----------------------------------------------------------
@@ -1374,9 +1383,9 @@ typedef enum netkit_phase {
 
 /* Why a conn ended: "op failed with code (os_code) in phase". */
 typedef struct netkit_close_info {
-    int code;         /* NETKIT_OK: a graceful close that reached its end on both sides */
-    int os_code;      /* the system's code behind it, or 0 */
-    netkit_op op;     /* what ended it */
+    int code;     /* NETKIT_OK: a graceful close that reached its end on both sides */
+    int os_code;  /* the system's code behind it, or 0 */
+    netkit_op op; /* what ended it */
     netkit_phase phase;
     const char *text; /* a sentence in static memory */
     size_t unsent;    /* bytes that send took and that never left this machine's process */
@@ -1469,8 +1478,7 @@ NETKIT_API int netkit_listen(netkit_loop *loop, const netkit_listen_desc *desc,
 NETKIT_API int netkit_listener_close(netkit_loop *loop, netkit_listener listener);
 
 /* The address it is bound to: the real port after port 0. */
-NETKIT_API int netkit_listener_local(netkit_loop *loop, netkit_listener listener,
-                                     netkit_addr *out);
+NETKIT_API int netkit_listener_local(netkit_loop *loop, netkit_listener listener, netkit_addr *out);
 
 /* Whether it keeps netkit_loop_run going (at first it does). */
 NETKIT_API int netkit_listener_set_referenced(netkit_loop *loop, netkit_listener listener,
@@ -1493,8 +1501,7 @@ typedef struct netkit_connect_desc {
  * says why connecting failed.
  * Returns NETKIT_OK, or an error that could be told at once and then nothing is
  * called. `out` may be NULL. */
-NETKIT_API int netkit_connect(netkit_loop *loop, const netkit_connect_desc *desc,
-                              netkit_conn *out);
+NETKIT_API int netkit_connect(netkit_loop *loop, const netkit_connect_desc *desc, netkit_conn *out);
 
 typedef struct netkit_adopt_desc {
     netkit_socket socket; /* a connected stream; owned from success on */
@@ -1598,8 +1605,7 @@ NETKIT_API int netkit_conn_set_handler(netkit_loop *loop, netkit_conn conn,
 /* Change a timeout; 0 = none. The deadline counts from now. */
 NETKIT_API int netkit_conn_set_idle_timeout(netkit_loop *loop, netkit_conn conn,
                                             uint32_t timeout_ms);
-NETKIT_API int netkit_conn_set_deadline(netkit_loop *loop, netkit_conn conn,
-                                        uint32_t deadline_ms);
+NETKIT_API int netkit_conn_set_deadline(netkit_loop *loop, netkit_conn conn, uint32_t deadline_ms);
 
 /* Whether it keeps netkit_loop_run going (at first it does). */
 NETKIT_API int netkit_conn_set_referenced(netkit_loop *loop, netkit_conn conn, bool referenced);
@@ -3417,7 +3423,7 @@ static int nki_os_code(void);
 
 static uint64_t nki_os_now_ns(void);                /* monotonic */
 static int nki_os_random(void *out, size_t size);   /* from the kernel */
-static NKI_HOT uintptr_t nki_os_thread_id(void);            /* never 0 */
+static NKI_HOT uintptr_t nki_os_thread_id(void);    /* never 0 */
 static uint32_t nki_os_interface(const char *name); /* index, or 0 */
 
 /* A descriptor that another thread, or a signal handler, can make readable. */

@@ -4,10 +4,10 @@
 #define NETKIT_VERSION_MINOR 1
 #define NETKIT_VERSION_PATCH 0
 #define NETKIT_VERSION_STRING "0.1.0"
-#define NETKIT_VERSION_NUMBER                                                                      \
+#define NETKIT_VERSION_NUMBER \
     (NETKIT_VERSION_MAJOR * 10000 + NETKIT_VERSION_MINOR * 100 + NETKIT_VERSION_PATCH)
 
-#if defined(NETKIT_STATIC) && !defined(NETKIT_IMPLEMENTATION) &&                                   \
+#if defined(NETKIT_STATIC) && !defined(NETKIT_IMPLEMENTATION) && \
     !defined(NETKIT_IMPLEMENTATION_DONE)
 #error "NETKIT_STATIC is for the file that defines NETKIT_IMPLEMENTATION"
 #endif

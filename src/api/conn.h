@@ -24,9 +24,9 @@ typedef enum netkit_phase {
 
 /* Why a conn ended: "op failed with code (os_code) in phase". */
 typedef struct netkit_close_info {
-    int code;         /* NETKIT_OK: a graceful close that reached its end on both sides */
-    int os_code;      /* the system's code behind it, or 0 */
-    netkit_op op;     /* what ended it */
+    int code;     /* NETKIT_OK: a graceful close that reached its end on both sides */
+    int os_code;  /* the system's code behind it, or 0 */
+    netkit_op op; /* what ended it */
     netkit_phase phase;
     const char *text; /* a sentence in static memory */
     size_t unsent;    /* bytes that send took and that never left this machine's process */
@@ -119,8 +119,7 @@ NETKIT_API int netkit_listen(netkit_loop *loop, const netkit_listen_desc *desc,
 NETKIT_API int netkit_listener_close(netkit_loop *loop, netkit_listener listener);
 
 /* The address it is bound to: the real port after port 0. */
-NETKIT_API int netkit_listener_local(netkit_loop *loop, netkit_listener listener,
-                                     netkit_addr *out);
+NETKIT_API int netkit_listener_local(netkit_loop *loop, netkit_listener listener, netkit_addr *out);
 
 /* Whether it keeps netkit_loop_run going (at first it does). */
 NETKIT_API int netkit_listener_set_referenced(netkit_loop *loop, netkit_listener listener,
@@ -143,8 +142,7 @@ typedef struct netkit_connect_desc {
  * says why connecting failed.
  * Returns NETKIT_OK, or an error that could be told at once and then nothing is
  * called. `out` may be NULL. */
-NETKIT_API int netkit_connect(netkit_loop *loop, const netkit_connect_desc *desc,
-                              netkit_conn *out);
+NETKIT_API int netkit_connect(netkit_loop *loop, const netkit_connect_desc *desc, netkit_conn *out);
 
 typedef struct netkit_adopt_desc {
     netkit_socket socket; /* a connected stream; owned from success on */
@@ -248,8 +246,7 @@ NETKIT_API int netkit_conn_set_handler(netkit_loop *loop, netkit_conn conn,
 /* Change a timeout; 0 = none. The deadline counts from now. */
 NETKIT_API int netkit_conn_set_idle_timeout(netkit_loop *loop, netkit_conn conn,
                                             uint32_t timeout_ms);
-NETKIT_API int netkit_conn_set_deadline(netkit_loop *loop, netkit_conn conn,
-                                        uint32_t deadline_ms);
+NETKIT_API int netkit_conn_set_deadline(netkit_loop *loop, netkit_conn conn, uint32_t deadline_ms);
 
 /* Whether it keeps netkit_loop_run going (at first it does). */
 NETKIT_API int netkit_conn_set_referenced(netkit_loop *loop, netkit_conn conn, bool referenced);

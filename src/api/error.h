@@ -40,7 +40,7 @@ typedef enum netkit_error {
 #define NETKIT_ERRORS_ENUM(name, value, text, retryable) name = value,
     NETKIT_ERRORS(NETKIT_ERRORS_ENUM)
 #undef NETKIT_ERRORS_ENUM
-        NETKIT_E_LAST_ = -27
+    NETKIT_E_LAST_ = -27
 } netkit_error;
 
 /* Name of a code ("NETKIT_E_TIMEOUT"); "NETKIT_OK" for 0 and every count,

@@ -148,8 +148,7 @@ NETKIT_API int netkit_loop_timeout_ms(netkit_loop *loop);
 /* ---- watches: descriptors of one's own in the loop ------------------------ */
 
 /* `events` are NETKIT_POLL_*. */
-typedef void (*netkit_watch_fn)(netkit_loop *loop, netkit_watch watch, uint32_t events,
-                                void *user);
+typedef void (*netkit_watch_fn)(netkit_loop *loop, netkit_watch watch, uint32_t events, void *user);
 
 /* Call fn when the descriptor (a pipe, an eventfd, a socket of another library)
  * is ready for NETKIT_POLL_READ and/or WRITE; level-triggered unless EDGE. The
@@ -166,5 +165,4 @@ NETKIT_API int netkit_watch_set(netkit_loop *loop, netkit_watch watch, uint32_t 
 NETKIT_API int netkit_watch_stop(netkit_loop *loop, netkit_watch watch);
 
 /* Whether the watch keeps netkit_loop_run going (at first it does). */
-NETKIT_API int netkit_watch_set_referenced(netkit_loop *loop, netkit_watch watch,
-                                           bool referenced);
+NETKIT_API int netkit_watch_set_referenced(netkit_loop *loop, netkit_watch watch, bool referenced);

@@ -10,7 +10,12 @@ typedef struct netkit_allocator {
     void (*free)(void *memory, size_t size, void *user);
 } netkit_allocator;
 
-enum { NETKIT_LOG_ERROR = 1, NETKIT_LOG_WARN = 2, NETKIT_LOG_INFO = 3, NETKIT_LOG_DEBUG = 4 };
+enum {
+    NETKIT_LOG_ERROR = 1,
+    NETKIT_LOG_WARN = 2,
+    NETKIT_LOG_INFO = 3,
+    NETKIT_LOG_DEBUG = 4
+};
 
 /* A log line: level, a stable id (NETKIT_LOGID_*), a sentence valid during the
  * call, and the code of the operating system or 0. Called on the thread of the
@@ -38,7 +43,7 @@ enum {
 #define NETKIT_LOGIDS_ENUM(name, value, text) name = value,
     NETKIT_LOGIDS(NETKIT_LOGIDS_ENUM)
 #undef NETKIT_LOGIDS_ENUM
-        NETKIT_LOGID_LAST_ = 8
+    NETKIT_LOGID_LAST_ = 8
 };
 
 /* A clock of one's own, for tests: nanoseconds that never go back. All zero =

@@ -5,14 +5,14 @@
 
 /* The first six are Linux's own numbers, so that its backends translate nothing. */
 enum {
-    NETKIT_POLL_READ = 1,           /* can be read, or a listener can accept */
-    NETKIT_POLL_PRIORITY = 2,       /* urgent data */
-    NETKIT_POLL_WRITE = 4,          /* can be written, or connect has ended */
-    NETKIT_POLL_ERROR = 8,          /* reported always: an error waits */
-    NETKIT_POLL_HANGUP = 16,        /* reported always: both directions are over */
-    NETKIT_POLL_PEER_END = 0x2000,  /* with READ: the peer will send no more */
-    NETKIT_POLL_EDGE = 0x10000,     /* ask: report changes only (NETKIT_E_NOSYS where it cannot) */
-    NETKIT_POLL_ONESHOT = 0x20000   /* ask: report once, then keep silent until modified */
+    NETKIT_POLL_READ = 1,          /* can be read, or a listener can accept */
+    NETKIT_POLL_PRIORITY = 2,      /* urgent data */
+    NETKIT_POLL_WRITE = 4,         /* can be written, or connect has ended */
+    NETKIT_POLL_ERROR = 8,         /* reported always: an error waits */
+    NETKIT_POLL_HANGUP = 16,       /* reported always: both directions are over */
+    NETKIT_POLL_PEER_END = 0x2000, /* with READ: the peer will send no more */
+    NETKIT_POLL_EDGE = 0x10000,    /* ask: report changes only (NETKIT_E_NOSYS where it cannot) */
+    NETKIT_POLL_ONESHOT = 0x20000  /* ask: report once, then keep silent until modified */
 };
 
 /* Backends, the same names everywhere; which exist depends on the system. */

@@ -12,7 +12,10 @@ typedef struct netkit_socket {
     uintptr_t value; /* the system's descriptor plus one: {0} is no socket */
 } netkit_socket;
 
-enum { NETKIT_SOCK_STREAM = 0, NETKIT_SOCK_DGRAM = 1 };
+enum {
+    NETKIT_SOCK_STREAM = 0,
+    NETKIT_SOCK_DGRAM = 1
+};
 
 enum {
     NETKIT_SOCKET_BLOCKING = 1,   /* open: leave the socket blocking */
@@ -22,7 +25,11 @@ enum {
     NETKIT_SOCKET_NO_REUSE = 8    /* bind: not even over connections in TIME_WAIT */
 };
 
-enum { NETKIT_SHUT_READ = 1, NETKIT_SHUT_WRITE = 2, NETKIT_SHUT_BOTH = 3 };
+enum {
+    NETKIT_SHUT_READ = 1,
+    NETKIT_SHUT_WRITE = 2,
+    NETKIT_SHUT_BOTH = 3
+};
 
 /* Options of a socket: integers, booleans as 0 and 1. */
 typedef enum netkit_option {
@@ -97,8 +104,8 @@ NETKIT_API int netkit_socket_sendv(netkit_socket s, const netkit_span *spans, si
 /* Move all of `len` bytes within timeout_ms (negative: no limit). *done (may be
  * NULL) is what was moved, on failure too.
  * Returns NETKIT_OK, NETKIT_E_TIMEOUT, NETKIT_E_EOF, NETKIT_E_RESET, ... */
-NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t len,
-                                      int timeout_ms, size_t *done);
+NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t len, int timeout_ms,
+                                      size_t *done);
 NETKIT_API int netkit_socket_recv_all(netkit_socket s, void *data, size_t len, int timeout_ms,
                                       size_t *done);
 

@@ -22,5 +22,4 @@ NETKIT_API int netkit_timer_stop(netkit_loop *loop, netkit_timer timer);
 NETKIT_API int netkit_timer_remaining(netkit_loop *loop, netkit_timer timer, uint64_t *out_us);
 
 /* Whether the timer keeps netkit_loop_run going (at first it does). */
-NETKIT_API int netkit_timer_set_referenced(netkit_loop *loop, netkit_timer timer,
-                                           bool referenced);
+NETKIT_API int netkit_timer_set_referenced(netkit_loop *loop, netkit_timer timer, bool referenced);

@@ -7,7 +7,7 @@ static int nki_os_code(void);
 
 static uint64_t nki_os_now_ns(void);                /* monotonic */
 static int nki_os_random(void *out, size_t size);   /* from the kernel */
-static NKI_HOT uintptr_t nki_os_thread_id(void);            /* never 0 */
+static NKI_HOT uintptr_t nki_os_thread_id(void);    /* never 0 */
 static uint32_t nki_os_interface(const char *name); /* index, or 0 */
 
 /* A descriptor that another thread, or a signal handler, can make readable. */

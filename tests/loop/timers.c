@@ -232,10 +232,12 @@ NKT_LOOP_TEST(timers_are_changed_in_callbacks) {
         d.other = ltimer_after(loop, 1000, 0, &d.other_fired);
         tl_pass(loop, &clock, 1000000);
         CHECK_EQ(d.fired, 1);
-        CHECK_EQ(d.other_fired, d.deed == LTIMER_STOP_OTHER || d.deed == LTIMER_RESTART_OTHER    ? 0
-                                : d.deed == LTIMER_START_SAME && netkit_loop_poll(loop, -1) >= 0 ? 2
-                                : d.other_fired == 2                                             ? 2
-                                                     : 1);
+        if (d.deed == LTIMER_START_SAME) { /* started in a callback, it may wait a turn */
+            CHECK_OK(netkit_loop_poll(loop, -1));
+        }
+        CHECK_EQ(d.other_fired, d.deed == LTIMER_STOP_OTHER || d.deed == LTIMER_RESTART_OTHER ? 0
+                                : d.deed == LTIMER_START_SAME                                 ? 2
+                                                                                              : 1);
         bool lives = d.deed == LTIMER_RESTART_SELF || (repeats && d.deed != LTIMER_STOP_SELF);
         CHECK_ERR(netkit_timer_remaining(loop, d.self, &left), lives ? NETKIT_OK : NETKIT_E_STALE);
         tl_pass(loop, &clock, 4999999);

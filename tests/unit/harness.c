@@ -60,7 +60,8 @@ static int harness_run(const char *test, char *out, size_t size) {
     size_t len;
     FILE *f;
     snprintf(command, sizeof(command),
-             "env -u NKT_TALLY -u B -u V -u LONG NKT_SHOW_HIDDEN=1 '%s' T=%s SEED=7 2>&1",
+             "env -u NKT_TALLY -u NKT_SLOWNESS -u B -u V -u LONG NKT_SHOW_HIDDEN=1 '%s' T=%s "
+             "SEED=7 2>&1",
              nkt_program, test);
     f = popen(command, "r");
     CHECK(f != NULL);
