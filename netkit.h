@@ -1980,8 +1980,9 @@ static int nki_ext_create(const netkit_allocator *a, size_t size, void **out) {
     }
     uintptr_t at = (uintptr_t)memory + sizeof(void *);
     size_t skip = sizeof(void *) + (NKI_EXT_ALIGN - at % NKI_EXT_ALIGN) % NKI_EXT_ALIGN;
-    memcpy(memory + skip - sizeof(void *), &memory, sizeof memory);
-    *out = memory + skip;
+    unsigned char *ext = memory + skip;
+    memcpy(ext - sizeof memory, &memory, sizeof memory);
+    *out = ext;
     return NETKIT_OK;
 }
 
@@ -2331,7 +2332,8 @@ static void nki_write_ipv4(nki_addr_writer *w, const uint8_t *ip) {
 }
 
 static uint32_t nki_ip_group(const uint8_t ip[16], int index) {
-    return ((uint32_t)ip[2 * index] << 8) | ip[2 * index + 1];
+    size_t at = 2 * (size_t)index;
+    return ((uint32_t)ip[at] << 8) | ip[at + 1];
 }
 
 /* The first of the longest runs of zero groups; its length is 0 when none has two. */
@@ -2905,7 +2907,7 @@ static uint32_t nki_lowest_bit(uint64_t bits) {
 
 /* Every slot may have one chunk that is not full. */
 static uint64_t nki_timers_chunks_for(uint64_t nodes) {
-    uint64_t partial = NKI_MIN(nodes, NKI_TIMER_LEVELS * NKI_TIMER_SLOTS);
+    uint64_t partial = NKI_MIN(nodes, (uint64_t)NKI_TIMER_LEVELS * NKI_TIMER_SLOTS);
     return partial + (nodes - partial) / NKI_TIMER_CHUNK;
 }
 
@@ -3098,7 +3100,7 @@ static void nki_timers_slot_open(nki_timers *t, uint32_t slot) {
         uint32_t chunk = (end - 1) / NKI_TIMER_CHUNK;
         uint32_t count = end - chunk * NKI_TIMER_CHUNK;
         uint32_t i;
-        memcpy(entries, &t->pool[chunk * NKI_TIMER_CHUNK], sizeof(*entries) * count);
+        memcpy(entries, &t->pool[(size_t)chunk * NKI_TIMER_CHUNK], sizeof(*entries) * count);
         for (i = 0; i < count; i++) {
             NKI_PREFETCH(entries[i].node);
         }
@@ -4369,7 +4371,8 @@ static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count) {
     }
     for (; used < count && left > 0; used++) {
         size_t len = NKI_MIN(spans[used].len, left);
-        iov[used].iov_base = (void *)(uintptr_t)spans[used].data;
+        /* The system only reads, but iovec has no const. */
+        memcpy(&iov[used].iov_base, &spans[used].data, sizeof iov[used].iov_base);
         iov[used].iov_len = len;
         left -= len;
     }
@@ -6405,11 +6408,20 @@ static void nki_out_count(nki_conn *c, size_t len) {
     c->unflushed = (uint16_t)NKI_MIN(sum, (size_t)NKI_FLUSH_AT);
 }
 
+/* The last chunk, if bytes can be copied to its end. */
+static nki_chunk *nki_out_open(const nki_conn *c) {
+    if (c->out == NULL) {
+        return NULL;
+    }
+    nki_chunk *last = c->out->last;
+    return last->end < last->capacity ? last : NULL; /* a borrowed one has no capacity */
+}
+
 /* Have chunks enough at hand to append `len` bytes, so that appending cannot fail half way. */
 static int nki_out_reserve(netkit_loop *loop, const nki_conn *c, size_t len) {
     const size_t each = NKI_CHUNK_SIZE - sizeof(nki_chunk);
-    const nki_chunk *last = c->out == NULL ? NULL : c->out->last;
-    size_t room = last == NULL || last->capacity == 0 ? 0 : last->capacity - last->end;
+    const nki_chunk *last = nki_out_open(c);
+    size_t room = last == NULL ? 0 : last->capacity - last->end;
     size_t wanted = len <= room ? 0 : (len - room + each - 1) / each;
     while (loop->chunks_count < wanted) {
         nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_CHUNK_SIZE);
@@ -6433,8 +6445,8 @@ static NKI_OUTLINE int nki_out_chunks(netkit_loop *loop, nki_conn *c, const void
     c->queued += (uint32_t)len;
     nki_out_count(c, len);
     while (len > 0) {
-        nki_chunk *chunk = c->out == NULL ? NULL : c->out->last;
-        if (chunk == NULL || chunk->end == chunk->capacity || chunk->capacity == 0) {
+        nki_chunk *chunk = nki_out_open(c);
+        if (chunk == NULL) {
             chunk = nki_chunk_take(loop);
             nki_out_append(c, chunk);
         }

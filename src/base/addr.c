@@ -335,7 +335,8 @@ static void nki_write_ipv4(nki_addr_writer *w, const uint8_t *ip) {
 }
 
 static uint32_t nki_ip_group(const uint8_t ip[16], int index) {
-    return ((uint32_t)ip[2 * index] << 8) | ip[2 * index + 1];
+    size_t at = 2 * (size_t)index;
+    return ((uint32_t)ip[at] << 8) | ip[at + 1];
 }
 
 /* The first of the longest runs of zero groups; its length is 0 when none has two. */

@@ -63,8 +63,9 @@ static int nki_ext_create(const netkit_allocator *a, size_t size, void **out) {
     }
     uintptr_t at = (uintptr_t)memory + sizeof(void *);
     size_t skip = sizeof(void *) + (NKI_EXT_ALIGN - at % NKI_EXT_ALIGN) % NKI_EXT_ALIGN;
-    memcpy(memory + skip - sizeof(void *), &memory, sizeof memory);
-    *out = memory + skip;
+    unsigned char *ext = memory + skip;
+    memcpy(ext - sizeof memory, &memory, sizeof memory);
+    *out = ext;
     return NETKIT_OK;
 }
 

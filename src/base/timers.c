@@ -67,7 +67,7 @@ static uint32_t nki_lowest_bit(uint64_t bits) {
 
 /* Every slot may have one chunk that is not full. */
 static uint64_t nki_timers_chunks_for(uint64_t nodes) {
-    uint64_t partial = NKI_MIN(nodes, NKI_TIMER_LEVELS * NKI_TIMER_SLOTS);
+    uint64_t partial = NKI_MIN(nodes, (uint64_t)NKI_TIMER_LEVELS * NKI_TIMER_SLOTS);
     return partial + (nodes - partial) / NKI_TIMER_CHUNK;
 }
 
@@ -260,7 +260,7 @@ static void nki_timers_slot_open(nki_timers *t, uint32_t slot) {
         uint32_t chunk = (end - 1) / NKI_TIMER_CHUNK;
         uint32_t count = end - chunk * NKI_TIMER_CHUNK;
         uint32_t i;
-        memcpy(entries, &t->pool[chunk * NKI_TIMER_CHUNK], sizeof(*entries) * count);
+        memcpy(entries, &t->pool[(size_t)chunk * NKI_TIMER_CHUNK], sizeof(*entries) * count);
         for (i = 0; i < count; i++) {
             NKI_PREFETCH(entries[i].node);
         }

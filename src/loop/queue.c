@@ -58,11 +58,20 @@ static void nki_out_count(nki_conn *c, size_t len) {
     c->unflushed = (uint16_t)NKI_MIN(sum, (size_t)NKI_FLUSH_AT);
 }
 
+/* The last chunk, if bytes can be copied to its end. */
+static nki_chunk *nki_out_open(const nki_conn *c) {
+    if (c->out == NULL) {
+        return NULL;
+    }
+    nki_chunk *last = c->out->last;
+    return last->end < last->capacity ? last : NULL; /* a borrowed one has no capacity */
+}
+
 /* Have chunks enough at hand to append `len` bytes, so that appending cannot fail half way. */
 static int nki_out_reserve(netkit_loop *loop, const nki_conn *c, size_t len) {
     const size_t each = NKI_CHUNK_SIZE - sizeof(nki_chunk);
-    const nki_chunk *last = c->out == NULL ? NULL : c->out->last;
-    size_t room = last == NULL || last->capacity == 0 ? 0 : last->capacity - last->end;
+    const nki_chunk *last = nki_out_open(c);
+    size_t room = last == NULL ? 0 : last->capacity - last->end;
     size_t wanted = len <= room ? 0 : (len - room + each - 1) / each;
     while (loop->chunks_count < wanted) {
         nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_CHUNK_SIZE);
@@ -86,8 +95,8 @@ static NKI_OUTLINE int nki_out_chunks(netkit_loop *loop, nki_conn *c, const void
     c->queued += (uint32_t)len;
     nki_out_count(c, len);
     while (len > 0) {
-        nki_chunk *chunk = c->out == NULL ? NULL : c->out->last;
-        if (chunk == NULL || chunk->end == chunk->capacity || chunk->capacity == 0) {
+        nki_chunk *chunk = nki_out_open(c);
+        if (chunk == NULL) {
             chunk = nki_chunk_take(loop);
             nki_out_append(c, chunk);
         }

@@ -419,7 +419,8 @@ static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count) {
     }
     for (; used < count && left > 0; used++) {
         size_t len = NKI_MIN(spans[used].len, left);
-        iov[used].iov_base = (void *)(uintptr_t)spans[used].data;
+        /* The system only reads, but iovec has no const. */
+        memcpy(&iov[used].iov_base, &spans[used].data, sizeof iov[used].iov_base);
         iov[used].iov_len = len;
         left -= len;
     }
