@@ -73,7 +73,7 @@ NETKIT_API int netkit_socket_listen(netkit_socket s, int backlog);
 
 /* Open, bind and listen in one call: a stream socket for `addr` (an address
  * made from ":port" gives one IPv6 socket that takes IPv4 too, or an IPv4 one
- * where there is no IPv6). */
+ * where there is no IPv6). `flags` as for bind, and NETKIT_SOCKET_BLOCKING. */
 NETKIT_API int netkit_socket_listen_on(netkit_socket *out, const netkit_addr *addr, int flags,
                                        int backlog);
 
@@ -88,17 +88,20 @@ NETKIT_API int netkit_socket_accept(netkit_socket s, netkit_socket *out, netkit_
  * means under way: wait until it can be written, then ask
  * netkit_socket_connect_result). After a failure the socket is only good for
  * closing. Returns NETKIT_OK, NETKIT_E_REFUSED, NETKIT_E_TIMEOUT,
- * NETKIT_E_UNREACHABLE, ... */
+ * NETKIT_E_UNREACHABLE, NETKIT_E_FULL (the backlog of a unix listener, which no
+ * waiting shows: try again later), ... While a blocking socket connects with a
+ * timeout it is non-blocking, for others who hold it too. */
 NETKIT_API int netkit_socket_connect(netkit_socket s, const netkit_addr *addr, int timeout_ms);
 NETKIT_API int netkit_socket_connect_result(netkit_socket s);
 
 /* Send or receive what can be moved now. Return the count (1 or more, 0 only
  * for len 0 or an empty datagram), NETKIT_E_AGAIN, NETKIT_E_EOF (recv of a
- * stream), NETKIT_E_RESET, ... Counts are at most INT_MAX. */
+ * stream), NETKIT_E_RESET (also for sending after the end of our direction), ...
+ * Counts are at most INT_MAX. */
 NETKIT_API int netkit_socket_send(netkit_socket s, const void *data, size_t len);
 NETKIT_API int netkit_socket_recv(netkit_socket s, void *data, size_t len);
 
-/* Gathered send of at most 64 spans. */
+/* Gathered send of at most 64 spans; NETKIT_E_INVALID for more. */
 NETKIT_API int netkit_socket_sendv(netkit_socket s, const netkit_span *spans, size_t count);
 
 /* Move all of `len` bytes within timeout_ms (negative: no limit). *done (may be
