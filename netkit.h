@@ -1724,6 +1724,12 @@ NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used);
 #define NKI_HAS_EPOLL NKI_LINUX
 #define NKI_HAS_POLL NKI_POSIX
 
+#if NKI_LINUX && !defined(NETKIT_NO_URING)
+#define NKI_HAS_URING 1
+#else
+#define NKI_HAS_URING 0
+#endif
+
 #ifdef NETKIT_NO_THREADS
 #define NKI_HAS_THREADS 0
 #else
@@ -1758,6 +1764,7 @@ NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used);
 #if NKI_LINUX
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #if defined(__GLIBC__) && !defined(__USE_GNU)
 #error "include netkit.h before any system header in the file with NETKIT_IMPLEMENTATION"
@@ -3414,6 +3421,28 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
     (NKI_FAIL(epoll_pwait2)                  \
          ? -1                                \
          : (int)syscall(NKI_NR_EPOLL_PWAIT2, (ep), (evs), (n), (ts), NULL, (size_t)8))
+#endif
+
+#if NKI_HAS_URING
+/* One number on all architectures but one. */
+#if defined(__alpha__)
+#define NKI_NR_IO_URING 535
+#else
+#define NKI_NR_IO_URING 425
+#endif
+#define NKI_SYS_io_uring_setup(n, p) \
+    (NKI_FAIL(io_uring_setup) ? -1 : (int)syscall(NKI_NR_IO_URING, (n), (p)))
+#define NKI_SYS_io_uring_enter(fd, submit, wait, flags, arg, size) \
+    (NKI_FAIL(io_uring_enter)                                      \
+         ? -1                                                      \
+         : (int)syscall(NKI_NR_IO_URING + 1, (fd), (submit), (wait), (flags), (arg), (size)))
+#define NKI_SYS_io_uring_register(fd, op, arg, n) \
+    (NKI_FAIL(io_uring_register) ? -1 : (int)syscall(NKI_NR_IO_URING + 2, (fd), (op), (arg), (n)))
+#define NKI_SYS_mmap(size, flags, fd, offset) \
+    (NKI_FAIL(mmap) ? MAP_FAILED              \
+                    : mmap(NULL, (size), PROT_READ | PROT_WRITE, (flags), (fd), (offset)))
+#define NKI_SYS_munmap(p, size) munmap((p), (size))
+#define NKI_SYS_madvise(p, size, what) (NKI_FAIL(madvise) ? -1 : madvise((p), (size), (what)))
 #endif
 
 #endif /* NKI_POSIX */
@@ -5703,6 +5732,551 @@ NETKIT_API const char *netkit_poller_backend(const netkit_poller *poller) {
     return poller != NULL ? poller->base.ops->name : NULL;
 }
 
+/* ---- src/uring/ring.h ---- */
+/* io_uring by raw system calls: the kernel's interface in our own words, and the ring on it.
+ *
+ * The numbers and layouts are those of <linux/io_uring.h>, which never change, but which old
+ * systems' headers have only in part (Debian 12: 6.1). What each kernel knows is found out by
+ * asking it, at run time. */
+
+#if NKI_HAS_URING
+
+/* Operations. */
+enum {
+    NKI_URING_NOP = 0,
+    NKI_URING_POLL_ADD = 6,
+    NKI_URING_ACCEPT = 13,
+    NKI_URING_CANCEL = 14,
+    NKI_URING_SEND = 26,
+    NKI_URING_RECV = 27,
+    NKI_URING_OP_5_19 = 45, /* SOCKET: multishot accept is there */
+    NKI_URING_OP_6_0 = 47   /* SEND_ZC: multishot receive is there */
+};
+
+/* io_uring_params.flags */
+#define NKI_URING_SETUP_CQSIZE (1u << 3)
+#define NKI_URING_SETUP_DISABLED (1u << 6)
+#define NKI_URING_SETUP_SUBMIT_ALL (1u << 7)     /* 5.18 */
+#define NKI_URING_SETUP_COOP_TASKRUN (1u << 8)   /* 5.19 */
+#define NKI_URING_SETUP_SINGLE_ISSUER (1u << 12) /* 6.0 */
+#define NKI_URING_SETUP_DEFER_TASKRUN (1u << 13) /* 6.1 */
+#define NKI_URING_SETUP_NO_SQARRAY (1u << 16)    /* 6.6 */
+
+/* io_uring_params.features */
+#define NKI_URING_FEAT_SINGLE_MMAP (1u << 0)
+#define NKI_URING_FEAT_NODROP (1u << 1)
+#define NKI_URING_FEAT_SUBMIT_STABLE (1u << 2)
+#define NKI_URING_FEAT_FAST_POLL (1u << 5)
+#define NKI_URING_FEAT_EXT_ARG (1u << 8)
+#define NKI_URING_FEAT_CQE_SKIP (1u << 11)
+#define NKI_URING_FEAT_NEEDED                                                            \
+    (NKI_URING_FEAT_SINGLE_MMAP | NKI_URING_FEAT_NODROP | NKI_URING_FEAT_SUBMIT_STABLE | \
+     NKI_URING_FEAT_FAST_POLL | NKI_URING_FEAT_EXT_ARG)
+
+#define NKI_URING_ENTER_GETEVENTS (1u << 0)
+#define NKI_URING_ENTER_EXT_ARG (1u << 3)
+#define NKI_URING_ENTER_REGISTERED (1u << 4)
+
+enum {
+    NKI_URING_REGISTER_PROBE = 8,
+    NKI_URING_REGISTER_ENABLE = 12,
+    NKI_URING_REGISTER_RING = 20,
+    NKI_URING_UNREGISTER_RING = 21,
+    NKI_URING_REGISTER_BUFFERS = 22,
+    NKI_URING_UNREGISTER_BUFFERS = 23
+};
+
+#define NKI_URING_SQES_OFFSET 0x10000000
+#define NKI_URING_SQ_CQ_OVERFLOW (1u << 1) /* in the flags of the submission side */
+
+/* io_uring_sqe.flags, .ioprio and .len of single operations */
+#define NKI_URING_SQE_BUFFER_SELECT (1u << 5)
+#define NKI_URING_SQE_SKIP_SUCCESS (1u << 6)
+#define NKI_URING_ACCEPT_MULTISHOT (1u << 0)
+#define NKI_URING_RECV_POLL_FIRST (1u << 0)
+#define NKI_URING_RECV_MULTISHOT (1u << 1)
+#define NKI_URING_POLL_MULTISHOT (1u << 0)
+
+/* io_uring_cqe.flags */
+#define NKI_URING_CQE_BUFFER (1u << 0) /* a buffer's number is in the upper half */
+#define NKI_URING_CQE_MORE (1u << 1)   /* the operation goes on */
+
+typedef struct nki_uring_sqe {
+    uint8_t opcode;
+    uint8_t flags;
+    uint16_t ioprio;
+    int32_t fd;
+    uint64_t off;
+    uint64_t addr;
+    uint32_t len;
+    uint32_t op_flags;
+    uint64_t user_data;
+    uint16_t buffer_group;
+    uint16_t personality;
+    uint32_t file_index;
+    uint64_t addr3;
+    uint64_t pad;
+} nki_uring_sqe;
+
+typedef struct nki_uring_cqe {
+    uint64_t user_data;
+    int32_t res;
+    uint32_t flags;
+} nki_uring_cqe;
+
+typedef struct nki_uring_offsets {
+    uint32_t head, tail, mask, entries, a, b, c, d;
+    uint64_t user_addr;
+} nki_uring_offsets;
+
+typedef struct nki_uring_params {
+    uint32_t sq_entries, cq_entries, flags, sq_thread_cpu, sq_thread_idle, features, wq_fd;
+    uint32_t reserved[3];
+    nki_uring_offsets sq; /* a flags, b dropped, c array */
+    nki_uring_offsets cq; /* a overflow, b cqes, c flags */
+} nki_uring_params;
+
+typedef struct nki_uring_wait_arg {
+    uint64_t sigmask;
+    uint32_t sigmask_size;
+    uint32_t min_wait_us;
+    uint64_t time;
+} nki_uring_wait_arg;
+
+typedef struct nki_uring_time {
+    int64_t seconds;
+    int64_t nanoseconds;
+} nki_uring_time;
+
+typedef struct nki_uring_probe {
+    uint8_t last_op;
+    uint8_t count;
+    uint16_t reserved[7];
+    struct {
+        uint8_t op;
+        uint8_t reserved;
+        uint16_t flags; /* bit 0: supported */
+        uint32_t reserved2;
+    } ops[64];
+} nki_uring_probe;
+
+typedef struct nki_uring_update {
+    uint32_t offset;
+    uint32_t reserved;
+    uint64_t data;
+} nki_uring_update;
+
+/* One place of a ring of provided buffers. In the first one `tail` is the ring's own. */
+typedef struct nki_uring_buffer {
+    uint64_t addr;
+    uint32_t len;
+    uint16_t id;
+    uint16_t tail;
+} nki_uring_buffer;
+
+typedef struct nki_uring_buffers_reg {
+    uint64_t addr;
+    uint32_t entries;
+    uint16_t group;
+    uint16_t flags;
+    uint64_t reserved[3];
+} nki_uring_buffers_reg;
+
+NKI_STATIC_ASSERT(sqe_size, sizeof(nki_uring_sqe) == 64);
+NKI_STATIC_ASSERT(cqe_size, sizeof(nki_uring_cqe) == 16);
+NKI_STATIC_ASSERT(params_size, sizeof(nki_uring_params) == 120);
+NKI_STATIC_ASSERT(buffer_size, sizeof(nki_uring_buffer) == 16);
+NKI_STATIC_ASSERT(buffers_reg_size, sizeof(nki_uring_buffers_reg) == 40);
+
+typedef struct nki_uring {
+    int fd;       /* -1 = none */
+    int enter_fd; /* the same, or its registered number */
+    uint32_t enter_flags;
+    uintptr_t thread; /* that enabled it */
+    uint32_t flags;   /* NKI_URING_SETUP_* it was made with */
+    uint32_t features;
+    uint32_t sq_entries;
+    uint32_t sq_mask;
+    uint32_t cq_mask;
+    uint32_t sqe_tail; /* filled up to here; the kernel has been told up to *sq_tail */
+    uint32_t *sq_head;
+    uint32_t *sq_tail;
+    uint32_t *sq_flags;
+    uint32_t *cq_head;
+    uint32_t *cq_tail;
+    nki_uring_sqe *sqes;
+    nki_uring_cqe *cqes;
+    unsigned char *map; /* both rings */
+    size_t map_size;
+    size_t sqes_size;
+    bool is_enabled;
+    bool has_op[64];
+} nki_uring;
+
+#endif /* NKI_HAS_URING */
+
+/* ---- src/uring/ring.c ---- */
+/* The ring itself: set up, told what to do, waited for, read.
+ *
+ * It is made disabled and enabled by the thread that first waits on it: with SINGLE_ISSUER the
+ * kernel binds it to that thread, and with DEFER_TASKRUN completions are made nowhere but in
+ * that thread's own calls that ask for events, so every wait asks, even one that does not block.
+ * Each step of the ladder below is what one more kernel can do. Ring memory is charged to
+ * RLIMIT_MEMLOCK (seen on 6.18: 64 KiB allows 512 entries), so ENOMEM means: try smaller.
+ * A forked child must not touch a ring: its memory is not inherited. */
+
+#if NKI_HAS_URING
+
+enum {
+    NKI_URING_SQ_ENTRIES = 256,
+    NKI_URING_CQ_ENTRIES = 4096,
+    NKI_URING_SQ_LEAST = 16
+};
+
+static void nki_uring_init(nki_uring *r) {
+    memset(r, 0, sizeof *r);
+    r->fd = -1;
+    r->enter_fd = -1;
+}
+
+static void nki_uring_close(nki_uring *r) {
+    if (r->sqes != NULL) {
+        (void)NKI_SYS_munmap(r->sqes, r->sqes_size);
+    }
+    if (r->map != NULL) {
+        (void)NKI_SYS_munmap(r->map, r->map_size);
+    }
+    if ((r->enter_flags & NKI_URING_ENTER_REGISTERED) != 0 && r->thread == nki_os_thread_id()) {
+        /* The kernel holds the ring for that thread until told otherwise, or its end. */
+        nki_uring_update update;
+        memset(&update, 0, sizeof update);
+        update.offset = (uint32_t)r->enter_fd;
+        (void)NKI_SYS_io_uring_register(r->fd, NKI_URING_UNREGISTER_RING, &update, 1u);
+    }
+    if (r->fd >= 0) {
+        nki_os_abandon((uintptr_t)r->fd);
+    }
+    nki_uring_init(r);
+}
+
+/* ---- setting up ---- */
+
+/* Flags, best first. Returns 0 beyond the last step. */
+static uint32_t nki_uring_step(unsigned step) {
+    const uint32_t least = NKI_URING_SETUP_CQSIZE | NKI_URING_SETUP_DISABLED;
+    const uint32_t coop = least | NKI_URING_SETUP_SUBMIT_ALL | NKI_URING_SETUP_COOP_TASKRUN;
+    const uint32_t best = least | NKI_URING_SETUP_SUBMIT_ALL | NKI_URING_SETUP_SINGLE_ISSUER |
+                          NKI_URING_SETUP_DEFER_TASKRUN;
+    switch (step) {
+    case 0: return best | NKI_URING_SETUP_NO_SQARRAY;
+    case 1: return best;
+    case 2: return coop | NKI_URING_SETUP_SINGLE_ISSUER;
+    case 3: return coop;
+    case 4: return least | NKI_URING_SETUP_SUBMIT_ALL;
+    case 5: return least;
+    default: return 0;
+    }
+}
+
+/* Down the ladder while the kernel does not know a flag, and then in size while it has no memory.
+ * Returns 0 or an errno. */
+static int nki_uring_setup(nki_uring *r, nki_uring_params *p) {
+    uint32_t entries = NKI_URING_SQ_ENTRIES;
+    unsigned step = 0;
+    while (entries >= NKI_URING_SQ_LEAST) {
+        memset(p, 0, sizeof *p);
+        p->flags = nki_uring_step(step);
+        p->cq_entries = entries * (NKI_URING_CQ_ENTRIES / NKI_URING_SQ_ENTRIES);
+        r->fd = NKI_SYS_io_uring_setup(entries, p);
+        if (r->fd >= 0) {
+            r->flags = p->flags;
+            r->features = p->features;
+            return 0;
+        }
+        if (errno == EINVAL && nki_uring_step(step + 1) != 0) {
+            step++;
+        } else if (errno == ENOMEM) {
+            entries /= 4;
+        } else {
+            break;
+        }
+    }
+    return errno;
+}
+
+static uint32_t *nki_uring_word(nki_uring *r, uint32_t offset) {
+    return (uint32_t *)(void *)(r->map + offset);
+}
+
+static void nki_uring_place(nki_uring *r, const nki_uring_params *p) {
+    r->sq_entries = p->sq_entries;
+    r->sq_mask = p->sq_entries - 1;
+    r->cq_mask = p->cq_entries - 1;
+    r->sq_head = nki_uring_word(r, p->sq.head);
+    r->sq_tail = nki_uring_word(r, p->sq.tail);
+    r->sq_flags = nki_uring_word(r, p->sq.a);
+    r->cq_head = nki_uring_word(r, p->cq.head);
+    r->cq_tail = nki_uring_word(r, p->cq.tail);
+    r->cqes = (nki_uring_cqe *)(void *)(r->map + p->cq.b);
+    r->sqe_tail = *r->sq_tail;
+    if ((r->flags & NKI_URING_SETUP_NO_SQARRAY) == 0) {
+        uint32_t *array = nki_uring_word(r, p->sq.c);
+        for (uint32_t i = 0; i < p->sq_entries; i++) {
+            array[i] = i;
+        }
+    }
+}
+
+static int nki_uring_map(nki_uring *r, const nki_uring_params *p) {
+    bool has_array = (p->flags & NKI_URING_SETUP_NO_SQARRAY) == 0;
+    size_t sq_size = has_array ? p->sq.c + p->sq_entries * sizeof(uint32_t) : 0;
+    size_t cq_size = p->cq.b + p->cq_entries * sizeof(nki_uring_cqe);
+    size_t size = NKI_MAX(sq_size, cq_size);
+    void *map = NKI_SYS_mmap(size, MAP_SHARED | MAP_POPULATE, r->fd, 0);
+    if (map == MAP_FAILED) {
+        return errno;
+    }
+    r->map = (unsigned char *)map;
+    r->map_size = size;
+    size = p->sq_entries * sizeof(nki_uring_sqe);
+    map = NKI_SYS_mmap(size, MAP_SHARED | MAP_POPULATE, r->fd, NKI_URING_SQES_OFFSET);
+    if (map == MAP_FAILED) {
+        return errno;
+    }
+    r->sqes = (nki_uring_sqe *)map;
+    r->sqes_size = size;
+    (void)NKI_SYS_madvise(r->map, r->map_size, MADV_DONTFORK);
+    (void)NKI_SYS_madvise(r->sqes, r->sqes_size, MADV_DONTFORK);
+    nki_uring_place(r, p);
+    return 0;
+}
+
+/* Ask what it can do; also finds a sandbox that allows setting up and nothing more. */
+static int nki_uring_ask(nki_uring *r) {
+    static const uint8_t needed[] = {NKI_URING_POLL_ADD, NKI_URING_ACCEPT, NKI_URING_CANCEL,
+                                     NKI_URING_SEND, NKI_URING_RECV};
+    nki_uring_probe probe;
+    memset(&probe, 0, sizeof probe);
+    if (NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_PROBE, &probe,
+                                  (unsigned)NKI_COUNT(probe.ops)) != 0) {
+        return errno;
+    }
+    for (size_t i = 0; i < NKI_COUNT(probe.ops) && i <= probe.last_op; i++) {
+        r->has_op[i] = (probe.ops[i].flags & 1u) != 0;
+    }
+    for (size_t i = 0; i < NKI_COUNT(needed); i++) {
+        if (!r->has_op[needed[i]]) {
+            return ENOSYS;
+        }
+    }
+    /* A disabled ring says EBADFD: any other trouble is a sandbox's. */
+    if (NKI_SYS_io_uring_enter(r->fd, 0u, 0u, 0u, NULL, (size_t)0) < 0 && errno != EBADFD) {
+        return errno;
+    }
+    return 0;
+}
+
+/* Make one. Returns 0 or an errno, and then *where names the call that failed. */
+static int nki_uring_open(nki_uring *r, const char **where) {
+    nki_uring_params params;
+    nki_uring_init(r);
+    *where = "io_uring_setup";
+    int error = nki_uring_setup(r, &params);
+    if (error == 0 && (params.features & NKI_URING_FEAT_NEEDED) != NKI_URING_FEAT_NEEDED) {
+        error = ENOSYS;
+    }
+    if (error == 0) {
+        *where = "mmap of the ring";
+        error = nki_uring_map(r, &params);
+    }
+    if (error == 0) {
+        *where = "io_uring_register or io_uring_enter";
+        error = nki_uring_ask(r);
+    }
+    if (error != 0) {
+        nki_uring_close(r);
+    }
+    return error;
+}
+
+/* Bind it to this thread. Registering the ring saves each call a look-up of its descriptor. */
+static int nki_uring_enable(nki_uring *r) {
+    if (r->is_enabled) {
+        return 0;
+    }
+    if (NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_ENABLE, NULL, 0u) != 0) {
+        return errno;
+    }
+    r->is_enabled = true;
+    r->thread = nki_os_thread_id();
+    nki_uring_update update;
+    update.offset = UINT32_MAX;
+    update.reserved = 0;
+    update.data = (uint64_t)r->fd;
+    r->enter_fd = r->fd;
+    if (NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_RING, &update, 1u) == 1) {
+        r->enter_fd = (int)update.offset;
+        r->enter_flags = NKI_URING_ENTER_REGISTERED;
+    }
+    return 0;
+}
+
+/* ---- using ---- */
+
+static uint32_t nki_uring_unsubmitted(const nki_uring *r) {
+    return r->sqe_tail - nki_atomic_load(r->sq_head);
+}
+
+static uint32_t nki_uring_unread(const nki_uring *r) {
+    return nki_atomic_load(r->cq_tail) - *r->cq_head;
+}
+
+/* Submit what is filled in, and wait for an event up to timeout_ns (0: only look). Returns 0, or
+ * the errno of a failure that is none of the everyday: those mean "look at what there is". */
+static int nki_uring_enter(nki_uring *r, uint64_t timeout_ns) {
+    nki_uring_wait_arg arg;
+    nki_uring_time time;
+    uint32_t flags = NKI_URING_ENTER_GETEVENTS | NKI_URING_ENTER_EXT_ARG | r->enter_flags;
+    memset(&arg, 0, sizeof arg);
+    if (timeout_ns != 0 && timeout_ns != NKI_NEVER) {
+        time.seconds = (int64_t)(timeout_ns / NKI_NS_PER_S);
+        time.nanoseconds = (int64_t)(timeout_ns % NKI_NS_PER_S);
+        arg.time = (uint64_t)(uintptr_t)&time;
+    }
+    nki_atomic_store(r->sq_tail, r->sqe_tail);
+    if (NKI_SYS_io_uring_enter(r->enter_fd, nki_uring_unsubmitted(r), timeout_ns != 0 ? 1u : 0u,
+                               flags, &arg, sizeof arg) >= 0) {
+        return 0;
+    }
+    /* ETIME: the time is up. EBUSY: completions have overflown, read them first. EAGAIN: no
+     * memory for a request right now. */
+    bool is_everyday = errno == ETIME || errno == EINTR || errno == EBUSY || errno == EAGAIN;
+    return is_everyday ? 0 : errno;
+}
+
+/* A place for an operation, cleared; NULL when all are taken and the kernel takes none. */
+static nki_uring_sqe *nki_uring_take(nki_uring *r) {
+    if (NKI_UNLIKELY(r->sqe_tail - nki_atomic_load(r->sq_head) == r->sq_entries)) {
+        if (!r->is_enabled || nki_uring_enter(r, 0) != 0 ||
+            r->sqe_tail - nki_atomic_load(r->sq_head) == r->sq_entries) {
+            return NULL;
+        }
+    }
+    nki_uring_sqe *sqe = &r->sqes[r->sqe_tail++ & r->sq_mask];
+    memset(sqe, 0, sizeof *sqe);
+    return sqe;
+}
+
+#endif /* NKI_HAS_URING */
+
+/* ---- src/uring/buffers.c ---- */
+/* Provided buffers: memory the kernel picks from when bytes have come, so that a conn that is
+ * silent owns none.
+ *
+ * A buffer is with the kernel, or holds bytes that a conn has not read (parked), or is lent to a
+ * handler. The three are told apart by its record; a count of those not with the kernel tells
+ * cheaply whether there is anything to look after. Kernel side: io_uring_register_buf_ring(3);
+ * an empty ring ends a multishot receive at once with ENOBUFS. */
+
+#if NKI_HAS_URING
+
+enum {
+    NKI_POOL_COUNT = 256, /* at most 500 conns answered at once need more, and read by recv then */
+    NKI_POOL_SIZE = 8192, /* who fills one reads by recv into 64 KiB instead */
+    NKI_POOL_GROUP = 0
+};
+
+#define NKI_POOL_NONE UINT16_MAX
+#define NKI_POOL_FREE UINT32_MAX /* as the slot of a buffer's owner: with the kernel */
+
+typedef struct nki_pool_record {
+    uint32_t slot; /* of the owner */
+    uint16_t next; /* parked behind it */
+    uint16_t unused;
+    uint32_t begin;
+    uint32_t end;
+} nki_pool_record;
+
+typedef struct nki_pool {
+    uint32_t count; /* a power of two */
+    uint32_t size;
+    nki_uring_buffer *ring; /* NULL = not there */
+    unsigned char *memory;
+    nki_pool_record *records;
+    uint32_t held; /* not with the kernel */
+    uint16_t tail; /* of the ring; the kernel sees it when it is published */
+} nki_pool;
+
+static unsigned char *nki_pool_data(const nki_pool *p, uint16_t id) {
+    return p->memory + (size_t)id * p->size;
+}
+
+/* Back to the kernel, from nki_pool_publish on. */
+static void nki_pool_give(nki_pool *p, uint16_t id) {
+    nki_uring_buffer *place = &p->ring[p->tail++ & (p->count - 1)];
+    place->addr = (uint64_t)(uintptr_t)nki_pool_data(p, id);
+    place->len = p->size;
+    place->id = id;
+    p->records[id].slot = NKI_POOL_FREE;
+    p->held--;
+}
+
+static void nki_pool_publish(nki_pool *p) {
+    if (p->ring != NULL) {
+        nki_atomic_store(&p->ring[0].tail, p->tail);
+    }
+}
+
+static size_t nki_pool_ring_size(const nki_pool *p) {
+    return p->count * sizeof(nki_uring_buffer);
+}
+
+static void nki_pool_free(nki_pool *p, const netkit_allocator *a) {
+    if (p->ring != NULL) {
+        (void)NKI_SYS_munmap(p->ring, nki_pool_ring_size(p));
+    }
+    nki_free(a, p->memory, (size_t)p->count * p->size);
+    nki_free(a, p->records, p->count * sizeof *p->records);
+    p->ring = NULL;
+    p->memory = NULL;
+    p->records = NULL;
+    p->held = 0;
+    p->tail = 0;
+}
+
+static int nki_pool_register(nki_pool *p, const nki_uring *r) {
+    nki_uring_buffers_reg reg;
+    void *ring = NKI_SYS_mmap(nki_pool_ring_size(p), MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (ring == MAP_FAILED) {
+        return errno;
+    }
+    p->ring = (nki_uring_buffer *)ring;
+    memset(&reg, 0, sizeof reg);
+    reg.addr = (uint64_t)(uintptr_t)ring;
+    reg.entries = p->count;
+    reg.group = NKI_POOL_GROUP;
+    return NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_BUFFERS, &reg, 1u) != 0 ? errno : 0;
+}
+
+/* Make the buffers and hand all of them to the kernel. Returns 0 or an errno, nothing left. */
+static int nki_pool_open(nki_pool *p, const nki_uring *r, const netkit_allocator *a) {
+    p->memory = (unsigned char *)nki_alloc(a, (size_t)p->count * p->size);
+    p->records = (nki_pool_record *)nki_alloc_zero(a, p->count * sizeof *p->records);
+    int error = p->memory == NULL || p->records == NULL ? ENOMEM : nki_pool_register(p, r);
+    if (error != 0) {
+        nki_pool_free(p, a);
+        return error;
+    }
+    p->held = p->count;
+    for (uint32_t i = 0; i < p->count; i++) {
+        nki_pool_give(p, (uint16_t)i);
+    }
+    nki_pool_publish(p);
+    return 0;
+}
+
+#endif /* NKI_HAS_URING */
+
 /* ---- src/loop/types.h ---- */
 /* The loop's inner types.
  *
@@ -5955,9 +6529,10 @@ struct netkit_loop {
     uint8_t is_plain;   /* no debug mode, no driver that wants wishes or its buffers back */
     uint8_t is_running; /* inside run, run_once or poll */
     uint8_t is_run;     /* inside netkit_loop_run: it must not wait with nothing left to wait for */
-    uint8_t phase;      /* nki_turn_phase */
-    nki_queue ready;    /* to be served in this turn */
-    nki_queue later;    /* in the next one */
+    uint8_t is_unsubmitted; /* the driver has begun what only a turn, or its commit, submits */
+    uint8_t phase;          /* nki_turn_phase */
+    nki_queue ready;        /* to be served in this turn */
+    nki_queue later;        /* in the next one */
     nki_conn_queue dirty;
     nki_conn_queue dead;
     nki_queue graves;     /* slots to be freed at the end of the turn */
@@ -6001,6 +6576,7 @@ struct netkit_loop {
     const netkit_poll_event *events_next; /* seen by wait, not yet served */
     const netkit_poll_event *events_end;
     void *driver_state;
+    const char *backend; /* its name */
     void *ext;
     netkit_loop_desc desc; /* with the defaults filled in */
     netkit_allocator allocator;
@@ -6033,6 +6609,10 @@ typedef struct nki_driver {
     nki_source *(*next)(netkit_loop *loop);
     int (*wake)(netkit_loop *loop); /* any thread, signal handlers */
     int (*native)(netkit_loop *loop, uintptr_t *out);
+    /* What was begun goes to the system now: nobody is going to wait soon. NULL = it went. */
+    void (*commit)(netkit_loop *loop);
+    /* Another thread, the caller, takes the loop over. NULL = that changes nothing. */
+    int (*rebind)(netkit_loop *loop);
 
     /* Descriptors. shut stops events, closes (with a reset or not) and calls nki_gone() when no
      * completion can come any more: at once, or later. discard closes one never attached. */
@@ -9129,10 +9709,20 @@ static NKI_OUTLINE void nki_turn_begin(netkit_loop *loop, uint64_t timeout_ns) {
     loop->phase = NKI_TURN_READY;
 }
 
+/* Before the loop is left: the system must know of everything that was begun. */
+static void nki_commit(netkit_loop *loop) {
+    if (loop->driver->commit != NULL) {
+        loop->driver->commit(loop);
+    }
+}
+
 static void nki_turn_end(netkit_loop *loop) {
     nki_flush_dirty(loop);
     nki_free_graves(loop);
     loop->phase = NKI_TURN_NONE;
+    if (loop->desc.pull) {
+        nki_commit(loop);
+    }
     if (loop->desc.after_turn != NULL) {
         uint64_t started = nki_call_begin(loop);
         loop->desc.after_turn(loop, loop->desc.user);
@@ -9622,15 +10212,1365 @@ static int nki_r_get_option(netkit_loop *loop, uintptr_t socket, netkit_option o
 
 static const nki_driver *nki_readiness_driver(void) {
     static const nki_driver driver = {
-        nki_r_open,    nki_r_close,      nki_r_now,        nki_r_random,     nki_r_wait,
-        nki_r_next,    nki_r_wake,       nki_r_native,     nki_r_attach,     nki_r_shut,
-        nki_r_discard, nki_r_arm,        nki_r_watch,      nki_r_unwatch,    nki_r_listen,
-        nki_r_accept,  nki_r_adopt,      nki_r_connect,    nki_r_connected,  nki_r_read,
-        NULL,          nki_r_flush,      nki_r_send,       nki_r_half_close, nki_r_local,
-        nki_r_remote,  nki_r_set_option, nki_r_get_option, nki_os_code,
+        nki_r_open,
+        nki_r_close,
+        nki_r_now,
+        nki_r_random,
+        nki_r_wait,
+        nki_r_next,
+        nki_r_wake,
+        nki_r_native,
+        NULL,
+        NULL,
+        nki_r_attach,
+        nki_r_shut,
+        nki_r_discard,
+        nki_r_arm,
+        nki_r_watch,
+        nki_r_unwatch,
+        nki_r_listen,
+        nki_r_accept,
+        nki_r_adopt,
+        nki_r_connect,
+        nki_r_connected,
+        nki_r_read,
+        NULL,
+        nki_r_flush,
+        nki_r_send,
+        nki_r_half_close,
+        nki_r_local,
+        nki_r_remote,
+        nki_r_set_option,
+        nki_r_get_option,
+        nki_os_code,
     };
     return &driver;
 }
+
+/* ---- src/uring/state.h ---- */
+/* The ring driver's own things. */
+
+#if NKI_HAS_URING
+
+/* Kinds of operations: the low half of the eight bits between token and slot in user_data; the
+ * upper half counts polls, since a poll may be given up before its end has come. */
+enum {
+    NKI_U_RECV = 0,
+    NKI_U_SEND = 1,
+    NKI_U_ACCEPT = 2,
+    NKI_U_POLL = 3
+};
+
+#define NKI_U_BIT(op) ((uint8_t)(1u << (op)))
+#define NKI_U_WAKE UINT64_MAX                /* user_data of the poll for wakes */
+#define NKI_U_IGNORED ((uint64_t)0x00FFFFFF) /* of what nobody asks about: a slot nobody has */
+
+/* nki_u_slot.want: what is to be begun at the next chance. */
+enum {
+    NKI_U_WANT_INPUT = 1, /* hear of bytes, connections, or what a watch asks for */
+    NKI_U_WANT_SEND = 2,
+    NKI_U_PENDING = 128 /* in the list of those who want */
+};
+
+/* nki_u_slot.state */
+enum {
+    NKI_U_CLOSING = 1, /* shut: gone when nothing is busy */
+    NKI_U_RESET = 2,   /* and then closed with a reset */
+    NKI_U_EOF = 4,     /* the end has come, and waits behind what is parked */
+    NKI_U_ENDED = 8,   /* and has been read: only an error can follow */
+    NKI_U_TO_AGAIN = 16,
+    NKI_U_TURNED_AWAY = 32 /* its receive is being cancelled */
+};
+
+/* Bytes taken out of the buffers, or accepted sockets, that wait: first in, first out. */
+typedef struct nki_u_blob {
+    size_t begin;
+    size_t end;
+    size_t capacity;
+} nki_u_blob;
+
+/* Beside each slot of the loop, so that conns stay small. */
+typedef struct nki_u_slot {
+    uint32_t next; /* who wants: the slot behind this one */
+    uint8_t want;
+    uint8_t busy; /* operations in flight, NKI_U_BIT of each */
+    uint8_t state;
+    uint8_t polls;  /* counted, 4 bits */
+    uint16_t first; /* buffers that are parked */
+    uint16_t last;
+    uint16_t error;      /* errno that reading or accepting will say, 0 = none */
+    uint16_t send_error; /* and sending */
+    uint32_t events;     /* of a watch */
+    uint32_t bulk;       /* reads that go past the buffers because the last ones were large */
+    nki_u_blob *blob;    /* older than what is parked */
+} nki_u_slot;
+
+NKI_STATIC_ASSERT(u_slot_size, sizeof(nki_u_slot) <= 64); /* with the conn: 192 bytes */
+
+typedef struct nki_u {
+    nki_uring ring;
+    nki_pool pool;
+    nki_u_slot **slabs;
+    uint32_t slabs_count;
+    uint32_t want_first; /* slots that want, NKI_NO_SLOT = none */
+    uint32_t want_last;
+    uint32_t next; /* completions of this turn */
+    uint32_t end;
+    uint16_t lent;         /* buffer that a handler has, or NKI_POOL_NONE */
+    nki_u_blob *lent_blob; /* or blob */
+    nki_u_slot *reading;   /* whose bytes a handler has, the rest of them still being parked */
+    bool is_wake_armed;
+    bool has_recv_multishot;
+    bool has_accept_multishot;
+    bool has_skip;
+    unsigned char *guard; /* a page that reads 0 in a forked child */
+    nki_fd_table watched;
+    uint64_t overflows; /* times the kernel had more completions than places */
+    uint64_t starved;   /* receives that found no buffer */
+    uint64_t arms;      /* receives begun */
+} nki_u;
+
+static nki_u *nki_u_of(const netkit_loop *loop) {
+    return (nki_u *)loop->driver_state;
+}
+
+/* The driver's half of a slot that was attached. */
+static nki_u_slot *nki_u_at(const nki_u *u, uint32_t slot) {
+    return &u->slabs[slot >> NKI_SLAB_BITS][slot & (NKI_SLAB_SLOTS - 1)];
+}
+
+static nki_u_slot *nki_u_slot_of(const nki_u *u, const nki_source *source) {
+    return nki_u_at(u, nki_id_slot(source->id));
+}
+
+static uint64_t nki_u_name(const nki_source *source, const nki_u_slot *s, unsigned op) {
+    uint64_t kind = op == NKI_U_POLL ? op | (uint64_t)s->polls << 4 : op;
+    return nki_token_of(source) | kind << NKI_SLOT_BITS;
+}
+
+/* ---- blobs ---- */
+
+static unsigned char *nki_u_blob_data(nki_u_blob *b) {
+    return (unsigned char *)(b + 1) + b->begin;
+}
+
+static size_t nki_u_blob_len(const nki_u_blob *b) {
+    return b == NULL ? 0 : b->end - b->begin;
+}
+
+static void nki_u_blob_free(const netkit_allocator *a, nki_u_blob *b) {
+    if (b != NULL) {
+        nki_free(a, b, sizeof *b + b->capacity);
+    }
+}
+
+/* Append; what was there stays first. */
+static int nki_u_blob_push(const netkit_allocator *a, nki_u_blob **at, const void *data,
+                           size_t len) {
+    nki_u_blob *b = *at;
+    if (b == NULL || b->capacity - b->end < len) {
+        size_t had = nki_u_blob_len(b);
+        size_t capacity = NKI_MAX(had + len, had * 2);
+        nki_u_blob *more = (nki_u_blob *)nki_alloc(a, sizeof *more + capacity);
+        if (more == NULL) {
+            return NETKIT_E_NOMEM;
+        }
+        more->begin = 0;
+        more->end = had;
+        more->capacity = capacity;
+        if (had != 0) {
+            memcpy(more + 1, nki_u_blob_data(b), had);
+        }
+        nki_u_blob_free(a, b);
+        *at = b = more;
+    }
+    memcpy((unsigned char *)(b + 1) + b->end, data, len);
+    b->end += len;
+    return NETKIT_OK;
+}
+
+/* ---- who wants something ---- */
+
+static void nki_u_want(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s,
+                       unsigned what) {
+    loop->is_unsubmitted = 1;
+    s->want = (uint8_t)(s->want | what);
+    if ((s->want & NKI_U_PENDING) != 0) {
+        return;
+    }
+    uint32_t slot = nki_id_slot(source->id);
+    s->want |= NKI_U_PENDING;
+    s->next = NKI_NO_SLOT;
+    if (u->want_last == NKI_NO_SLOT) {
+        u->want_first = slot;
+    } else {
+        nki_u_at(u, u->want_last)->next = slot;
+    }
+    u->want_last = slot;
+}
+
+#endif /* NKI_HAS_URING */
+
+/* ---- src/uring/operations.c ---- */
+/* Operations: begun for those who want them, cancelled, and what their completions mean.
+ *
+ * There is at most one receive, send and accept of a descriptor at a time, and the next one is
+ * begun only after the terminal completion (the one without F_MORE) of the one before. A cancelled
+ * operation completes all the same, so memory and descriptor wait for that: close(2) alone would
+ * neither end it nor send a FIN. */
+
+#if NKI_HAS_URING
+
+enum {
+    NKI_U_SEND_MAX = 8192, /* larger sends are calls at once: the copy would cost more than that */
+    NKI_U_BULK = 8,        /* reads by recv after a filled buffer */
+    NKI_U_BULK_MIN = 4096, /* one that is larger starts them anew */
+    NKI_U_PARKED_SOCKETS = 256 /* accepted ahead of the listener */
+};
+
+static nki_uring_sqe *nki_u_take(netkit_loop *loop, nki_u *u) {
+    loop->is_unsubmitted = 1;
+    return nki_uring_take(&u->ring);
+}
+
+/* ---- beginning ---- */
+
+static bool nki_u_cancel(netkit_loop *loop, nki_u *u, uint64_t name) {
+    nki_uring_sqe *sqe = nki_u_take(loop, u);
+    if (sqe == NULL) {
+        return false;
+    }
+    sqe->opcode = NKI_URING_CANCEL;
+    sqe->flags = u->has_skip ? (uint8_t)NKI_URING_SQE_SKIP_SUCCESS : 0;
+    sqe->fd = -1;
+    sqe->addr = name;
+    sqe->user_data = NKI_U_IGNORED;
+    return true;
+}
+
+static bool nki_u_cancel_all(netkit_loop *loop, nki_u *u, const nki_source *source,
+                             const nki_u_slot *s) {
+    for (unsigned op = NKI_U_RECV; op <= NKI_U_POLL; op++) {
+        if ((s->busy & NKI_U_BIT(op)) != 0 && !nki_u_cancel(loop, u, nki_u_name(source, s, op))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* End a receive whose bytes are not wanted this way; what comes before its end is still parked. */
+static void nki_u_turn_away(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s) {
+    if ((s->busy & NKI_U_BIT(NKI_U_RECV)) != 0 && (s->state & NKI_U_TURNED_AWAY) == 0 &&
+        nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_RECV))) {
+        s->state |= NKI_U_TURNED_AWAY;
+    }
+}
+
+static uint32_t nki_u_poll_bits(uint32_t events) {
+    events &= 0xFFFF;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    events = events << 16; /* the kernel's poll32_events has its halves swapped there */
+#endif
+    return events;
+}
+
+/* Errors and hang-ups are reported always. A poll that is there is given up, not waited for. */
+static bool nki_u_begin_poll(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s,
+                             uint32_t events, bool is_multishot) {
+    if ((s->busy & NKI_U_BIT(NKI_U_POLL)) != 0) {
+        if (!nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_POLL))) {
+            return false;
+        }
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_POLL));
+    }
+    nki_uring_sqe *sqe = nki_u_take(loop, u);
+    if (sqe == NULL) {
+        return false;
+    }
+    s->polls = (uint8_t)((s->polls + 1) & 15);
+    sqe->opcode = NKI_URING_POLL_ADD;
+    sqe->fd = nki_os_fd(source->socket);
+    sqe->len = is_multishot ? NKI_URING_POLL_MULTISHOT : 0;
+    sqe->op_flags = nki_u_poll_bits(events);
+    sqe->user_data = nki_u_name(source, s, NKI_U_POLL);
+    s->busy |= NKI_U_BIT(NKI_U_POLL);
+    return true;
+}
+
+static bool nki_u_begin_recv(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s) {
+    if ((s->busy & NKI_U_BIT(NKI_U_POLL)) != 0) {
+        if (!nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_POLL))) {
+            return false;
+        }
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_POLL));
+        s->polls = (uint8_t)((s->polls + 1) & 15);
+    }
+    nki_uring_sqe *sqe = nki_u_take(loop, u);
+    if (sqe == NULL) {
+        return false;
+    }
+    sqe->opcode = NKI_URING_RECV;
+    sqe->flags = NKI_URING_SQE_BUFFER_SELECT;
+    /* To poll first: without it an empty pool would end it at once, although nothing has come. */
+    sqe->ioprio = NKI_URING_RECV_MULTISHOT | NKI_URING_RECV_POLL_FIRST;
+    sqe->fd = nki_os_fd(source->socket);
+    sqe->buffer_group = NKI_POOL_GROUP;
+    sqe->user_data = nki_u_name(source, s, NKI_U_RECV);
+    s->busy |= NKI_U_BIT(NKI_U_RECV);
+    u->arms++;
+    return true;
+}
+
+/* The pool, made at first use: smaller where memory is short, never where the kernel cannot. */
+static bool nki_u_has_pool(netkit_loop *loop, nki_u *u) {
+    while (u->has_recv_multishot && u->pool.ring == NULL) {
+        int error = nki_pool_open(&u->pool, &u->ring, &loop->allocator);
+        if (error == ENOMEM && u->pool.count > 16) {
+            u->pool.count /= 4;
+        } else {
+            u->has_recv_multishot = error == 0;
+        }
+    }
+    return u->has_recv_multishot;
+}
+
+/* Hear of bytes: have them received, or, where buffers are not the way, be told and read then. */
+static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
+    if ((c->flags & NKI_C_CONNECTING) != 0) {
+        return nki_u_begin_poll(loop, u, &c->source, s, NETKIT_POLL_WRITE, false);
+    }
+    if ((s->state & NKI_U_ENDED) != 0) {
+        return nki_u_begin_poll(loop, u, &c->source, s, 0, false);
+    }
+    if ((s->busy & NKI_U_BIT(NKI_U_RECV)) != 0) {
+        return true;
+    }
+    if (s->bulk == 0 && nki_u_has_pool(loop, u)) {
+        return nki_u_begin_recv(loop, u, &c->source, s);
+    }
+    const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
+    return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
+           nki_u_begin_poll(loop, u, &c->source, s, events, true);
+}
+
+static bool nki_u_begin_accept(netkit_loop *loop, nki_u *u, const nki_listener *l, nki_u_slot *s) {
+    if ((s->busy & (NKI_U_BIT(NKI_U_ACCEPT) | NKI_U_BIT(NKI_U_POLL))) != 0) {
+        return true;
+    }
+    if (!u->has_accept_multishot) {
+        return nki_u_begin_poll(loop, u, &l->source, s, NETKIT_POLL_READ, true);
+    }
+    nki_uring_sqe *sqe = nki_u_take(loop, u);
+    if (sqe == NULL) {
+        return false;
+    }
+    sqe->opcode = NKI_URING_ACCEPT;
+    sqe->ioprio = NKI_URING_ACCEPT_MULTISHOT;
+    sqe->fd = nki_os_fd(l->source.socket);
+    sqe->op_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
+    sqe->user_data = nki_u_name(&l->source, s, NKI_U_ACCEPT);
+    s->busy |= NKI_U_BIT(NKI_U_ACCEPT);
+    return true;
+}
+
+static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
+    switch (nki_id_kind(source->id)) {
+    case NKI_KIND_CONN: return nki_u_begin_reading(loop, u, (nki_conn *)(void *)source, s);
+    case NKI_KIND_LISTENER: return nki_u_begin_accept(loop, u, (nki_listener *)(void *)source, s);
+    case NKI_KIND_WATCH:
+        if ((s->events & NKI_POLL_SPEAKS) != 0 && (s->busy & NKI_U_BIT(NKI_U_POLL)) == 0) {
+            uint32_t events = s->events & NKI_POLL_SPEAKS;
+            events |= (events & NETKIT_POLL_READ) != 0 ? (uint32_t)NETKIT_POLL_PEER_END : 0u;
+            return nki_u_begin_poll(loop, u, source, s, events,
+                                    (s->events & NETKIT_POLL_EDGE) != 0);
+        }
+        return true;
+    default: return true;
+    }
+}
+
+/* The first chunk alone: what is behind it goes out when this is known to have gone. */
+static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
+    const nki_chunk *chunk = c->out;
+    while (chunk != NULL && chunk->begin == chunk->end) {
+        chunk = chunk->next;
+    }
+    if (chunk == NULL || (s->busy & NKI_U_BIT(NKI_U_SEND)) != 0) {
+        return true;
+    }
+    nki_uring_sqe *sqe = nki_u_take(loop, u);
+    if (sqe == NULL) {
+        return false;
+    }
+    size_t len = NKI_MIN(chunk->end - chunk->begin, (size_t)INT_MAX);
+    sqe->opcode = NKI_URING_SEND;
+    sqe->fd = nki_os_fd(c->source.socket);
+    sqe->addr = (uint64_t)(uintptr_t)(chunk->data + chunk->begin);
+    sqe->len = (uint32_t)NKI_CLIP(send, len);
+    sqe->op_flags = NKI_MSG_NOSIGNAL;
+    sqe->user_data = nki_u_name(&c->source, s, NKI_U_SEND);
+    s->busy |= NKI_U_BIT(NKI_U_SEND);
+    return true;
+}
+
+static bool nki_u_begin(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
+    if ((s->state & NKI_U_CLOSING) != 0) {
+        return nki_u_cancel_all(loop, u, source, s);
+    }
+    if ((s->want & NKI_U_WANT_SEND) != 0) {
+        if (!nki_u_begin_send(loop, u, (nki_conn *)(void *)source, s)) {
+            return false;
+        }
+        s->want = (uint8_t)(s->want & ~NKI_U_WANT_SEND);
+    }
+    return (s->want & NKI_U_WANT_INPUT) == 0 || nki_u_begin_input(loop, u, source, s);
+}
+
+/* Begin all that is wanted, first come first served, as far as the ring takes it. */
+static void nki_u_begin_all(netkit_loop *loop, nki_u *u) {
+    while (u->want_first != NKI_NO_SLOT) {
+        uint32_t slot = u->want_first;
+        nki_u_slot *s = nki_u_at(u, slot);
+        nki_source *source = (nki_source *)(void *)nki_slots_at(&loop->sources, slot);
+        if (source->token != 0 && !nki_u_begin(loop, u, source, s)) {
+            return;
+        }
+        u->want_first = s->next;
+        if (u->want_first == NKI_NO_SLOT) {
+            u->want_last = NKI_NO_SLOT;
+        }
+        s->want = 0;
+    }
+}
+
+/* ---- what a conn has received ---- */
+
+/* The handler is done with what it had. */
+static void nki_u_reclaim(netkit_loop *loop, nki_u *u) {
+    if (u->lent != NKI_POOL_NONE) {
+        nki_pool_give(&u->pool, u->lent);
+        u->lent = NKI_POOL_NONE;
+    }
+    if (NKI_UNLIKELY(u->lent_blob != NULL)) {
+        nki_u_blob_free(&loop->allocator, u->lent_blob);
+        u->lent_blob = NULL;
+    }
+    u->reading = NULL;
+}
+
+static void nki_u_park(nki_u *u, nki_u_slot *s, uint32_t slot, uint16_t id, uint32_t len) {
+    nki_pool_record *record = &u->pool.records[id];
+    record->slot = slot;
+    record->next = NKI_POOL_NONE;
+    record->begin = 0;
+    record->end = len;
+    u->pool.held++;
+    if (s->first == NKI_POOL_NONE) {
+        s->first = id;
+    } else {
+        u->pool.records[s->last].next = id;
+    }
+    s->last = id;
+}
+
+static uint16_t nki_u_unpark(nki_u *u, nki_u_slot *s) {
+    uint16_t id = s->first;
+    s->first = u->pool.records[id].next;
+    return id;
+}
+
+/* Forget what was received. What the handler is looking at stays until it is done. */
+static void nki_u_forget(netkit_loop *loop, nki_u *u, nki_u_slot *s) {
+    bool is_reading = u->reading == s;
+    if (s->blob != NULL) {
+        if (is_reading) {
+            u->lent_blob = s->blob;
+            is_reading = false;
+        } else {
+            nki_u_blob_free(&loop->allocator, s->blob);
+        }
+        s->blob = NULL;
+    }
+    while (s->first != NKI_POOL_NONE) {
+        uint16_t id = nki_u_unpark(u, s);
+        if (is_reading) {
+            u->lent = id;
+            is_reading = false;
+        } else {
+            nki_pool_give(&u->pool, id);
+        }
+    }
+    u->reading = u->reading == s ? NULL : u->reading;
+}
+
+/* Between turns: buffers of a conn that does not read now are copied out and given back, so that
+ * those who pause never starve the others, and it is received for no more until it reads. Where
+ * memory is short it keeps them. */
+static void nki_u_evict(netkit_loop *loop, nki_u *u, uint32_t slot) {
+    nki_u_slot *s = nki_u_at(u, slot);
+    nki_u_turn_away(loop, u, (nki_source *)(void *)nki_slots_at(&loop->sources, slot), s);
+    while (s->first != NKI_POOL_NONE) {
+        const nki_pool_record *record = &u->pool.records[s->first];
+        if (nki_u_blob_push(&loop->allocator, &s->blob,
+                            nki_pool_data(&u->pool, s->first) + record->begin,
+                            record->end - record->begin) != NETKIT_OK) {
+            return;
+        }
+        nki_pool_give(&u->pool, nki_u_unpark(u, s));
+    }
+}
+
+static void nki_u_evict_all(netkit_loop *loop, nki_u *u) {
+    for (uint32_t i = 0; i < u->pool.count && u->pool.held != 0; i++) {
+        uint32_t slot = u->pool.records[i].slot;
+        if (slot != NKI_POOL_FREE) {
+            nki_u_evict(loop, u, slot);
+        }
+    }
+}
+
+/* ---- completions ---- */
+
+/* Nothing is in flight any more. */
+static void nki_u_finish(netkit_loop *loop, nki_source *source, nki_u_slot *s) {
+    source->token = 0; /* a poll that was given up may still say something */
+    (void)((s->state & NKI_U_RESET) != 0 ? nki_os_reset(source->socket)
+                                         : nki_os_close(source->socket));
+    nki_gone(loop, source);
+}
+
+static uint16_t nki_u_buffer_of(const nki_uring_cqe *cqe) {
+    return (cqe->flags & NKI_URING_CQE_BUFFER) != 0 ? (uint16_t)(cqe->flags >> 16) : NKI_POOL_NONE;
+}
+
+/* A buffer that came with nothing for anybody. */
+static void nki_u_return(nki_u *u, uint16_t id) {
+    if (id != NKI_POOL_NONE) {
+        u->pool.held++;
+        nki_pool_give(&u->pool, id);
+    }
+}
+
+/* Tests fail a call by its name; what cannot fail here has not happened yet. */
+static bool nki_u_is_passing(int os_code) {
+    return os_code == EAGAIN || os_code == EINTR;
+}
+
+static nki_source *nki_u_received_odd(netkit_loop *loop, nki_u *u, nki_source *source,
+                                      nki_u_slot *s, int res) {
+    NKI_UNUSED(loop);
+    source->ready = (uint16_t)(source->ready | NETKIT_POLL_READ);
+    if (res == 0) {
+        s->state |= NKI_U_EOF;
+    } else if (res == -ENOBUFS) {
+        u->starved++; /* its bytes wait in the socket: the next read takes them from there */
+    } else if (res == -EINVAL || res == -EOPNOTSUPP) {
+        u->has_recv_multishot = false;
+    } else if (res != -ECANCELED && !nki_u_is_passing(-res)) {
+        s->error = (uint16_t)-res;
+        source->ready = (uint16_t)(source->ready | NETKIT_POLL_ERROR);
+    }
+    return source;
+}
+
+static NKI_HOT nki_source *nki_u_received(netkit_loop *loop, nki_u *u, nki_source *source,
+                                          nki_u_slot *s, const nki_uring_cqe *cqe) {
+    uint16_t id = nki_u_buffer_of(cqe);
+    int res = cqe->res;
+    if (res >= 0 && NKI_FAIL(recv) && !nki_u_is_passing(errno)) {
+        res = -errno;
+    }
+    if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_RECV));
+        s->state = (uint8_t)(s->state & ~NKI_U_TURNED_AWAY);
+    }
+    if (NKI_UNLIKELY(res <= 0 || id == NKI_POOL_NONE)) {
+        nki_u_return(u, id);
+        return nki_u_received_odd(loop, u, source, s, res);
+    }
+    nki_u_park(u, s, nki_id_slot(source->id), id, (uint32_t)res);
+    source->ready = (uint16_t)(source->ready | NETKIT_POLL_READ);
+    if (NKI_UNLIKELY((uint32_t)res == u->pool.size)) {
+        s->bulk = NKI_U_BULK;
+        nki_u_turn_away(loop, u, source, s);
+    }
+    return source;
+}
+
+static nki_source *nki_u_sent(netkit_loop *loop, nki_source *source, nki_u_slot *s, int res) {
+    nki_conn *c = (nki_conn *)(void *)source;
+    s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_SEND));
+    if (res >= 0 && NKI_FAIL(send) && !nki_u_is_passing(errno)) {
+        s->send_error = (uint16_t)errno;
+    } else if (NKI_LIKELY(res >= 0)) {
+        nki_out_sent(loop, c, (size_t)res);
+    } else if (res != -ECANCELED && !nki_u_is_passing(-res)) {
+        s->send_error = (uint16_t)-res;
+    }
+    bool is_plain = (c->flags & ~(uint32_t)NKI_C_PLAIN) == NKI_C_STALLED && c->out == NULL &&
+                    (source->ready & NKI_READABLE) == 0;
+    if (NKI_LIKELY(is_plain && s->send_error == 0)) {
+        c->flags &= ~(uint32_t)NKI_C_STALLED;
+        return NULL;
+    }
+    source->ready = (uint16_t)(source->ready | NETKIT_POLL_WRITE);
+    return source;
+}
+
+static nki_source *nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
+                                  const nki_uring_cqe *cqe) {
+    int fd = cqe->res;
+    if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_ACCEPT));
+        s->state = (uint8_t)(s->state & ~NKI_U_TURNED_AWAY);
+    }
+    if (fd >= 0 && NKI_FAIL(accept) && !nki_u_is_passing(errno)) {
+        s->error = (uint16_t)errno;
+        nki_os_abandon((uintptr_t)fd);
+    } else if (fd >= 0) {
+        if (nki_u_blob_push(&loop->allocator, &s->blob, &fd, sizeof fd) != NETKIT_OK) {
+            s->error = ENOMEM;
+            nki_os_abandon((uintptr_t)fd);
+        }
+    } else if (fd == -EINVAL && u->has_accept_multishot) {
+        u->has_accept_multishot = false; /* or it is not listening: accept itself will say so */
+    } else if (fd != -ECANCELED && !nki_u_is_passing(-fd)) {
+        s->error = (uint16_t)-fd;
+    }
+    bool is_full = nki_u_blob_len(s->blob) >= NKI_U_PARKED_SOCKETS * sizeof fd;
+    if (is_full && (s->busy & NKI_U_BIT(NKI_U_ACCEPT)) != 0 &&
+        (s->state & NKI_U_TURNED_AWAY) == 0 &&
+        nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_ACCEPT))) {
+        s->state |= NKI_U_TURNED_AWAY;
+    }
+    source->ready = (uint16_t)(source->ready | NETKIT_POLL_READ);
+    return source;
+}
+
+static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
+                                const nki_uring_cqe *cqe) {
+    const uint32_t plain = NETKIT_POLL_READ | NETKIT_POLL_WRITE;
+    if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_POLL));
+        if (nki_id_kind(source->id) == NKI_KIND_WATCH && cqe->res >= 0) {
+            nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT); /* looked at again when served */
+        }
+    }
+    if (cqe->res == -ECANCELED) {
+        return NULL;
+    }
+    uint32_t events = cqe->res < 0 ? NETKIT_POLL_READ | NETKIT_POLL_ERROR : (uint32_t)cqe->res;
+    if ((events & ~plain) != 0) {
+        s->state |= NKI_U_TO_AGAIN;
+    }
+    if (nki_id_kind(source->id) == NKI_KIND_WATCH) {
+        uint32_t asked = s->events | (uint32_t)(NKI_POLL_ALWAYS | NETKIT_POLL_PEER_END);
+        events &= asked;
+    }
+    source->ready = (uint16_t)(source->ready | events);
+    return source;
+}
+
+/* Of an operation that nobody waits for any more: its memory and descriptors. */
+static void nki_u_orphan(nki_u *u, const nki_uring_cqe *cqe) {
+    unsigned op = (unsigned)(cqe->user_data >> NKI_SLOT_BITS) & 15u;
+    nki_u_return(u, nki_u_buffer_of(cqe));
+    if (op == NKI_U_ACCEPT && cqe->res >= 0 && cqe->user_data != NKI_U_IGNORED) {
+        nki_os_abandon((uintptr_t)cqe->res);
+    }
+}
+
+/* Of one that is being closed. */
+static void nki_u_completed_closing(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
+                                    const nki_uring_cqe *cqe) {
+    unsigned op = (unsigned)(cqe->user_data >> NKI_SLOT_BITS) & 15u;
+    bool is_current = op != NKI_U_POLL || cqe->user_data == nki_u_name(source, s, op);
+    if (op == NKI_U_SEND && cqe->res > 0) {
+        nki_conn *c = (nki_conn *)(void *)source;
+        uint32_t kept = c->u.live.active_ms; /* of the dead it is a part of the reason */
+        nki_out_sent(loop, c, (size_t)cqe->res);
+        c->u.live.active_ms = kept;
+    }
+    nki_u_orphan(u, cqe);
+    if (is_current && (cqe->flags & NKI_URING_CQE_MORE) == 0) {
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(op));
+    }
+}
+
+static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nki_uring_cqe *cqe) {
+    nki_source *source = nki_token_find(loop, cqe->user_data);
+    if (NKI_UNLIKELY(source == NULL)) {
+        if (cqe->user_data == NKI_U_WAKE) {
+            u->is_wake_armed = (cqe->flags & NKI_URING_CQE_MORE) != 0;
+            nki_os_wake_drain(&loop->wake);
+        } else {
+            nki_u_orphan(u, cqe);
+        }
+        return NULL;
+    }
+    nki_u_slot *s = nki_u_at(u, nki_id_slot(cqe->user_data));
+    unsigned op = (unsigned)(cqe->user_data >> NKI_SLOT_BITS) & 15u;
+    if (NKI_UNLIKELY((s->state & NKI_U_CLOSING) != 0)) {
+        nki_u_completed_closing(loop, u, source, s, cqe);
+        if (s->busy == 0) {
+            nki_u_finish(loop, source, s);
+        }
+        return NULL;
+    }
+    switch (op) {
+    case NKI_U_RECV: return nki_u_received(loop, u, source, s, cqe);
+    case NKI_U_SEND: return nki_u_sent(loop, source, s, cqe->res);
+    case NKI_U_ACCEPT: return nki_u_accepted(loop, u, source, s, cqe);
+    default: break;
+    }
+    bool is_current = cqe->user_data == nki_u_name(source, s, NKI_U_POLL);
+    return is_current ? nki_u_polled(loop, u, source, s, cqe) : NULL;
+}
+
+#endif /* NKI_HAS_URING */
+
+/* ---- src/uring/driver.c ---- */
+/* The ring driver: the system does what it was told before, and completions say what came of it.
+ *
+ * Small messages are its gain: bytes arrive in provided buffers by one receive that goes on for
+ * ever, answers of up to 8 KiB are sends told to the kernel together with the next wait, so that
+ * at 50 conns a system call serves dozens of messages. What is large, and what somebody wants to
+ * have happened when a call returns, is done by a call at once, as the readiness driver does it:
+ * there the ring has nothing to win. Who reads slowly never holds a buffer beyond a turn. */
+
+#if NKI_HAS_URING
+
+/* Whether this process is not the one that made the ring. */
+static bool nki_u_is_child(const nki_u *u) {
+    return u->guard != NULL && *(const volatile unsigned char *)u->guard == 0;
+}
+
+static void nki_u_guard_open(nki_u *u) {
+#if defined(MADV_WIPEONFORK)
+    void *page = NKI_SYS_mmap((size_t)1, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) {
+        return;
+    }
+    if (NKI_SYS_madvise(page, (size_t)1, MADV_WIPEONFORK) != 0) {
+        (void)NKI_SYS_munmap(page, (size_t)1);
+        return;
+    }
+    u->guard = (unsigned char *)page;
+    *u->guard = 1;
+#else
+    NKI_UNUSED(u);
+#endif
+}
+
+/* ---- refusal ---- */
+
+static const char *nki_u_errno_name(int os_code) {
+    switch (os_code) {
+    case EPERM: return "EPERM";
+    case EACCES: return "EACCES";
+    case ENOSYS: return "ENOSYS";
+    case ENOMEM: return "ENOMEM";
+    case EINVAL: return "EINVAL";
+    case EMFILE: return "EMFILE";
+    case ENFILE: return "ENFILE";
+    default: return "errno";
+    }
+}
+
+/* kernel.io_uring_disabled: '0', '1', '2', or '?' where there is no such setting. */
+static char nki_u_sysctl(void) {
+    char value = '?';
+    int fd = NKI_SYS_open("/proc/sys/kernel/io_uring_disabled", O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        if (NKI_SYS_read(fd, &value, 1) != 1) {
+            value = '?';
+        }
+        nki_os_abandon((uintptr_t)fd);
+    }
+    return value;
+}
+
+/* Say why, and which code that is: a refusal means that there is no such backend here. */
+static int nki_u_refused(netkit_loop *loop, const char *where, int os_code) {
+    const char *hint = "";
+    char text[48];
+    if (os_code == EPERM || os_code == EACCES) {
+        char value = nki_u_sysctl();
+        snprintf(text, sizeof text, " (kernel.io_uring_disabled is %c)", value);
+        hint = value == '1' || value == '2' ? text : " (seccomp?)";
+    } else if (os_code == ENOSYS || os_code == EINVAL) {
+        hint = " (kernel too old, or seccomp?)";
+    } else if (os_code == ENOMEM) {
+        hint = " (RLIMIT_MEMLOCK?)";
+    }
+    snprintf(loop->why, sizeof loop->why, "io_uring refused: %s (%d) at %s%s",
+             nki_u_errno_name(os_code), os_code, where, hint);
+    errno = os_code;
+    bool is_missing =
+        os_code == EPERM || os_code == EACCES || os_code == ENOSYS || os_code == EINVAL;
+    return is_missing ? (int)NETKIT_E_NOSYS : netkit_error_from_os(os_code);
+}
+
+/* ---- life ---- */
+
+static void nki_u_setup(nki_u *u) {
+    u->pool.count = NKI_POOL_COUNT;
+    u->pool.size = NKI_POOL_SIZE;
+    u->want_first = NKI_NO_SLOT;
+    u->want_last = NKI_NO_SLOT;
+    u->lent = NKI_POOL_NONE;
+    u->has_recv_multishot = u->ring.has_op[NKI_URING_OP_6_0];
+    u->has_accept_multishot = u->ring.has_op[NKI_URING_OP_5_19];
+    u->has_skip = (u->ring.features & NKI_URING_FEAT_CQE_SKIP) != 0;
+}
+
+static int nki_u_open(netkit_loop *loop) {
+    const char *where;
+    nki_u *u = (nki_u *)nki_alloc_zero(&loop->allocator, sizeof *u);
+    if (u == NULL) {
+        return nki_u_refused(loop, "malloc", ENOMEM);
+    }
+    int os_code = nki_uring_open(&u->ring, &where);
+    bool is_old = (u->ring.flags & NKI_URING_SETUP_DEFER_TASKRUN) == 0;
+    if (os_code == 0 && is_old && loop->desc.backend == NETKIT_BACKEND_FASTEST) {
+        nki_uring_close(&u->ring);
+        where = "DEFER_TASKRUN";
+        os_code = ENOSYS;
+    }
+    if (os_code == 0 && nki_os_wake_open(&loop->wake) != NETKIT_OK) {
+        where = "eventfd";
+        os_code = errno;
+        nki_uring_close(&u->ring);
+    }
+    if (os_code != 0) {
+        nki_free(&loop->allocator, u, sizeof *u);
+        return nki_u_refused(loop, where, os_code);
+    }
+    nki_u_setup(u);
+    nki_u_guard_open(u);
+    loop->driver_state = u;
+    return NETKIT_OK;
+}
+
+static void nki_u_close(netkit_loop *loop) {
+    nki_u *u = nki_u_of(loop);
+    if (!nki_u_is_child(u)) {
+        nki_u_reclaim(loop, u);
+    }
+    if (nki_u_is_child(u)) {
+        /* Its memory was not inherited; the descriptor was. */
+        u->ring.map = NULL;
+        u->ring.sqes = NULL;
+        u->ring.enter_flags = 0;
+    }
+    nki_uring_close(&u->ring);
+    nki_os_wake_close(&loop->wake);
+    nki_pool_free(&u->pool, &loop->allocator);
+    for (uint32_t i = 0; i < u->slabs_count; i++) {
+        nki_free(&loop->allocator, u->slabs[i], sizeof(nki_u_slot) << NKI_SLAB_BITS);
+    }
+    nki_free(&loop->allocator, u->slabs, u->slabs_count * sizeof *u->slabs);
+    nki_fd_table_free(&u->watched, &loop->allocator);
+    if (u->guard != NULL) {
+        (void)NKI_SYS_munmap(u->guard, (size_t)1);
+    }
+    nki_free(&loop->allocator, u, sizeof *u);
+    loop->driver_state = NULL;
+}
+
+/* Another thread takes over. A ring that was enabled belongs to the first one for good, so a new
+ * one is made; that needs nothing to be in flight on the old one. */
+static int nki_u_rebind(netkit_loop *loop) {
+    nki_u *u = nki_u_of(loop);
+    nki_uring fresh;
+    const char *where;
+    if (nki_u_is_child(u)) {
+        return NETKIT_E_NOSYS;
+    }
+    if (!u->ring.is_enabled || u->ring.thread == nki_os_thread_id()) {
+        return NETKIT_OK;
+    }
+    for (uint32_t i = 0; i < loop->sources.capacity && (i >> NKI_SLAB_BITS) < u->slabs_count; i++) {
+        const nki_source *source = (const nki_source *)(void *)nki_slots_at(&loop->sources, i);
+        if (source->token != 0 && nki_u_at(u, i)->busy != 0) {
+            return NETKIT_E_BUSY;
+        }
+    }
+    int os_code = nki_uring_open(&fresh, &where);
+    if (os_code != 0) {
+        errno = os_code;
+        return nki_os_error();
+    }
+    nki_u_reclaim(loop, u);
+    nki_uring_close(&u->ring);
+    nki_pool_free(&u->pool, &loop->allocator);
+    u->ring = fresh;
+    u->is_wake_armed = false;
+    u->next = 0;
+    u->end = 0;
+    return NETKIT_OK;
+}
+
+/* ---- waiting ---- */
+
+static void nki_u_arm_wake(netkit_loop *loop, nki_u *u) {
+    nki_uring_sqe *sqe = nki_u_take(loop, u);
+    if (sqe != NULL) {
+        sqe->opcode = NKI_URING_POLL_ADD;
+        sqe->fd = nki_os_fd(loop->wake.reader);
+        sqe->len = NKI_URING_POLL_MULTISHOT;
+        sqe->op_flags = nki_u_poll_bits(NETKIT_POLL_READ);
+        sqe->user_data = NKI_U_WAKE;
+        u->is_wake_armed = true;
+    }
+}
+
+/* Everything that is wanted goes into the ring, and with it to the kernel. */
+static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
+    nki_u_begin_all(loop, u);
+    nki_pool_publish(&u->pool);
+    loop->is_unsubmitted = u->want_first != NKI_NO_SLOT;
+    if (loop->is_unsubmitted || nki_uring_unread(&u->ring) != 0) {
+        timeout_ns = 0;
+    }
+    return nki_uring_enter(&u->ring, timeout_ns);
+}
+
+static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
+    nki_u *u = nki_u_of(loop);
+    if (nki_u_is_child(u)) {
+        errno = ENOSYS;
+        return NETKIT_E_NOSYS;
+    }
+    int os_code = nki_uring_enable(&u->ring);
+    if (os_code == 0) {
+        nki_u_reclaim(loop, u);
+        if (NKI_UNLIKELY(u->pool.held != 0)) {
+            nki_u_evict_all(loop, u);
+        }
+        if (NKI_UNLIKELY(!u->is_wake_armed)) {
+            nki_u_arm_wake(loop, u);
+        }
+        os_code = nki_u_enter(loop, u, timeout_ns);
+    }
+    u->overflows += (nki_atomic_load(u->ring.sq_flags) & NKI_URING_SQ_CQ_OVERFLOW) != 0;
+    u->next = *u->ring.cq_head;
+    uint32_t count = NKI_MIN(nki_uring_unread(&u->ring), loop->desc.events_max);
+    u->end = u->next + count;
+    errno = os_code != 0 ? os_code : errno;
+    return os_code != 0 ? nki_os_error() : (int)count;
+}
+
+static nki_source *nki_u_next(netkit_loop *loop) {
+    nki_u *u = nki_u_of(loop);
+    while (u->next != u->end) {
+        nki_uring_cqe cqe = u->ring.cqes[u->next & u->ring.cq_mask];
+        u->next++;
+        nki_atomic_store(u->ring.cq_head, u->next);
+        nki_source *source = nki_u_completed(loop, u, &cqe);
+        if (source != NULL) {
+            return source;
+        }
+    }
+    return NULL;
+}
+
+/* Nobody is going to wait soon. */
+static void nki_u_commit(netkit_loop *loop) {
+    nki_u *u = nki_u_of(loop);
+    if (loop->is_unsubmitted && u->ring.is_enabled && !nki_u_is_child(u)) {
+        (void)nki_u_enter(loop, u, 0);
+    }
+}
+
+static int nki_u_native(netkit_loop *loop, uintptr_t *out) {
+    *out = (uintptr_t)nki_u_of(loop)->ring.fd;
+    return NETKIT_OK;
+}
+
+/* ---- descriptors ---- */
+
+/* A driver's half for this slot, cleared. */
+static int nki_u_reserve(netkit_loop *loop, nki_u *u, uint32_t slot, nki_u_slot **out) {
+    uint32_t count = (slot >> NKI_SLAB_BITS) + 1;
+    while (u->slabs_count < count) {
+        size_t size = sizeof(nki_u_slot) << NKI_SLAB_BITS;
+        size_t table = u->slabs_count * sizeof *u->slabs;
+        nki_u_slot *slab = (nki_u_slot *)nki_alloc_zero(&loop->allocator, size);
+        nki_u_slot **slabs = (nki_u_slot **)nki_alloc(&loop->allocator, table + sizeof *u->slabs);
+        if (slab == NULL || slabs == NULL) {
+            nki_free(&loop->allocator, slab, size);
+            nki_free(&loop->allocator, slabs, table + sizeof *u->slabs);
+            return NETKIT_E_NOMEM;
+        }
+        if (u->slabs != NULL) {
+            memcpy(slabs, u->slabs, table);
+        }
+        nki_free(&loop->allocator, u->slabs, table);
+        u->slabs = slabs;
+        u->slabs[u->slabs_count++] = slab;
+    }
+    nki_u_slot *s = nki_u_at(u, slot);
+    nki_u_slot old = *s;
+    memset(s, 0, sizeof *s);
+    s->next = old.next; /* it may be in the list still */
+    s->want = old.want & NKI_U_PENDING;
+    s->polls = old.polls;
+    s->first = NKI_POOL_NONE;
+    *out = s;
+    return NETKIT_OK;
+}
+
+static int nki_u_attach(netkit_loop *loop, nki_source *source) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s;
+    int error = nki_u_reserve(loop, u, nki_id_slot(source->id), &s);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    (void)nki_token_new(loop, source);
+    if (nki_id_kind(source->id) == NKI_KIND_CONN &&
+        (((const nki_conn *)(const void *)source)->flags & NKI_C_TCP) == 0) {
+        s->state |= NKI_U_TO_AGAIN;
+    }
+    nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
+    return NETKIT_OK;
+}
+
+/* Submit the cancelling and take the ends of these operations out of what has completed, so that
+ * the descriptor is closed, and the peer knows, before the call returns. */
+static void nki_u_settle(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
+    nki_uring *r = &u->ring;
+    if (nki_uring_enter(r, 0) != 0) {
+        return;
+    }
+    uint32_t tail = nki_atomic_load(r->cq_tail);
+    for (uint32_t i = *r->cq_head; i != tail && s->busy != 0; i++) {
+        nki_uring_cqe *cqe = &r->cqes[i & r->cq_mask];
+        if (nki_token_find(loop, cqe->user_data) == source) {
+            nki_u_completed_closing(loop, u, source, s, cqe);
+            cqe->user_data = NKI_U_IGNORED;
+            cqe->flags = 0;
+        }
+    }
+}
+
+static void nki_u_forget_sockets(netkit_loop *loop, nki_u_slot *s) {
+    int fd;
+    while (nki_u_blob_len(s->blob) != 0) {
+        memcpy(&fd, nki_u_blob_data(s->blob), sizeof fd);
+        s->blob->begin += sizeof fd;
+        (void)nki_os_reset((uintptr_t)fd);
+    }
+    nki_u_blob_free(&loop->allocator, s->blob);
+    s->blob = NULL;
+}
+
+static void nki_u_shut(netkit_loop *loop, nki_source *source, bool reset) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, source);
+    bool is_child = nki_u_is_child(u);
+    s->state |= NKI_U_CLOSING | (reset ? NKI_U_RESET : 0);
+    s->want &= NKI_U_PENDING;
+    if (nki_id_kind(source->id) == NKI_KIND_LISTENER) {
+        nki_u_forget_sockets(loop, s);
+    } else {
+        nki_u_forget(loop, u, s);
+    }
+    if (s->busy != 0 && !is_child) {
+        if (!nki_u_cancel_all(loop, u, source, s)) {
+            nki_u_want(loop, u, source, s, 0);
+        } else if (!loop->is_destroying) {
+            nki_u_settle(loop, u, source, s);
+        }
+    }
+    if (s->busy == 0 || is_child) {
+        nki_u_finish(loop, source, s);
+    }
+}
+
+/* ---- watches ---- */
+
+/* What epoll_ctl(2) would say of it. */
+static int nki_u_watchable(uintptr_t native) {
+    struct stat st;
+    if (NKI_SYS_fstat(nki_os_fd(native), &st) != 0) {
+        return nki_os_error();
+    }
+    return S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) ? (int)NETKIT_E_ACCESS : NETKIT_OK;
+}
+
+static int nki_u_watch_new(netkit_loop *loop, nki_u *u, nki_source *source, uint32_t events) {
+    nki_u_slot *s;
+    if (nki_fd_table_get(&u->watched, source->socket) != 0) {
+        return NETKIT_E_EXISTS;
+    }
+    int error = nki_u_watchable(source->socket);
+    if (error == NETKIT_OK) {
+        error = nki_fd_table_reserve(&u->watched, source->socket, &loop->allocator);
+    }
+    if (error == NETKIT_OK) {
+        error = nki_u_reserve(loop, u, nki_id_slot(source->id), &s);
+    }
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    u->watched.places[source->socket] = 1;
+    (void)nki_token_new(loop, source);
+    s->events = events;
+    nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
+    return NETKIT_OK;
+}
+
+/* A poll of which nothing more may come. */
+static void nki_u_give_up_poll(netkit_loop *loop, nki_u *u, const nki_source *source,
+                               nki_u_slot *s) {
+    if ((s->busy & NKI_U_BIT(NKI_U_POLL)) != 0) {
+        (void)nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_POLL));
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_POLL));
+        s->polls = (uint8_t)((s->polls + 1) & 15);
+    }
+}
+
+static int nki_u_watch(netkit_loop *loop, nki_source *source, uint32_t events, bool is_new) {
+    nki_u *u = nki_u_of(loop);
+    if (is_new) {
+        return nki_u_watch_new(loop, u, source, events);
+    }
+    nki_u_slot *s = nki_u_slot_of(u, source);
+    s->events = events;
+    nki_u_give_up_poll(loop, u, source, s);
+    nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
+    return NETKIT_OK;
+}
+
+static void nki_u_unwatch(netkit_loop *loop, nki_source *source) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, source);
+    u->watched.places[source->socket] = 0;
+    if (!nki_u_is_child(u)) {
+        nki_u_give_up_poll(loop, u, source, s);
+        if (!loop->is_running) {
+            nki_u_commit(loop); /* until then the descriptor would stay open after a close */
+        }
+    }
+    s->want &= NKI_U_PENDING;
+    source->token = 0;
+}
+
+/* ---- streams ---- */
+
+static int nki_u_accept_parked(nki_u_slot *s, nki_listener *l, uintptr_t *out, netkit_addr *peer) {
+    int fd;
+    memcpy(&fd, nki_u_blob_data(s->blob), sizeof fd);
+    s->blob->begin += sizeof fd;
+    if (s->blob->begin == s->blob->end) {
+        s->blob->begin = 0;
+        s->blob->end = 0;
+        if ((s->busy & NKI_U_BIT(NKI_U_ACCEPT)) != 0 && s->error == 0) {
+            l->source.ready = 0;
+        }
+    }
+    if (peer != NULL && nki_os_remote((uintptr_t)fd, peer) != NETKIT_OK) {
+        nki_os_abandon((uintptr_t)fd); /* gone again: an accept of its own would have said so */
+        return NETKIT_E_ABORTED;
+    }
+    *out = (uintptr_t)fd;
+    return NETKIT_OK;
+}
+
+static int nki_u_accept(netkit_loop *loop, nki_listener *l, uintptr_t *out, netkit_addr *peer) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, &l->source);
+    *out = UINTPTR_MAX;
+    if (nki_u_blob_len(s->blob) != 0) {
+        return nki_u_accept_parked(s, l, out, peer);
+    }
+    if (s->error != 0) {
+        errno = s->error;
+        s->error = 0;
+        return nki_os_accept_error(l->source.socket);
+    }
+    if ((s->busy & NKI_U_BIT(NKI_U_ACCEPT)) != 0) {
+        l->source.ready = 0;
+        return NETKIT_E_AGAIN;
+    }
+    int error = nki_os_accept(l->source.socket, out, peer);
+    if (error == NETKIT_E_AGAIN) {
+        l->source.ready = 0;
+        nki_u_want(loop, u, &l->source, s, NKI_U_WANT_INPUT);
+    }
+    return error;
+}
+
+static int nki_u_connected(netkit_loop *loop, nki_conn *c) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, &c->source);
+    int error = nki_os_connect_result(c->source.socket);
+    if (error == NETKIT_OK) {
+        nki_u_give_up_poll(loop, u, &c->source, s);
+    }
+    if (error == NETKIT_OK || error == NETKIT_E_AGAIN) {
+        c->source.ready = 0;
+        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
+    }
+    return error;
+}
+
+/* All that has come by completions was read. */
+static void nki_u_update_ready(nki_conn *c, const nki_u_slot *s) {
+    if (s->first == NKI_POOL_NONE && s->blob == NULL && s->error == 0 &&
+        (s->busy & NKI_U_BIT(NKI_U_RECV)) != 0) {
+        c->source.ready = 0;
+    }
+}
+
+/* From the socket itself, while no receive is in flight. */
+static int nki_u_read_now(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *s, size_t max) {
+    unsigned char *buffer = nki_block_data(loop->recv);
+    loop->span.data = buffer;
+    int n = nki_os_recv(c->source.socket, buffer, max);
+    bool is_all =
+        n > 0 && n < NKI_RECV_SIZE && max == NKI_RECV_SIZE && (s->state & NKI_U_TO_AGAIN) == 0;
+    if (n >= NKI_U_BULK_MIN) {
+        s->bulk = NKI_U_BULK;
+    } else if (n > 0 && s->bulk != 0) {
+        s->bulk--;
+    }
+    if (n == NETKIT_E_EOF) {
+        s->state |= NKI_U_ENDED;
+    }
+    if (is_all || n == NETKIT_E_AGAIN || n == NETKIT_E_EOF) {
+        c->source.ready = 0;
+        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
+    }
+    return n;
+}
+
+static int nki_u_read_odd(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *s, size_t max) {
+    if (s->blob != NULL) {
+        size_t len = nki_u_blob_len(s->blob);
+        size_t n = NKI_MIN(len, NKI_CLIP(recv, max));
+        loop->span.data = nki_u_blob_data(s->blob);
+        s->blob->begin += n;
+        if (n == len) {
+            u->lent_blob = s->blob;
+            s->blob = NULL;
+        } else {
+            u->reading = s;
+        }
+        nki_u_update_ready(c, s);
+        return (int)n;
+    }
+    if ((s->state & NKI_U_EOF) != 0) {
+        s->state = (uint8_t)((s->state & ~NKI_U_EOF) | NKI_U_ENDED);
+        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
+        return NETKIT_E_EOF;
+    }
+    if (s->error != 0) {
+        errno = s->error;
+        s->error = 0;
+        return nki_os_error();
+    }
+    if ((s->busy & NKI_U_BIT(NKI_U_RECV)) != 0) {
+        c->source.ready = 0;
+        return NETKIT_E_AGAIN;
+    }
+    return nki_u_read_now(loop, u, c, s, max);
+}
+
+static int nki_u_read(netkit_loop *loop, nki_conn *c, size_t max) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, &c->source);
+    nki_u_reclaim(loop, u);
+    if (NKI_UNLIKELY(s->first == NKI_POOL_NONE || s->blob != NULL)) {
+        return nki_u_read_odd(loop, u, c, s, max);
+    }
+    nki_pool_record *record = &u->pool.records[s->first];
+    size_t len = record->end - record->begin;
+    size_t n = NKI_MIN(len, NKI_CLIP(recv, max));
+    loop->span.data = nki_pool_data(&u->pool, s->first) + record->begin;
+    if (NKI_LIKELY(n == len)) {
+        u->lent = nki_u_unpark(u, s);
+    } else {
+        record->begin += (uint32_t)n;
+        u->reading = s;
+    }
+    nki_u_update_ready(c, s);
+    return (int)n;
+}
+
+static int nki_u_send_failed(nki_u_slot *s) {
+    errno = s->send_error;
+    s->send_error = 0;
+    return nki_os_error();
+}
+
+/* One small chunk goes with the next wait; the rest, and between turns all, by calls. */
+static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, &c->source);
+    const nki_chunk *first = c->out;
+    if (NKI_UNLIKELY(s->send_error != 0)) {
+        return nki_u_send_failed(s);
+    }
+    bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX;
+    int error = NETKIT_OK;
+    if (is_small && loop->is_running && first->end != first->begin) {
+        c->flags |= NKI_C_STALLED;
+    } else {
+        error = nki_r_flush(loop, c);
+    }
+    if ((c->flags & NKI_C_STALLED) != 0 && !nki_u_begin_send(loop, u, c, s)) {
+        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_SEND);
+    }
+    return error;
+}
+
+/* What is staged must be copied to last until the next wait: it becomes the queue's one chunk. */
+static int nki_u_send_later(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *s,
+                            const void *data, size_t len) {
+    if (nki_out_chunks(loop, c, data, len) != NETKIT_OK) {
+        return 0; /* the caller finds out for itself */
+    }
+    c->flags |= NKI_C_STALLED;
+    if (!nki_u_begin_send(loop, u, c, s)) {
+        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_SEND);
+    }
+    return (int)len;
+}
+
+static int nki_u_send(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, &c->source);
+    if (NKI_UNLIKELY(s->send_error != 0)) {
+        return nki_u_send_failed(s);
+    }
+    if (len <= NKI_U_SEND_MAX && loop->is_running && c->out == NULL) {
+        return nki_u_send_later(loop, u, c, s, data, len);
+    }
+    int n = c->out == NULL ? nki_os_send(c->source.socket, data, len) : 0;
+    if (n == NETKIT_E_AGAIN) {
+        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_SEND);
+    }
+    return n;
+}
+
+static const nki_driver *nki_uring_driver(void) {
+    static const nki_driver driver = {
+        nki_u_open,       nki_u_close,  nki_r_now,     nki_r_random,
+        nki_u_wait,       nki_u_next,   nki_r_wake,    nki_u_native,
+        nki_u_commit,     nki_u_rebind, nki_u_attach,  nki_u_shut,
+        nki_r_discard,    NULL,         nki_u_watch,   nki_u_unwatch,
+        nki_r_listen,     nki_u_accept, nki_r_connect, nki_u_connected,
+        nki_u_read,       NULL,         nki_u_flush,   nki_u_send,
+        nki_r_half_close, nki_r_local,  nki_r_remote,  nki_r_set_option,
+        nki_r_get_option, nki_os_code,
+    };
+    return &driver;
+}
+
+#endif /* NKI_HAS_URING */
 
 /* ---- src/loop/loop.c ---- */
 /* Loops: making one, running it, its last turn; posts and stop from other threads. */
@@ -9694,28 +11634,64 @@ static void nki_loop_free(netkit_loop *loop) {
     nki_free(&allocator, loop, sizeof *loop);
 }
 
-/* The backend asked for, or why not. */
-static int nki_loop_choose(netkit_loop *loop) {
-    const nki_driver *driver = nki_readiness_driver();
-    int asked = loop->desc.backend;
-    if (asked == NETKIT_BACKEND_FASTEST) {
-        loop->desc.backend = NETKIT_BACKEND_AUTO;
+/* io_uring, or why not: in loop->why and the error. */
+static int nki_loop_open_uring(netkit_loop *loop) {
+#if NKI_HAS_URING
+    int error = nki_uring_driver()->open(loop);
+    if (error == NETKIT_OK) {
+        loop->driver = nki_uring_driver();
+        loop->backend = "uring";
     }
+    return error;
+#else
+    snprintf(loop->why, sizeof loop->why, "io_uring is not part of this build");
+    return NETKIT_E_NOSYS;
+#endif
+}
+
+static int nki_loop_open_readiness(netkit_loop *loop) {
+    const nki_driver *driver = nki_readiness_driver();
     int error = driver->open(loop);
+    if (error == NETKIT_OK) {
+        loop->driver = driver;
+        loop->backend = loop->poller.ops->name;
+    }
+    return error;
+}
+
+static int nki_loop_open(netkit_loop *loop, int asked) {
+    char *why = loop->why;
+    bool is_tried = asked == NETKIT_BACKEND_URING || asked == NETKIT_BACKEND_FASTEST;
+    int error = is_tried ? nki_loop_open_uring(loop) : (int)NETKIT_E_NOSYS;
+    if (loop->driver == NULL && asked != NETKIT_BACKEND_URING) {
+        loop->desc.backend = is_tried ? (int)NETKIT_BACKEND_AUTO : asked;
+        error = nki_loop_open_readiness(loop);
+    }
     if (error != NETKIT_OK) {
         return error;
     }
-    loop->driver = driver;
-    const char *name = loop->poller.ops->name;
-    if (asked == NETKIT_BACKEND_FASTEST) {
-        snprintf(loop->why, sizeof loop->why, "io_uring is not part of this build, using %s", name);
+    if (is_tried && loop->driver == nki_readiness_driver()) {
+        size_t len = strlen(why);
+        snprintf(why + len, sizeof loop->why - len, ", using %s", loop->backend);
+    } else if (asked == NETKIT_BACKEND_FASTEST) {
+        snprintf(why, sizeof loop->why, "fastest: %s works here", loop->backend);
     } else if (asked == NETKIT_BACKEND_AUTO) {
-        snprintf(loop->why, sizeof loop->why, "auto: %s is the first that works here", name);
+        snprintf(why, sizeof loop->why, "auto: %s is the first that works here", loop->backend);
     } else {
-        snprintf(loop->why, sizeof loop->why, "%s was asked for", name);
+        snprintf(why, sizeof loop->why, "%s was asked for", loop->backend);
     }
-    nki_log(loop, NETKIT_LOG_INFO, NETKIT_LOGID_BACKEND, loop->why, 0);
     return NETKIT_OK;
+}
+
+/* The backend asked for, or why not. */
+static int nki_loop_choose(netkit_loop *loop) {
+    int error = nki_loop_open(loop, loop->desc.backend);
+    int os_code = error == NETKIT_OK ? 0 : nki_os_code();
+    int level = error == NETKIT_OK ? (int)NETKIT_LOG_INFO : (int)NETKIT_LOG_ERROR;
+    if (loop->why[0] != '\0') {
+        nki_log(loop, level, NETKIT_LOGID_BACKEND, loop->why, os_code);
+    }
+    return error;
 }
 
 /* Handles of this loop start where those of another one do not. */
@@ -9898,6 +11874,7 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
             break;
         }
     }
+    nki_commit(loop);
     error = loop->wait_failures >= NKI_WAIT_FAILURES_MAX ? loop->wait_error : NETKIT_OK;
     loop->wait_failures = 0;
     nki_atomic_store(&loop->stop, 0u);
@@ -9936,6 +11913,7 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms) {
             nki_turn_begin(loop, timeout_ns);
         }
         nki_turn_finish(loop);
+        nki_commit(loop);
         has_more = nki_wants_turn(loop);
     }
     nki_atomic_store(&loop->stop, 0u);
@@ -9975,6 +11953,7 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us) {
         has_more = nki_loop_prepare(loop, 0, until_ns);
     } else {
         nki_loop_poll_turns(loop, until_ns);
+        nki_commit(loop);
         has_more = nki_wants_turn(loop);
     }
     nki_atomic_store(&loop->stop, 0u);
@@ -10040,8 +12019,11 @@ NETKIT_API int netkit_loop_adopt(netkit_loop *loop) {
     if (loop->is_running || loop->in_callback != 0) {
         return NETKIT_E_BUSY;
     }
-    loop->owner = nki_os_thread_id();
-    return NETKIT_OK;
+    int error = loop->driver->rebind == NULL ? NETKIT_OK : loop->driver->rebind(loop);
+    if (error == NETKIT_OK) {
+        loop->owner = nki_os_thread_id();
+    }
+    return error;
 }
 
 /* ---- from any thread ---- */
@@ -10106,7 +12088,7 @@ NETKIT_API const char *netkit_loop_backend(const netkit_loop *loop, const char *
     if (why != NULL) {
         *why = loop == NULL ? "" : loop->why;
     }
-    return loop == NULL ? "" : loop->poller.ops->name;
+    return loop == NULL ? "" : loop->backend;
 }
 
 NETKIT_API void *netkit_loop_user(const netkit_loop *loop) {
@@ -10150,7 +12132,7 @@ NETKIT_API int netkit_loop_timeout_ms(netkit_loop *loop) {
     if (error != NETKIT_OK) {
         return error;
     }
-    if (nki_has_work(loop)) {
+    if (nki_has_work(loop) || loop->is_unsubmitted) {
         return 0;
     }
     uint64_t wait = nki_timer_wait(loop);

@@ -39,6 +39,12 @@
 #define NKI_HAS_EPOLL NKI_LINUX
 #define NKI_HAS_POLL NKI_POSIX
 
+#if NKI_LINUX && !defined(NETKIT_NO_URING)
+#define NKI_HAS_URING 1
+#else
+#define NKI_HAS_URING 0
+#endif
+
 #ifdef NETKIT_NO_THREADS
 #define NKI_HAS_THREADS 0
 #else
@@ -73,6 +79,7 @@
 #if NKI_LINUX
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #if defined(__GLIBC__) && !defined(__USE_GNU)
 #error "include netkit.h before any system header in the file with NETKIT_IMPLEMENTATION"

@@ -23,6 +23,10 @@ typedef struct nki_driver {
     nki_source *(*next)(netkit_loop *loop);
     int (*wake)(netkit_loop *loop); /* any thread, signal handlers */
     int (*native)(netkit_loop *loop, uintptr_t *out);
+    /* What was begun goes to the system now: nobody is going to wait soon. NULL = it went. */
+    void (*commit)(netkit_loop *loop);
+    /* Another thread, the caller, takes the loop over. NULL = that changes nothing. */
+    int (*rebind)(netkit_loop *loop);
 
     /* Descriptors. shut stops events, closes (with a reset or not) and calls nki_gone() when no
      * completion can come any more: at once, or later. discard closes one never attached. */

@@ -59,28 +59,64 @@ static void nki_loop_free(netkit_loop *loop) {
     nki_free(&allocator, loop, sizeof *loop);
 }
 
-/* The backend asked for, or why not. */
-static int nki_loop_choose(netkit_loop *loop) {
-    const nki_driver *driver = nki_readiness_driver();
-    int asked = loop->desc.backend;
-    if (asked == NETKIT_BACKEND_FASTEST) {
-        loop->desc.backend = NETKIT_BACKEND_AUTO;
+/* io_uring, or why not: in loop->why and the error. */
+static int nki_loop_open_uring(netkit_loop *loop) {
+#if NKI_HAS_URING
+    int error = nki_uring_driver()->open(loop);
+    if (error == NETKIT_OK) {
+        loop->driver = nki_uring_driver();
+        loop->backend = "uring";
     }
+    return error;
+#else
+    snprintf(loop->why, sizeof loop->why, "io_uring is not part of this build");
+    return NETKIT_E_NOSYS;
+#endif
+}
+
+static int nki_loop_open_readiness(netkit_loop *loop) {
+    const nki_driver *driver = nki_readiness_driver();
     int error = driver->open(loop);
+    if (error == NETKIT_OK) {
+        loop->driver = driver;
+        loop->backend = loop->poller.ops->name;
+    }
+    return error;
+}
+
+static int nki_loop_open(netkit_loop *loop, int asked) {
+    char *why = loop->why;
+    bool is_tried = asked == NETKIT_BACKEND_URING || asked == NETKIT_BACKEND_FASTEST;
+    int error = is_tried ? nki_loop_open_uring(loop) : (int)NETKIT_E_NOSYS;
+    if (loop->driver == NULL && asked != NETKIT_BACKEND_URING) {
+        loop->desc.backend = is_tried ? (int)NETKIT_BACKEND_AUTO : asked;
+        error = nki_loop_open_readiness(loop);
+    }
     if (error != NETKIT_OK) {
         return error;
     }
-    loop->driver = driver;
-    const char *name = loop->poller.ops->name;
-    if (asked == NETKIT_BACKEND_FASTEST) {
-        snprintf(loop->why, sizeof loop->why, "io_uring is not part of this build, using %s", name);
+    if (is_tried && loop->driver == nki_readiness_driver()) {
+        size_t len = strlen(why);
+        snprintf(why + len, sizeof loop->why - len, ", using %s", loop->backend);
+    } else if (asked == NETKIT_BACKEND_FASTEST) {
+        snprintf(why, sizeof loop->why, "fastest: %s works here", loop->backend);
     } else if (asked == NETKIT_BACKEND_AUTO) {
-        snprintf(loop->why, sizeof loop->why, "auto: %s is the first that works here", name);
+        snprintf(why, sizeof loop->why, "auto: %s is the first that works here", loop->backend);
     } else {
-        snprintf(loop->why, sizeof loop->why, "%s was asked for", name);
+        snprintf(why, sizeof loop->why, "%s was asked for", loop->backend);
     }
-    nki_log(loop, NETKIT_LOG_INFO, NETKIT_LOGID_BACKEND, loop->why, 0);
     return NETKIT_OK;
+}
+
+/* The backend asked for, or why not. */
+static int nki_loop_choose(netkit_loop *loop) {
+    int error = nki_loop_open(loop, loop->desc.backend);
+    int os_code = error == NETKIT_OK ? 0 : nki_os_code();
+    int level = error == NETKIT_OK ? (int)NETKIT_LOG_INFO : (int)NETKIT_LOG_ERROR;
+    if (loop->why[0] != '\0') {
+        nki_log(loop, level, NETKIT_LOGID_BACKEND, loop->why, os_code);
+    }
+    return error;
 }
 
 /* Handles of this loop start where those of another one do not. */
@@ -263,6 +299,7 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
             break;
         }
     }
+    nki_commit(loop);
     error = loop->wait_failures >= NKI_WAIT_FAILURES_MAX ? loop->wait_error : NETKIT_OK;
     loop->wait_failures = 0;
     nki_atomic_store(&loop->stop, 0u);
@@ -301,6 +338,7 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms) {
             nki_turn_begin(loop, timeout_ns);
         }
         nki_turn_finish(loop);
+        nki_commit(loop);
         has_more = nki_wants_turn(loop);
     }
     nki_atomic_store(&loop->stop, 0u);
@@ -340,6 +378,7 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us) {
         has_more = nki_loop_prepare(loop, 0, until_ns);
     } else {
         nki_loop_poll_turns(loop, until_ns);
+        nki_commit(loop);
         has_more = nki_wants_turn(loop);
     }
     nki_atomic_store(&loop->stop, 0u);
@@ -405,8 +444,11 @@ NETKIT_API int netkit_loop_adopt(netkit_loop *loop) {
     if (loop->is_running || loop->in_callback != 0) {
         return NETKIT_E_BUSY;
     }
-    loop->owner = nki_os_thread_id();
-    return NETKIT_OK;
+    int error = loop->driver->rebind == NULL ? NETKIT_OK : loop->driver->rebind(loop);
+    if (error == NETKIT_OK) {
+        loop->owner = nki_os_thread_id();
+    }
+    return error;
 }
 
 /* ---- from any thread ---- */
@@ -471,7 +513,7 @@ NETKIT_API const char *netkit_loop_backend(const netkit_loop *loop, const char *
     if (why != NULL) {
         *why = loop == NULL ? "" : loop->why;
     }
-    return loop == NULL ? "" : loop->poller.ops->name;
+    return loop == NULL ? "" : loop->backend;
 }
 
 NETKIT_API void *netkit_loop_user(const netkit_loop *loop) {
@@ -515,7 +557,7 @@ NETKIT_API int netkit_loop_timeout_ms(netkit_loop *loop) {
     if (error != NETKIT_OK) {
         return error;
     }
-    if (nki_has_work(loop)) {
+    if (nki_has_work(loop) || loop->is_unsubmitted) {
         return 0;
     }
     uint64_t wait = nki_timer_wait(loop);

@@ -249,9 +249,10 @@ struct netkit_loop {
     uint8_t is_plain;   /* no debug mode, no driver that wants wishes or its buffers back */
     uint8_t is_running; /* inside run, run_once or poll */
     uint8_t is_run;     /* inside netkit_loop_run: it must not wait with nothing left to wait for */
-    uint8_t phase;      /* nki_turn_phase */
-    nki_queue ready;    /* to be served in this turn */
-    nki_queue later;    /* in the next one */
+    uint8_t is_unsubmitted; /* the driver has begun what only a turn, or its commit, submits */
+    uint8_t phase;          /* nki_turn_phase */
+    nki_queue ready;        /* to be served in this turn */
+    nki_queue later;        /* in the next one */
     nki_conn_queue dirty;
     nki_conn_queue dead;
     nki_queue graves;     /* slots to be freed at the end of the turn */
@@ -295,6 +296,7 @@ struct netkit_loop {
     const netkit_poll_event *events_next; /* seen by wait, not yet served */
     const netkit_poll_event *events_end;
     void *driver_state;
+    const char *backend; /* its name */
     void *ext;
     netkit_loop_desc desc; /* with the defaults filled in */
     netkit_allocator allocator;

@@ -68,4 +68,26 @@
          : (int)syscall(NKI_NR_EPOLL_PWAIT2, (ep), (evs), (n), (ts), NULL, (size_t)8))
 #endif
 
+#if NKI_HAS_URING
+/* One number on all architectures but one. */
+#if defined(__alpha__)
+#define NKI_NR_IO_URING 535
+#else
+#define NKI_NR_IO_URING 425
+#endif
+#define NKI_SYS_io_uring_setup(n, p) \
+    (NKI_FAIL(io_uring_setup) ? -1 : (int)syscall(NKI_NR_IO_URING, (n), (p)))
+#define NKI_SYS_io_uring_enter(fd, submit, wait, flags, arg, size) \
+    (NKI_FAIL(io_uring_enter)                                      \
+         ? -1                                                      \
+         : (int)syscall(NKI_NR_IO_URING + 1, (fd), (submit), (wait), (flags), (arg), (size)))
+#define NKI_SYS_io_uring_register(fd, op, arg, n) \
+    (NKI_FAIL(io_uring_register) ? -1 : (int)syscall(NKI_NR_IO_URING + 2, (fd), (op), (arg), (n)))
+#define NKI_SYS_mmap(size, flags, fd, offset) \
+    (NKI_FAIL(mmap) ? MAP_FAILED              \
+                    : mmap(NULL, (size), PROT_READ | PROT_WRITE, (flags), (fd), (offset)))
+#define NKI_SYS_munmap(p, size) munmap((p), (size))
+#define NKI_SYS_madvise(p, size, what) (NKI_FAIL(madvise) ? -1 : madvise((p), (size), (what)))
+#endif
+
 #endif /* NKI_POSIX */

@@ -1,0 +1,106 @@
+/* Provided buffers: memory the kernel picks from when bytes have come, so that a conn that is
+ * silent owns none.
+ *
+ * A buffer is with the kernel, or holds bytes that a conn has not read (parked), or is lent to a
+ * handler. The three are told apart by its record; a count of those not with the kernel tells
+ * cheaply whether there is anything to look after. Kernel side: io_uring_register_buf_ring(3);
+ * an empty ring ends a multishot receive at once with ENOBUFS. */
+
+#if NKI_HAS_URING
+
+enum {
+    NKI_POOL_COUNT = 256, /* at most 500 conns answered at once need more, and read by recv then */
+    NKI_POOL_SIZE = 8192, /* who fills one reads by recv into 64 KiB instead */
+    NKI_POOL_GROUP = 0
+};
+
+#define NKI_POOL_NONE UINT16_MAX
+#define NKI_POOL_FREE UINT32_MAX /* as the slot of a buffer's owner: with the kernel */
+
+typedef struct nki_pool_record {
+    uint32_t slot; /* of the owner */
+    uint16_t next; /* parked behind it */
+    uint16_t unused;
+    uint32_t begin;
+    uint32_t end;
+} nki_pool_record;
+
+typedef struct nki_pool {
+    uint32_t count; /* a power of two */
+    uint32_t size;
+    nki_uring_buffer *ring; /* NULL = not there */
+    unsigned char *memory;
+    nki_pool_record *records;
+    uint32_t held; /* not with the kernel */
+    uint16_t tail; /* of the ring; the kernel sees it when it is published */
+} nki_pool;
+
+static unsigned char *nki_pool_data(const nki_pool *p, uint16_t id) {
+    return p->memory + (size_t)id * p->size;
+}
+
+/* Back to the kernel, from nki_pool_publish on. */
+static void nki_pool_give(nki_pool *p, uint16_t id) {
+    nki_uring_buffer *place = &p->ring[p->tail++ & (p->count - 1)];
+    place->addr = (uint64_t)(uintptr_t)nki_pool_data(p, id);
+    place->len = p->size;
+    place->id = id;
+    p->records[id].slot = NKI_POOL_FREE;
+    p->held--;
+}
+
+static void nki_pool_publish(nki_pool *p) {
+    if (p->ring != NULL) {
+        nki_atomic_store(&p->ring[0].tail, p->tail);
+    }
+}
+
+static size_t nki_pool_ring_size(const nki_pool *p) {
+    return p->count * sizeof(nki_uring_buffer);
+}
+
+static void nki_pool_free(nki_pool *p, const netkit_allocator *a) {
+    if (p->ring != NULL) {
+        (void)NKI_SYS_munmap(p->ring, nki_pool_ring_size(p));
+    }
+    nki_free(a, p->memory, (size_t)p->count * p->size);
+    nki_free(a, p->records, p->count * sizeof *p->records);
+    p->ring = NULL;
+    p->memory = NULL;
+    p->records = NULL;
+    p->held = 0;
+    p->tail = 0;
+}
+
+static int nki_pool_register(nki_pool *p, const nki_uring *r) {
+    nki_uring_buffers_reg reg;
+    void *ring = NKI_SYS_mmap(nki_pool_ring_size(p), MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (ring == MAP_FAILED) {
+        return errno;
+    }
+    p->ring = (nki_uring_buffer *)ring;
+    memset(&reg, 0, sizeof reg);
+    reg.addr = (uint64_t)(uintptr_t)ring;
+    reg.entries = p->count;
+    reg.group = NKI_POOL_GROUP;
+    return NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_BUFFERS, &reg, 1u) != 0 ? errno : 0;
+}
+
+/* Make the buffers and hand all of them to the kernel. Returns 0 or an errno, nothing left. */
+static int nki_pool_open(nki_pool *p, const nki_uring *r, const netkit_allocator *a) {
+    p->memory = (unsigned char *)nki_alloc(a, (size_t)p->count * p->size);
+    p->records = (nki_pool_record *)nki_alloc_zero(a, p->count * sizeof *p->records);
+    int error = p->memory == NULL || p->records == NULL ? ENOMEM : nki_pool_register(p, r);
+    if (error != 0) {
+        nki_pool_free(p, a);
+        return error;
+    }
+    p->held = p->count;
+    for (uint32_t i = 0; i < p->count; i++) {
+        nki_pool_give(p, (uint16_t)i);
+    }
+    nki_pool_publish(p);
+    return 0;
+}
+
+#endif /* NKI_HAS_URING */

@@ -1,0 +1,641 @@
+/* The ring driver: the system does what it was told before, and completions say what came of it.
+ *
+ * Small messages are its gain: bytes arrive in provided buffers by one receive that goes on for
+ * ever, answers of up to 8 KiB are sends told to the kernel together with the next wait, so that
+ * at 50 conns a system call serves dozens of messages. What is large, and what somebody wants to
+ * have happened when a call returns, is done by a call at once, as the readiness driver does it:
+ * there the ring has nothing to win. Who reads slowly never holds a buffer beyond a turn. */
+
+#if NKI_HAS_URING
+
+/* Whether this process is not the one that made the ring. */
+static bool nki_u_is_child(const nki_u *u) {
+    return u->guard != NULL && *(const volatile unsigned char *)u->guard == 0;
+}
+
+static void nki_u_guard_open(nki_u *u) {
+#if defined(MADV_WIPEONFORK)
+    void *page = NKI_SYS_mmap((size_t)1, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) {
+        return;
+    }
+    if (NKI_SYS_madvise(page, (size_t)1, MADV_WIPEONFORK) != 0) {
+        (void)NKI_SYS_munmap(page, (size_t)1);
+        return;
+    }
+    u->guard = (unsigned char *)page;
+    *u->guard = 1;
+#else
+    NKI_UNUSED(u);
+#endif
+}
+
+/* ---- refusal ---- */
+
+static const char *nki_u_errno_name(int os_code) {
+    switch (os_code) {
+    case EPERM: return "EPERM";
+    case EACCES: return "EACCES";
+    case ENOSYS: return "ENOSYS";
+    case ENOMEM: return "ENOMEM";
+    case EINVAL: return "EINVAL";
+    case EMFILE: return "EMFILE";
+    case ENFILE: return "ENFILE";
+    default: return "errno";
+    }
+}
+
+/* kernel.io_uring_disabled: '0', '1', '2', or '?' where there is no such setting. */
+static char nki_u_sysctl(void) {
+    char value = '?';
+    int fd = NKI_SYS_open("/proc/sys/kernel/io_uring_disabled", O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        if (NKI_SYS_read(fd, &value, 1) != 1) {
+            value = '?';
+        }
+        nki_os_abandon((uintptr_t)fd);
+    }
+    return value;
+}
+
+/* Say why, and which code that is: a refusal means that there is no such backend here. */
+static int nki_u_refused(netkit_loop *loop, const char *where, int os_code) {
+    const char *hint = "";
+    char text[48];
+    if (os_code == EPERM || os_code == EACCES) {
+        char value = nki_u_sysctl();
+        snprintf(text, sizeof text, " (kernel.io_uring_disabled is %c)", value);
+        hint = value == '1' || value == '2' ? text : " (seccomp?)";
+    } else if (os_code == ENOSYS || os_code == EINVAL) {
+        hint = " (kernel too old, or seccomp?)";
+    } else if (os_code == ENOMEM) {
+        hint = " (RLIMIT_MEMLOCK?)";
+    }
+    snprintf(loop->why, sizeof loop->why, "io_uring refused: %s (%d) at %s%s",
+             nki_u_errno_name(os_code), os_code, where, hint);
+    errno = os_code;
+    bool is_missing =
+        os_code == EPERM || os_code == EACCES || os_code == ENOSYS || os_code == EINVAL;
+    return is_missing ? (int)NETKIT_E_NOSYS : netkit_error_from_os(os_code);
+}
+
+/* ---- life ---- */
+
+static void nki_u_setup(nki_u *u) {
+    u->pool.count = NKI_POOL_COUNT;
+    u->pool.size = NKI_POOL_SIZE;
+    u->want_first = NKI_NO_SLOT;
+    u->want_last = NKI_NO_SLOT;
+    u->lent = NKI_POOL_NONE;
+    u->has_recv_multishot = u->ring.has_op[NKI_URING_OP_6_0];
+    u->has_accept_multishot = u->ring.has_op[NKI_URING_OP_5_19];
+    u->has_skip = (u->ring.features & NKI_URING_FEAT_CQE_SKIP) != 0;
+}
+
+static int nki_u_open(netkit_loop *loop) {
+    const char *where;
+    nki_u *u = (nki_u *)nki_alloc_zero(&loop->allocator, sizeof *u);
+    if (u == NULL) {
+        return nki_u_refused(loop, "malloc", ENOMEM);
+    }
+    int os_code = nki_uring_open(&u->ring, &where);
+    bool is_old = (u->ring.flags & NKI_URING_SETUP_DEFER_TASKRUN) == 0;
+    if (os_code == 0 && is_old && loop->desc.backend == NETKIT_BACKEND_FASTEST) {
+        nki_uring_close(&u->ring);
+        where = "DEFER_TASKRUN";
+        os_code = ENOSYS;
+    }
+    if (os_code == 0 && nki_os_wake_open(&loop->wake) != NETKIT_OK) {
+        where = "eventfd";
+        os_code = errno;
+        nki_uring_close(&u->ring);
+    }
+    if (os_code != 0) {
+        nki_free(&loop->allocator, u, sizeof *u);
+        return nki_u_refused(loop, where, os_code);
+    }
+    nki_u_setup(u);
+    nki_u_guard_open(u);
+    loop->driver_state = u;
+    return NETKIT_OK;
+}
+
+static void nki_u_close(netkit_loop *loop) {
+    nki_u *u = nki_u_of(loop);
+    if (!nki_u_is_child(u)) {
+        nki_u_reclaim(loop, u);
+    }
+    if (nki_u_is_child(u)) {
+        /* Its memory was not inherited; the descriptor was. */
+        u->ring.map = NULL;
+        u->ring.sqes = NULL;
+        u->ring.enter_flags = 0;
+    }
+    nki_uring_close(&u->ring);
+    nki_os_wake_close(&loop->wake);
+    nki_pool_free(&u->pool, &loop->allocator);
+    for (uint32_t i = 0; i < u->slabs_count; i++) {
+        nki_free(&loop->allocator, u->slabs[i], sizeof(nki_u_slot) << NKI_SLAB_BITS);
+    }
+    nki_free(&loop->allocator, u->slabs, u->slabs_count * sizeof *u->slabs);
+    nki_fd_table_free(&u->watched, &loop->allocator);
+    if (u->guard != NULL) {
+        (void)NKI_SYS_munmap(u->guard, (size_t)1);
+    }
+    nki_free(&loop->allocator, u, sizeof *u);
+    loop->driver_state = NULL;
+}
+
+/* Another thread takes over. A ring that was enabled belongs to the first one for good, so a new
+ * one is made; that needs nothing to be in flight on the old one. */
+static int nki_u_rebind(netkit_loop *loop) {
+    nki_u *u = nki_u_of(loop);
+    nki_uring fresh;
+    const char *where;
+    if (nki_u_is_child(u)) {
+        return NETKIT_E_NOSYS;
+    }
+    if (!u->ring.is_enabled || u->ring.thread == nki_os_thread_id()) {
+        return NETKIT_OK;
+    }
+    for (uint32_t i = 0; i < loop->sources.capacity && (i >> NKI_SLAB_BITS) < u->slabs_count; i++) {
+        const nki_source *source = (const nki_source *)(void *)nki_slots_at(&loop->sources, i);
+        if (source->token != 0 && nki_u_at(u, i)->busy != 0) {
+            return NETKIT_E_BUSY;
+        }
+    }
+    int os_code = nki_uring_open(&fresh, &where);
+    if (os_code != 0) {
+        errno = os_code;
+        return nki_os_error();
+    }
+    nki_u_reclaim(loop, u);
+    nki_uring_close(&u->ring);
+    nki_pool_free(&u->pool, &loop->allocator);
+    u->ring = fresh;
+    u->is_wake_armed = false;
+    u->next = 0;
+    u->end = 0;
+    return NETKIT_OK;
+}
+
+/* ---- waiting ---- */
+
+static void nki_u_arm_wake(netkit_loop *loop, nki_u *u) {
+    nki_uring_sqe *sqe = nki_u_take(loop, u);
+    if (sqe != NULL) {
+        sqe->opcode = NKI_URING_POLL_ADD;
+        sqe->fd = nki_os_fd(loop->wake.reader);
+        sqe->len = NKI_URING_POLL_MULTISHOT;
+        sqe->op_flags = nki_u_poll_bits(NETKIT_POLL_READ);
+        sqe->user_data = NKI_U_WAKE;
+        u->is_wake_armed = true;
+    }
+}
+
+/* Everything that is wanted goes into the ring, and with it to the kernel. */
+static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
+    nki_u_begin_all(loop, u);
+    nki_pool_publish(&u->pool);
+    loop->is_unsubmitted = u->want_first != NKI_NO_SLOT;
+    if (loop->is_unsubmitted || nki_uring_unread(&u->ring) != 0) {
+        timeout_ns = 0;
+    }
+    return nki_uring_enter(&u->ring, timeout_ns);
+}
+
+static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
+    nki_u *u = nki_u_of(loop);
+    if (nki_u_is_child(u)) {
+        errno = ENOSYS;
+        return NETKIT_E_NOSYS;
+    }
+    int os_code = nki_uring_enable(&u->ring);
+    if (os_code == 0) {
+        nki_u_reclaim(loop, u);
+        if (NKI_UNLIKELY(u->pool.held != 0)) {
+            nki_u_evict_all(loop, u);
+        }
+        if (NKI_UNLIKELY(!u->is_wake_armed)) {
+            nki_u_arm_wake(loop, u);
+        }
+        os_code = nki_u_enter(loop, u, timeout_ns);
+    }
+    u->overflows += (nki_atomic_load(u->ring.sq_flags) & NKI_URING_SQ_CQ_OVERFLOW) != 0;
+    u->next = *u->ring.cq_head;
+    uint32_t count = NKI_MIN(nki_uring_unread(&u->ring), loop->desc.events_max);
+    u->end = u->next + count;
+    errno = os_code != 0 ? os_code : errno;
+    return os_code != 0 ? nki_os_error() : (int)count;
+}
+
+static nki_source *nki_u_next(netkit_loop *loop) {
+    nki_u *u = nki_u_of(loop);
+    while (u->next != u->end) {
+        nki_uring_cqe cqe = u->ring.cqes[u->next & u->ring.cq_mask];
+        u->next++;
+        nki_atomic_store(u->ring.cq_head, u->next);
+        nki_source *source = nki_u_completed(loop, u, &cqe);
+        if (source != NULL) {
+            return source;
+        }
+    }
+    return NULL;
+}
+
+/* Nobody is going to wait soon. */
+static void nki_u_commit(netkit_loop *loop) {
+    nki_u *u = nki_u_of(loop);
+    if (loop->is_unsubmitted && u->ring.is_enabled && !nki_u_is_child(u)) {
+        (void)nki_u_enter(loop, u, 0);
+    }
+}
+
+static int nki_u_native(netkit_loop *loop, uintptr_t *out) {
+    *out = (uintptr_t)nki_u_of(loop)->ring.fd;
+    return NETKIT_OK;
+}
+
+/* ---- descriptors ---- */
+
+/* A driver's half for this slot, cleared. */
+static int nki_u_reserve(netkit_loop *loop, nki_u *u, uint32_t slot, nki_u_slot **out) {
+    uint32_t count = (slot >> NKI_SLAB_BITS) + 1;
+    while (u->slabs_count < count) {
+        size_t size = sizeof(nki_u_slot) << NKI_SLAB_BITS;
+        size_t table = u->slabs_count * sizeof *u->slabs;
+        nki_u_slot *slab = (nki_u_slot *)nki_alloc_zero(&loop->allocator, size);
+        nki_u_slot **slabs = (nki_u_slot **)nki_alloc(&loop->allocator, table + sizeof *u->slabs);
+        if (slab == NULL || slabs == NULL) {
+            nki_free(&loop->allocator, slab, size);
+            nki_free(&loop->allocator, slabs, table + sizeof *u->slabs);
+            return NETKIT_E_NOMEM;
+        }
+        if (u->slabs != NULL) {
+            memcpy(slabs, u->slabs, table);
+        }
+        nki_free(&loop->allocator, u->slabs, table);
+        u->slabs = slabs;
+        u->slabs[u->slabs_count++] = slab;
+    }
+    nki_u_slot *s = nki_u_at(u, slot);
+    nki_u_slot old = *s;
+    memset(s, 0, sizeof *s);
+    s->next = old.next; /* it may be in the list still */
+    s->want = old.want & NKI_U_PENDING;
+    s->polls = old.polls;
+    s->first = NKI_POOL_NONE;
+    *out = s;
+    return NETKIT_OK;
+}
+
+static int nki_u_attach(netkit_loop *loop, nki_source *source) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s;
+    int error = nki_u_reserve(loop, u, nki_id_slot(source->id), &s);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    (void)nki_token_new(loop, source);
+    if (nki_id_kind(source->id) == NKI_KIND_CONN &&
+        (((const nki_conn *)(const void *)source)->flags & NKI_C_TCP) == 0) {
+        s->state |= NKI_U_TO_AGAIN;
+    }
+    nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
+    return NETKIT_OK;
+}
+
+/* Submit the cancelling and take the ends of these operations out of what has completed, so that
+ * the descriptor is closed, and the peer knows, before the call returns. */
+static void nki_u_settle(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
+    nki_uring *r = &u->ring;
+    if (nki_uring_enter(r, 0) != 0) {
+        return;
+    }
+    uint32_t tail = nki_atomic_load(r->cq_tail);
+    for (uint32_t i = *r->cq_head; i != tail && s->busy != 0; i++) {
+        nki_uring_cqe *cqe = &r->cqes[i & r->cq_mask];
+        if (nki_token_find(loop, cqe->user_data) == source) {
+            nki_u_completed_closing(loop, u, source, s, cqe);
+            cqe->user_data = NKI_U_IGNORED;
+            cqe->flags = 0;
+        }
+    }
+}
+
+static void nki_u_forget_sockets(netkit_loop *loop, nki_u_slot *s) {
+    int fd;
+    while (nki_u_blob_len(s->blob) != 0) {
+        memcpy(&fd, nki_u_blob_data(s->blob), sizeof fd);
+        s->blob->begin += sizeof fd;
+        (void)nki_os_reset((uintptr_t)fd);
+    }
+    nki_u_blob_free(&loop->allocator, s->blob);
+    s->blob = NULL;
+}
+
+static void nki_u_shut(netkit_loop *loop, nki_source *source, bool reset) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, source);
+    bool is_child = nki_u_is_child(u);
+    s->state |= NKI_U_CLOSING | (reset ? NKI_U_RESET : 0);
+    s->want &= NKI_U_PENDING;
+    if (nki_id_kind(source->id) == NKI_KIND_LISTENER) {
+        nki_u_forget_sockets(loop, s);
+    } else {
+        nki_u_forget(loop, u, s);
+    }
+    if (s->busy != 0 && !is_child) {
+        if (!nki_u_cancel_all(loop, u, source, s)) {
+            nki_u_want(loop, u, source, s, 0);
+        } else if (!loop->is_destroying) {
+            nki_u_settle(loop, u, source, s);
+        }
+    }
+    if (s->busy == 0 || is_child) {
+        nki_u_finish(loop, source, s);
+    }
+}
+
+/* ---- watches ---- */
+
+/* What epoll_ctl(2) would say of it. */
+static int nki_u_watchable(uintptr_t native) {
+    struct stat st;
+    if (NKI_SYS_fstat(nki_os_fd(native), &st) != 0) {
+        return nki_os_error();
+    }
+    return S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) ? (int)NETKIT_E_ACCESS : NETKIT_OK;
+}
+
+static int nki_u_watch_new(netkit_loop *loop, nki_u *u, nki_source *source, uint32_t events) {
+    nki_u_slot *s;
+    if (nki_fd_table_get(&u->watched, source->socket) != 0) {
+        return NETKIT_E_EXISTS;
+    }
+    int error = nki_u_watchable(source->socket);
+    if (error == NETKIT_OK) {
+        error = nki_fd_table_reserve(&u->watched, source->socket, &loop->allocator);
+    }
+    if (error == NETKIT_OK) {
+        error = nki_u_reserve(loop, u, nki_id_slot(source->id), &s);
+    }
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    u->watched.places[source->socket] = 1;
+    (void)nki_token_new(loop, source);
+    s->events = events;
+    nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
+    return NETKIT_OK;
+}
+
+/* A poll of which nothing more may come. */
+static void nki_u_give_up_poll(netkit_loop *loop, nki_u *u, const nki_source *source,
+                               nki_u_slot *s) {
+    if ((s->busy & NKI_U_BIT(NKI_U_POLL)) != 0) {
+        (void)nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_POLL));
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_POLL));
+        s->polls = (uint8_t)((s->polls + 1) & 15);
+    }
+}
+
+static int nki_u_watch(netkit_loop *loop, nki_source *source, uint32_t events, bool is_new) {
+    nki_u *u = nki_u_of(loop);
+    if (is_new) {
+        return nki_u_watch_new(loop, u, source, events);
+    }
+    nki_u_slot *s = nki_u_slot_of(u, source);
+    s->events = events;
+    nki_u_give_up_poll(loop, u, source, s);
+    nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
+    return NETKIT_OK;
+}
+
+static void nki_u_unwatch(netkit_loop *loop, nki_source *source) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, source);
+    u->watched.places[source->socket] = 0;
+    if (!nki_u_is_child(u)) {
+        nki_u_give_up_poll(loop, u, source, s);
+        if (!loop->is_running) {
+            nki_u_commit(loop); /* until then the descriptor would stay open after a close */
+        }
+    }
+    s->want &= NKI_U_PENDING;
+    source->token = 0;
+}
+
+/* ---- streams ---- */
+
+static int nki_u_accept_parked(nki_u_slot *s, nki_listener *l, uintptr_t *out, netkit_addr *peer) {
+    int fd;
+    memcpy(&fd, nki_u_blob_data(s->blob), sizeof fd);
+    s->blob->begin += sizeof fd;
+    if (s->blob->begin == s->blob->end) {
+        s->blob->begin = 0;
+        s->blob->end = 0;
+        if ((s->busy & NKI_U_BIT(NKI_U_ACCEPT)) != 0 && s->error == 0) {
+            l->source.ready = 0;
+        }
+    }
+    if (peer != NULL && nki_os_remote((uintptr_t)fd, peer) != NETKIT_OK) {
+        nki_os_abandon((uintptr_t)fd); /* gone again: an accept of its own would have said so */
+        return NETKIT_E_ABORTED;
+    }
+    *out = (uintptr_t)fd;
+    return NETKIT_OK;
+}
+
+static int nki_u_accept(netkit_loop *loop, nki_listener *l, uintptr_t *out, netkit_addr *peer) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, &l->source);
+    *out = UINTPTR_MAX;
+    if (nki_u_blob_len(s->blob) != 0) {
+        return nki_u_accept_parked(s, l, out, peer);
+    }
+    if (s->error != 0) {
+        errno = s->error;
+        s->error = 0;
+        return nki_os_accept_error(l->source.socket);
+    }
+    if ((s->busy & NKI_U_BIT(NKI_U_ACCEPT)) != 0) {
+        l->source.ready = 0;
+        return NETKIT_E_AGAIN;
+    }
+    int error = nki_os_accept(l->source.socket, out, peer);
+    if (error == NETKIT_E_AGAIN) {
+        l->source.ready = 0;
+        nki_u_want(loop, u, &l->source, s, NKI_U_WANT_INPUT);
+    }
+    return error;
+}
+
+static int nki_u_connected(netkit_loop *loop, nki_conn *c) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, &c->source);
+    int error = nki_os_connect_result(c->source.socket);
+    if (error == NETKIT_OK) {
+        nki_u_give_up_poll(loop, u, &c->source, s);
+    }
+    if (error == NETKIT_OK || error == NETKIT_E_AGAIN) {
+        c->source.ready = 0;
+        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
+    }
+    return error;
+}
+
+/* All that has come by completions was read. */
+static void nki_u_update_ready(nki_conn *c, const nki_u_slot *s) {
+    if (s->first == NKI_POOL_NONE && s->blob == NULL && s->error == 0 &&
+        (s->busy & NKI_U_BIT(NKI_U_RECV)) != 0) {
+        c->source.ready = 0;
+    }
+}
+
+/* From the socket itself, while no receive is in flight. */
+static int nki_u_read_now(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *s, size_t max) {
+    unsigned char *buffer = nki_block_data(loop->recv);
+    loop->span.data = buffer;
+    int n = nki_os_recv(c->source.socket, buffer, max);
+    bool is_all =
+        n > 0 && n < NKI_RECV_SIZE && max == NKI_RECV_SIZE && (s->state & NKI_U_TO_AGAIN) == 0;
+    if (n >= NKI_U_BULK_MIN) {
+        s->bulk = NKI_U_BULK;
+    } else if (n > 0 && s->bulk != 0) {
+        s->bulk--;
+    }
+    if (n == NETKIT_E_EOF) {
+        s->state |= NKI_U_ENDED;
+    }
+    if (is_all || n == NETKIT_E_AGAIN || n == NETKIT_E_EOF) {
+        c->source.ready = 0;
+        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
+    }
+    return n;
+}
+
+static int nki_u_read_odd(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *s, size_t max) {
+    if (s->blob != NULL) {
+        size_t len = nki_u_blob_len(s->blob);
+        size_t n = NKI_MIN(len, NKI_CLIP(recv, max));
+        loop->span.data = nki_u_blob_data(s->blob);
+        s->blob->begin += n;
+        if (n == len) {
+            u->lent_blob = s->blob;
+            s->blob = NULL;
+        } else {
+            u->reading = s;
+        }
+        nki_u_update_ready(c, s);
+        return (int)n;
+    }
+    if ((s->state & NKI_U_EOF) != 0) {
+        s->state = (uint8_t)((s->state & ~NKI_U_EOF) | NKI_U_ENDED);
+        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
+        return NETKIT_E_EOF;
+    }
+    if (s->error != 0) {
+        errno = s->error;
+        s->error = 0;
+        return nki_os_error();
+    }
+    if ((s->busy & NKI_U_BIT(NKI_U_RECV)) != 0) {
+        c->source.ready = 0;
+        return NETKIT_E_AGAIN;
+    }
+    return nki_u_read_now(loop, u, c, s, max);
+}
+
+static int nki_u_read(netkit_loop *loop, nki_conn *c, size_t max) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, &c->source);
+    nki_u_reclaim(loop, u);
+    if (NKI_UNLIKELY(s->first == NKI_POOL_NONE || s->blob != NULL)) {
+        return nki_u_read_odd(loop, u, c, s, max);
+    }
+    nki_pool_record *record = &u->pool.records[s->first];
+    size_t len = record->end - record->begin;
+    size_t n = NKI_MIN(len, NKI_CLIP(recv, max));
+    loop->span.data = nki_pool_data(&u->pool, s->first) + record->begin;
+    if (NKI_LIKELY(n == len)) {
+        u->lent = nki_u_unpark(u, s);
+    } else {
+        record->begin += (uint32_t)n;
+        u->reading = s;
+    }
+    nki_u_update_ready(c, s);
+    return (int)n;
+}
+
+static int nki_u_send_failed(nki_u_slot *s) {
+    errno = s->send_error;
+    s->send_error = 0;
+    return nki_os_error();
+}
+
+/* One small chunk goes with the next wait; the rest, and between turns all, by calls. */
+static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, &c->source);
+    const nki_chunk *first = c->out;
+    if (NKI_UNLIKELY(s->send_error != 0)) {
+        return nki_u_send_failed(s);
+    }
+    bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX;
+    int error = NETKIT_OK;
+    if (is_small && loop->is_running && first->end != first->begin) {
+        c->flags |= NKI_C_STALLED;
+    } else {
+        error = nki_r_flush(loop, c);
+    }
+    if ((c->flags & NKI_C_STALLED) != 0 && !nki_u_begin_send(loop, u, c, s)) {
+        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_SEND);
+    }
+    return error;
+}
+
+/* What is staged must be copied to last until the next wait: it becomes the queue's one chunk. */
+static int nki_u_send_later(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *s,
+                            const void *data, size_t len) {
+    if (nki_out_chunks(loop, c, data, len) != NETKIT_OK) {
+        return 0; /* the caller finds out for itself */
+    }
+    c->flags |= NKI_C_STALLED;
+    if (!nki_u_begin_send(loop, u, c, s)) {
+        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_SEND);
+    }
+    return (int)len;
+}
+
+static int nki_u_send(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, &c->source);
+    if (NKI_UNLIKELY(s->send_error != 0)) {
+        return nki_u_send_failed(s);
+    }
+    if (len <= NKI_U_SEND_MAX && loop->is_running && c->out == NULL) {
+        return nki_u_send_later(loop, u, c, s, data, len);
+    }
+    int n = c->out == NULL ? nki_os_send(c->source.socket, data, len) : 0;
+    if (n == NETKIT_E_AGAIN) {
+        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_SEND);
+    }
+    return n;
+}
+
+static const nki_driver *nki_uring_driver(void) {
+    static const nki_driver driver = {
+        nki_u_open,       nki_u_close,  nki_r_now,     nki_r_random,
+        nki_u_wait,       nki_u_next,   nki_r_wake,    nki_u_native,
+        nki_u_commit,     nki_u_rebind, nki_u_attach,  nki_u_shut,
+        nki_r_discard,    NULL,         nki_u_watch,   nki_u_unwatch,
+        nki_r_listen,     nki_u_accept, nki_r_connect, nki_u_connected,
+        nki_u_read,       NULL,         nki_u_flush,   nki_u_send,
+        nki_r_half_close, nki_r_local,  nki_r_remote,  nki_r_set_option,
+        nki_r_get_option, nki_os_code,
+    };
+    return &driver;
+}
+
+#endif /* NKI_HAS_URING */

@@ -1,0 +1,516 @@
+/* Operations: begun for those who want them, cancelled, and what their completions mean.
+ *
+ * There is at most one receive, send and accept of a descriptor at a time, and the next one is
+ * begun only after the terminal completion (the one without F_MORE) of the one before. A cancelled
+ * operation completes all the same, so memory and descriptor wait for that: close(2) alone would
+ * neither end it nor send a FIN. */
+
+#if NKI_HAS_URING
+
+enum {
+    NKI_U_SEND_MAX = 8192, /* larger sends are calls at once: the copy would cost more than that */
+    NKI_U_BULK = 8,        /* reads by recv after a filled buffer */
+    NKI_U_BULK_MIN = 4096, /* one that is larger starts them anew */
+    NKI_U_PARKED_SOCKETS = 256 /* accepted ahead of the listener */
+};
+
+static nki_uring_sqe *nki_u_take(netkit_loop *loop, nki_u *u) {
+    loop->is_unsubmitted = 1;
+    return nki_uring_take(&u->ring);
+}
+
+/* ---- beginning ---- */
+
+static bool nki_u_cancel(netkit_loop *loop, nki_u *u, uint64_t name) {
+    nki_uring_sqe *sqe = nki_u_take(loop, u);
+    if (sqe == NULL) {
+        return false;
+    }
+    sqe->opcode = NKI_URING_CANCEL;
+    sqe->flags = u->has_skip ? (uint8_t)NKI_URING_SQE_SKIP_SUCCESS : 0;
+    sqe->fd = -1;
+    sqe->addr = name;
+    sqe->user_data = NKI_U_IGNORED;
+    return true;
+}
+
+static bool nki_u_cancel_all(netkit_loop *loop, nki_u *u, const nki_source *source,
+                             const nki_u_slot *s) {
+    for (unsigned op = NKI_U_RECV; op <= NKI_U_POLL; op++) {
+        if ((s->busy & NKI_U_BIT(op)) != 0 && !nki_u_cancel(loop, u, nki_u_name(source, s, op))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* End a receive whose bytes are not wanted this way; what comes before its end is still parked. */
+static void nki_u_turn_away(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s) {
+    if ((s->busy & NKI_U_BIT(NKI_U_RECV)) != 0 && (s->state & NKI_U_TURNED_AWAY) == 0 &&
+        nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_RECV))) {
+        s->state |= NKI_U_TURNED_AWAY;
+    }
+}
+
+static uint32_t nki_u_poll_bits(uint32_t events) {
+    events &= 0xFFFF;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    events = events << 16; /* the kernel's poll32_events has its halves swapped there */
+#endif
+    return events;
+}
+
+/* Errors and hang-ups are reported always. A poll that is there is given up, not waited for. */
+static bool nki_u_begin_poll(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s,
+                             uint32_t events, bool is_multishot) {
+    if ((s->busy & NKI_U_BIT(NKI_U_POLL)) != 0) {
+        if (!nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_POLL))) {
+            return false;
+        }
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_POLL));
+    }
+    nki_uring_sqe *sqe = nki_u_take(loop, u);
+    if (sqe == NULL) {
+        return false;
+    }
+    s->polls = (uint8_t)((s->polls + 1) & 15);
+    sqe->opcode = NKI_URING_POLL_ADD;
+    sqe->fd = nki_os_fd(source->socket);
+    sqe->len = is_multishot ? NKI_URING_POLL_MULTISHOT : 0;
+    sqe->op_flags = nki_u_poll_bits(events);
+    sqe->user_data = nki_u_name(source, s, NKI_U_POLL);
+    s->busy |= NKI_U_BIT(NKI_U_POLL);
+    return true;
+}
+
+static bool nki_u_begin_recv(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s) {
+    if ((s->busy & NKI_U_BIT(NKI_U_POLL)) != 0) {
+        if (!nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_POLL))) {
+            return false;
+        }
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_POLL));
+        s->polls = (uint8_t)((s->polls + 1) & 15);
+    }
+    nki_uring_sqe *sqe = nki_u_take(loop, u);
+    if (sqe == NULL) {
+        return false;
+    }
+    sqe->opcode = NKI_URING_RECV;
+    sqe->flags = NKI_URING_SQE_BUFFER_SELECT;
+    /* To poll first: without it an empty pool would end it at once, although nothing has come. */
+    sqe->ioprio = NKI_URING_RECV_MULTISHOT | NKI_URING_RECV_POLL_FIRST;
+    sqe->fd = nki_os_fd(source->socket);
+    sqe->buffer_group = NKI_POOL_GROUP;
+    sqe->user_data = nki_u_name(source, s, NKI_U_RECV);
+    s->busy |= NKI_U_BIT(NKI_U_RECV);
+    u->arms++;
+    return true;
+}
+
+/* The pool, made at first use: smaller where memory is short, never where the kernel cannot. */
+static bool nki_u_has_pool(netkit_loop *loop, nki_u *u) {
+    while (u->has_recv_multishot && u->pool.ring == NULL) {
+        int error = nki_pool_open(&u->pool, &u->ring, &loop->allocator);
+        if (error == ENOMEM && u->pool.count > 16) {
+            u->pool.count /= 4;
+        } else {
+            u->has_recv_multishot = error == 0;
+        }
+    }
+    return u->has_recv_multishot;
+}
+
+/* Hear of bytes: have them received, or, where buffers are not the way, be told and read then. */
+static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
+    if ((c->flags & NKI_C_CONNECTING) != 0) {
+        return nki_u_begin_poll(loop, u, &c->source, s, NETKIT_POLL_WRITE, false);
+    }
+    if ((s->state & NKI_U_ENDED) != 0) {
+        return nki_u_begin_poll(loop, u, &c->source, s, 0, false);
+    }
+    if ((s->busy & NKI_U_BIT(NKI_U_RECV)) != 0) {
+        return true;
+    }
+    if (s->bulk == 0 && nki_u_has_pool(loop, u)) {
+        return nki_u_begin_recv(loop, u, &c->source, s);
+    }
+    const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
+    return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
+           nki_u_begin_poll(loop, u, &c->source, s, events, true);
+}
+
+static bool nki_u_begin_accept(netkit_loop *loop, nki_u *u, const nki_listener *l, nki_u_slot *s) {
+    if ((s->busy & (NKI_U_BIT(NKI_U_ACCEPT) | NKI_U_BIT(NKI_U_POLL))) != 0) {
+        return true;
+    }
+    if (!u->has_accept_multishot) {
+        return nki_u_begin_poll(loop, u, &l->source, s, NETKIT_POLL_READ, true);
+    }
+    nki_uring_sqe *sqe = nki_u_take(loop, u);
+    if (sqe == NULL) {
+        return false;
+    }
+    sqe->opcode = NKI_URING_ACCEPT;
+    sqe->ioprio = NKI_URING_ACCEPT_MULTISHOT;
+    sqe->fd = nki_os_fd(l->source.socket);
+    sqe->op_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
+    sqe->user_data = nki_u_name(&l->source, s, NKI_U_ACCEPT);
+    s->busy |= NKI_U_BIT(NKI_U_ACCEPT);
+    return true;
+}
+
+static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
+    switch (nki_id_kind(source->id)) {
+    case NKI_KIND_CONN: return nki_u_begin_reading(loop, u, (nki_conn *)(void *)source, s);
+    case NKI_KIND_LISTENER: return nki_u_begin_accept(loop, u, (nki_listener *)(void *)source, s);
+    case NKI_KIND_WATCH:
+        if ((s->events & NKI_POLL_SPEAKS) != 0 && (s->busy & NKI_U_BIT(NKI_U_POLL)) == 0) {
+            uint32_t events = s->events & NKI_POLL_SPEAKS;
+            events |= (events & NETKIT_POLL_READ) != 0 ? (uint32_t)NETKIT_POLL_PEER_END : 0u;
+            return nki_u_begin_poll(loop, u, source, s, events,
+                                    (s->events & NETKIT_POLL_EDGE) != 0);
+        }
+        return true;
+    default: return true;
+    }
+}
+
+/* The first chunk alone: what is behind it goes out when this is known to have gone. */
+static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
+    const nki_chunk *chunk = c->out;
+    while (chunk != NULL && chunk->begin == chunk->end) {
+        chunk = chunk->next;
+    }
+    if (chunk == NULL || (s->busy & NKI_U_BIT(NKI_U_SEND)) != 0) {
+        return true;
+    }
+    nki_uring_sqe *sqe = nki_u_take(loop, u);
+    if (sqe == NULL) {
+        return false;
+    }
+    size_t len = NKI_MIN(chunk->end - chunk->begin, (size_t)INT_MAX);
+    sqe->opcode = NKI_URING_SEND;
+    sqe->fd = nki_os_fd(c->source.socket);
+    sqe->addr = (uint64_t)(uintptr_t)(chunk->data + chunk->begin);
+    sqe->len = (uint32_t)NKI_CLIP(send, len);
+    sqe->op_flags = NKI_MSG_NOSIGNAL;
+    sqe->user_data = nki_u_name(&c->source, s, NKI_U_SEND);
+    s->busy |= NKI_U_BIT(NKI_U_SEND);
+    return true;
+}
+
+static bool nki_u_begin(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
+    if ((s->state & NKI_U_CLOSING) != 0) {
+        return nki_u_cancel_all(loop, u, source, s);
+    }
+    if ((s->want & NKI_U_WANT_SEND) != 0) {
+        if (!nki_u_begin_send(loop, u, (nki_conn *)(void *)source, s)) {
+            return false;
+        }
+        s->want = (uint8_t)(s->want & ~NKI_U_WANT_SEND);
+    }
+    return (s->want & NKI_U_WANT_INPUT) == 0 || nki_u_begin_input(loop, u, source, s);
+}
+
+/* Begin all that is wanted, first come first served, as far as the ring takes it. */
+static void nki_u_begin_all(netkit_loop *loop, nki_u *u) {
+    while (u->want_first != NKI_NO_SLOT) {
+        uint32_t slot = u->want_first;
+        nki_u_slot *s = nki_u_at(u, slot);
+        nki_source *source = (nki_source *)(void *)nki_slots_at(&loop->sources, slot);
+        if (source->token != 0 && !nki_u_begin(loop, u, source, s)) {
+            return;
+        }
+        u->want_first = s->next;
+        if (u->want_first == NKI_NO_SLOT) {
+            u->want_last = NKI_NO_SLOT;
+        }
+        s->want = 0;
+    }
+}
+
+/* ---- what a conn has received ---- */
+
+/* The handler is done with what it had. */
+static void nki_u_reclaim(netkit_loop *loop, nki_u *u) {
+    if (u->lent != NKI_POOL_NONE) {
+        nki_pool_give(&u->pool, u->lent);
+        u->lent = NKI_POOL_NONE;
+    }
+    if (NKI_UNLIKELY(u->lent_blob != NULL)) {
+        nki_u_blob_free(&loop->allocator, u->lent_blob);
+        u->lent_blob = NULL;
+    }
+    u->reading = NULL;
+}
+
+static void nki_u_park(nki_u *u, nki_u_slot *s, uint32_t slot, uint16_t id, uint32_t len) {
+    nki_pool_record *record = &u->pool.records[id];
+    record->slot = slot;
+    record->next = NKI_POOL_NONE;
+    record->begin = 0;
+    record->end = len;
+    u->pool.held++;
+    if (s->first == NKI_POOL_NONE) {
+        s->first = id;
+    } else {
+        u->pool.records[s->last].next = id;
+    }
+    s->last = id;
+}
+
+static uint16_t nki_u_unpark(nki_u *u, nki_u_slot *s) {
+    uint16_t id = s->first;
+    s->first = u->pool.records[id].next;
+    return id;
+}
+
+/* Forget what was received. What the handler is looking at stays until it is done. */
+static void nki_u_forget(netkit_loop *loop, nki_u *u, nki_u_slot *s) {
+    bool is_reading = u->reading == s;
+    if (s->blob != NULL) {
+        if (is_reading) {
+            u->lent_blob = s->blob;
+            is_reading = false;
+        } else {
+            nki_u_blob_free(&loop->allocator, s->blob);
+        }
+        s->blob = NULL;
+    }
+    while (s->first != NKI_POOL_NONE) {
+        uint16_t id = nki_u_unpark(u, s);
+        if (is_reading) {
+            u->lent = id;
+            is_reading = false;
+        } else {
+            nki_pool_give(&u->pool, id);
+        }
+    }
+    u->reading = u->reading == s ? NULL : u->reading;
+}
+
+/* Between turns: buffers of a conn that does not read now are copied out and given back, so that
+ * those who pause never starve the others, and it is received for no more until it reads. Where
+ * memory is short it keeps them. */
+static void nki_u_evict(netkit_loop *loop, nki_u *u, uint32_t slot) {
+    nki_u_slot *s = nki_u_at(u, slot);
+    nki_u_turn_away(loop, u, (nki_source *)(void *)nki_slots_at(&loop->sources, slot), s);
+    while (s->first != NKI_POOL_NONE) {
+        const nki_pool_record *record = &u->pool.records[s->first];
+        if (nki_u_blob_push(&loop->allocator, &s->blob,
+                            nki_pool_data(&u->pool, s->first) + record->begin,
+                            record->end - record->begin) != NETKIT_OK) {
+            return;
+        }
+        nki_pool_give(&u->pool, nki_u_unpark(u, s));
+    }
+}
+
+static void nki_u_evict_all(netkit_loop *loop, nki_u *u) {
+    for (uint32_t i = 0; i < u->pool.count && u->pool.held != 0; i++) {
+        uint32_t slot = u->pool.records[i].slot;
+        if (slot != NKI_POOL_FREE) {
+            nki_u_evict(loop, u, slot);
+        }
+    }
+}
+
+/* ---- completions ---- */
+
+/* Nothing is in flight any more. */
+static void nki_u_finish(netkit_loop *loop, nki_source *source, nki_u_slot *s) {
+    source->token = 0; /* a poll that was given up may still say something */
+    (void)((s->state & NKI_U_RESET) != 0 ? nki_os_reset(source->socket)
+                                         : nki_os_close(source->socket));
+    nki_gone(loop, source);
+}
+
+static uint16_t nki_u_buffer_of(const nki_uring_cqe *cqe) {
+    return (cqe->flags & NKI_URING_CQE_BUFFER) != 0 ? (uint16_t)(cqe->flags >> 16) : NKI_POOL_NONE;
+}
+
+/* A buffer that came with nothing for anybody. */
+static void nki_u_return(nki_u *u, uint16_t id) {
+    if (id != NKI_POOL_NONE) {
+        u->pool.held++;
+        nki_pool_give(&u->pool, id);
+    }
+}
+
+/* Tests fail a call by its name; what cannot fail here has not happened yet. */
+static bool nki_u_is_passing(int os_code) {
+    return os_code == EAGAIN || os_code == EINTR;
+}
+
+static nki_source *nki_u_received_odd(netkit_loop *loop, nki_u *u, nki_source *source,
+                                      nki_u_slot *s, int res) {
+    NKI_UNUSED(loop);
+    source->ready = (uint16_t)(source->ready | NETKIT_POLL_READ);
+    if (res == 0) {
+        s->state |= NKI_U_EOF;
+    } else if (res == -ENOBUFS) {
+        u->starved++; /* its bytes wait in the socket: the next read takes them from there */
+    } else if (res == -EINVAL || res == -EOPNOTSUPP) {
+        u->has_recv_multishot = false;
+    } else if (res != -ECANCELED && !nki_u_is_passing(-res)) {
+        s->error = (uint16_t)-res;
+        source->ready = (uint16_t)(source->ready | NETKIT_POLL_ERROR);
+    }
+    return source;
+}
+
+static NKI_HOT nki_source *nki_u_received(netkit_loop *loop, nki_u *u, nki_source *source,
+                                          nki_u_slot *s, const nki_uring_cqe *cqe) {
+    uint16_t id = nki_u_buffer_of(cqe);
+    int res = cqe->res;
+    if (res >= 0 && NKI_FAIL(recv) && !nki_u_is_passing(errno)) {
+        res = -errno;
+    }
+    if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_RECV));
+        s->state = (uint8_t)(s->state & ~NKI_U_TURNED_AWAY);
+    }
+    if (NKI_UNLIKELY(res <= 0 || id == NKI_POOL_NONE)) {
+        nki_u_return(u, id);
+        return nki_u_received_odd(loop, u, source, s, res);
+    }
+    nki_u_park(u, s, nki_id_slot(source->id), id, (uint32_t)res);
+    source->ready = (uint16_t)(source->ready | NETKIT_POLL_READ);
+    if (NKI_UNLIKELY((uint32_t)res == u->pool.size)) {
+        s->bulk = NKI_U_BULK;
+        nki_u_turn_away(loop, u, source, s);
+    }
+    return source;
+}
+
+static nki_source *nki_u_sent(netkit_loop *loop, nki_source *source, nki_u_slot *s, int res) {
+    nki_conn *c = (nki_conn *)(void *)source;
+    s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_SEND));
+    if (res >= 0 && NKI_FAIL(send) && !nki_u_is_passing(errno)) {
+        s->send_error = (uint16_t)errno;
+    } else if (NKI_LIKELY(res >= 0)) {
+        nki_out_sent(loop, c, (size_t)res);
+    } else if (res != -ECANCELED && !nki_u_is_passing(-res)) {
+        s->send_error = (uint16_t)-res;
+    }
+    bool is_plain = (c->flags & ~(uint32_t)NKI_C_PLAIN) == NKI_C_STALLED && c->out == NULL &&
+                    (source->ready & NKI_READABLE) == 0;
+    if (NKI_LIKELY(is_plain && s->send_error == 0)) {
+        c->flags &= ~(uint32_t)NKI_C_STALLED;
+        return NULL;
+    }
+    source->ready = (uint16_t)(source->ready | NETKIT_POLL_WRITE);
+    return source;
+}
+
+static nki_source *nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
+                                  const nki_uring_cqe *cqe) {
+    int fd = cqe->res;
+    if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_ACCEPT));
+        s->state = (uint8_t)(s->state & ~NKI_U_TURNED_AWAY);
+    }
+    if (fd >= 0 && NKI_FAIL(accept) && !nki_u_is_passing(errno)) {
+        s->error = (uint16_t)errno;
+        nki_os_abandon((uintptr_t)fd);
+    } else if (fd >= 0) {
+        if (nki_u_blob_push(&loop->allocator, &s->blob, &fd, sizeof fd) != NETKIT_OK) {
+            s->error = ENOMEM;
+            nki_os_abandon((uintptr_t)fd);
+        }
+    } else if (fd == -EINVAL && u->has_accept_multishot) {
+        u->has_accept_multishot = false; /* or it is not listening: accept itself will say so */
+    } else if (fd != -ECANCELED && !nki_u_is_passing(-fd)) {
+        s->error = (uint16_t)-fd;
+    }
+    bool is_full = nki_u_blob_len(s->blob) >= NKI_U_PARKED_SOCKETS * sizeof fd;
+    if (is_full && (s->busy & NKI_U_BIT(NKI_U_ACCEPT)) != 0 &&
+        (s->state & NKI_U_TURNED_AWAY) == 0 &&
+        nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_ACCEPT))) {
+        s->state |= NKI_U_TURNED_AWAY;
+    }
+    source->ready = (uint16_t)(source->ready | NETKIT_POLL_READ);
+    return source;
+}
+
+static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
+                                const nki_uring_cqe *cqe) {
+    const uint32_t plain = NETKIT_POLL_READ | NETKIT_POLL_WRITE;
+    if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_POLL));
+        if (nki_id_kind(source->id) == NKI_KIND_WATCH && cqe->res >= 0) {
+            nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT); /* looked at again when served */
+        }
+    }
+    if (cqe->res == -ECANCELED) {
+        return NULL;
+    }
+    uint32_t events = cqe->res < 0 ? NETKIT_POLL_READ | NETKIT_POLL_ERROR : (uint32_t)cqe->res;
+    if ((events & ~plain) != 0) {
+        s->state |= NKI_U_TO_AGAIN;
+    }
+    if (nki_id_kind(source->id) == NKI_KIND_WATCH) {
+        uint32_t asked = s->events | (uint32_t)(NKI_POLL_ALWAYS | NETKIT_POLL_PEER_END);
+        events &= asked;
+    }
+    source->ready = (uint16_t)(source->ready | events);
+    return source;
+}
+
+/* Of an operation that nobody waits for any more: its memory and descriptors. */
+static void nki_u_orphan(nki_u *u, const nki_uring_cqe *cqe) {
+    unsigned op = (unsigned)(cqe->user_data >> NKI_SLOT_BITS) & 15u;
+    nki_u_return(u, nki_u_buffer_of(cqe));
+    if (op == NKI_U_ACCEPT && cqe->res >= 0 && cqe->user_data != NKI_U_IGNORED) {
+        nki_os_abandon((uintptr_t)cqe->res);
+    }
+}
+
+/* Of one that is being closed. */
+static void nki_u_completed_closing(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
+                                    const nki_uring_cqe *cqe) {
+    unsigned op = (unsigned)(cqe->user_data >> NKI_SLOT_BITS) & 15u;
+    bool is_current = op != NKI_U_POLL || cqe->user_data == nki_u_name(source, s, op);
+    if (op == NKI_U_SEND && cqe->res > 0) {
+        nki_conn *c = (nki_conn *)(void *)source;
+        uint32_t kept = c->u.live.active_ms; /* of the dead it is a part of the reason */
+        nki_out_sent(loop, c, (size_t)cqe->res);
+        c->u.live.active_ms = kept;
+    }
+    nki_u_orphan(u, cqe);
+    if (is_current && (cqe->flags & NKI_URING_CQE_MORE) == 0) {
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(op));
+    }
+}
+
+static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nki_uring_cqe *cqe) {
+    nki_source *source = nki_token_find(loop, cqe->user_data);
+    if (NKI_UNLIKELY(source == NULL)) {
+        if (cqe->user_data == NKI_U_WAKE) {
+            u->is_wake_armed = (cqe->flags & NKI_URING_CQE_MORE) != 0;
+            nki_os_wake_drain(&loop->wake);
+        } else {
+            nki_u_orphan(u, cqe);
+        }
+        return NULL;
+    }
+    nki_u_slot *s = nki_u_at(u, nki_id_slot(cqe->user_data));
+    unsigned op = (unsigned)(cqe->user_data >> NKI_SLOT_BITS) & 15u;
+    if (NKI_UNLIKELY((s->state & NKI_U_CLOSING) != 0)) {
+        nki_u_completed_closing(loop, u, source, s, cqe);
+        if (s->busy == 0) {
+            nki_u_finish(loop, source, s);
+        }
+        return NULL;
+    }
+    switch (op) {
+    case NKI_U_RECV: return nki_u_received(loop, u, source, s, cqe);
+    case NKI_U_SEND: return nki_u_sent(loop, source, s, cqe->res);
+    case NKI_U_ACCEPT: return nki_u_accepted(loop, u, source, s, cqe);
+    default: break;
+    }
+    bool is_current = cqe->user_data == nki_u_name(source, s, NKI_U_POLL);
+    return is_current ? nki_u_polled(loop, u, source, s, cqe) : NULL;
+}
+
+#endif /* NKI_HAS_URING */

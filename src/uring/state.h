@@ -1,0 +1,162 @@
+/* The ring driver's own things. */
+
+#if NKI_HAS_URING
+
+/* Kinds of operations: the low half of the eight bits between token and slot in user_data; the
+ * upper half counts polls, since a poll may be given up before its end has come. */
+enum {
+    NKI_U_RECV = 0,
+    NKI_U_SEND = 1,
+    NKI_U_ACCEPT = 2,
+    NKI_U_POLL = 3
+};
+
+#define NKI_U_BIT(op) ((uint8_t)(1u << (op)))
+#define NKI_U_WAKE UINT64_MAX                /* user_data of the poll for wakes */
+#define NKI_U_IGNORED ((uint64_t)0x00FFFFFF) /* of what nobody asks about: a slot nobody has */
+
+/* nki_u_slot.want: what is to be begun at the next chance. */
+enum {
+    NKI_U_WANT_INPUT = 1, /* hear of bytes, connections, or what a watch asks for */
+    NKI_U_WANT_SEND = 2,
+    NKI_U_PENDING = 128 /* in the list of those who want */
+};
+
+/* nki_u_slot.state */
+enum {
+    NKI_U_CLOSING = 1, /* shut: gone when nothing is busy */
+    NKI_U_RESET = 2,   /* and then closed with a reset */
+    NKI_U_EOF = 4,     /* the end has come, and waits behind what is parked */
+    NKI_U_ENDED = 8,   /* and has been read: only an error can follow */
+    NKI_U_TO_AGAIN = 16,
+    NKI_U_TURNED_AWAY = 32 /* its receive is being cancelled */
+};
+
+/* Bytes taken out of the buffers, or accepted sockets, that wait: first in, first out. */
+typedef struct nki_u_blob {
+    size_t begin;
+    size_t end;
+    size_t capacity;
+} nki_u_blob;
+
+/* Beside each slot of the loop, so that conns stay small. */
+typedef struct nki_u_slot {
+    uint32_t next; /* who wants: the slot behind this one */
+    uint8_t want;
+    uint8_t busy; /* operations in flight, NKI_U_BIT of each */
+    uint8_t state;
+    uint8_t polls;  /* counted, 4 bits */
+    uint16_t first; /* buffers that are parked */
+    uint16_t last;
+    uint16_t error;      /* errno that reading or accepting will say, 0 = none */
+    uint16_t send_error; /* and sending */
+    uint32_t events;     /* of a watch */
+    uint32_t bulk;       /* reads that go past the buffers because the last ones were large */
+    nki_u_blob *blob;    /* older than what is parked */
+} nki_u_slot;
+
+NKI_STATIC_ASSERT(u_slot_size, sizeof(nki_u_slot) <= 64); /* with the conn: 192 bytes */
+
+typedef struct nki_u {
+    nki_uring ring;
+    nki_pool pool;
+    nki_u_slot **slabs;
+    uint32_t slabs_count;
+    uint32_t want_first; /* slots that want, NKI_NO_SLOT = none */
+    uint32_t want_last;
+    uint32_t next; /* completions of this turn */
+    uint32_t end;
+    uint16_t lent;         /* buffer that a handler has, or NKI_POOL_NONE */
+    nki_u_blob *lent_blob; /* or blob */
+    nki_u_slot *reading;   /* whose bytes a handler has, the rest of them still being parked */
+    bool is_wake_armed;
+    bool has_recv_multishot;
+    bool has_accept_multishot;
+    bool has_skip;
+    unsigned char *guard; /* a page that reads 0 in a forked child */
+    nki_fd_table watched;
+    uint64_t overflows; /* times the kernel had more completions than places */
+    uint64_t starved;   /* receives that found no buffer */
+    uint64_t arms;      /* receives begun */
+} nki_u;
+
+static nki_u *nki_u_of(const netkit_loop *loop) {
+    return (nki_u *)loop->driver_state;
+}
+
+/* The driver's half of a slot that was attached. */
+static nki_u_slot *nki_u_at(const nki_u *u, uint32_t slot) {
+    return &u->slabs[slot >> NKI_SLAB_BITS][slot & (NKI_SLAB_SLOTS - 1)];
+}
+
+static nki_u_slot *nki_u_slot_of(const nki_u *u, const nki_source *source) {
+    return nki_u_at(u, nki_id_slot(source->id));
+}
+
+static uint64_t nki_u_name(const nki_source *source, const nki_u_slot *s, unsigned op) {
+    uint64_t kind = op == NKI_U_POLL ? op | (uint64_t)s->polls << 4 : op;
+    return nki_token_of(source) | kind << NKI_SLOT_BITS;
+}
+
+/* ---- blobs ---- */
+
+static unsigned char *nki_u_blob_data(nki_u_blob *b) {
+    return (unsigned char *)(b + 1) + b->begin;
+}
+
+static size_t nki_u_blob_len(const nki_u_blob *b) {
+    return b == NULL ? 0 : b->end - b->begin;
+}
+
+static void nki_u_blob_free(const netkit_allocator *a, nki_u_blob *b) {
+    if (b != NULL) {
+        nki_free(a, b, sizeof *b + b->capacity);
+    }
+}
+
+/* Append; what was there stays first. */
+static int nki_u_blob_push(const netkit_allocator *a, nki_u_blob **at, const void *data,
+                           size_t len) {
+    nki_u_blob *b = *at;
+    if (b == NULL || b->capacity - b->end < len) {
+        size_t had = nki_u_blob_len(b);
+        size_t capacity = NKI_MAX(had + len, had * 2);
+        nki_u_blob *more = (nki_u_blob *)nki_alloc(a, sizeof *more + capacity);
+        if (more == NULL) {
+            return NETKIT_E_NOMEM;
+        }
+        more->begin = 0;
+        more->end = had;
+        more->capacity = capacity;
+        if (had != 0) {
+            memcpy(more + 1, nki_u_blob_data(b), had);
+        }
+        nki_u_blob_free(a, b);
+        *at = b = more;
+    }
+    memcpy((unsigned char *)(b + 1) + b->end, data, len);
+    b->end += len;
+    return NETKIT_OK;
+}
+
+/* ---- who wants something ---- */
+
+static void nki_u_want(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s,
+                       unsigned what) {
+    loop->is_unsubmitted = 1;
+    s->want = (uint8_t)(s->want | what);
+    if ((s->want & NKI_U_PENDING) != 0) {
+        return;
+    }
+    uint32_t slot = nki_id_slot(source->id);
+    s->want |= NKI_U_PENDING;
+    s->next = NKI_NO_SLOT;
+    if (u->want_last == NKI_NO_SLOT) {
+        u->want_first = slot;
+    } else {
+        nki_u_at(u, u->want_last)->next = slot;
+    }
+    u->want_last = slot;
+}
+
+#endif /* NKI_HAS_URING */
