@@ -6529,6 +6529,7 @@ struct netkit_loop {
     uint8_t is_plain;   /* no debug mode, no driver that wants wishes or its buffers back */
     uint8_t is_running; /* inside run, run_once or poll */
     uint8_t is_run;     /* inside netkit_loop_run: it must not wait with nothing left to wait for */
+    uint8_t is_flushing;    /* the user wants what is queued to be sent now */
     uint8_t is_unsubmitted; /* the driver has begun what only a turn, or its commit, submits */
     uint8_t phase;          /* nki_turn_phase */
     nki_queue ready;        /* to be served in this turn */
@@ -6710,6 +6711,13 @@ static NKI_OUTLINE void nki_refresh_time(netkit_loop *loop) {
 /* Whether a span of received bytes of this conn is with the user right now. */
 static bool nki_is_in_data(const netkit_loop *loop, const nki_conn *c) {
     return loop->current == c && loop->span.data != NULL;
+}
+
+/* Before the loop is left: the system must know of everything that was begun. */
+static void nki_commit(netkit_loop *loop) {
+    if (loop->driver->commit != NULL) {
+        loop->driver->commit(loop);
+    }
 }
 
 /* ---- lists ---- */
@@ -8986,7 +8994,10 @@ NETKIT_API int netkit_conn_flush(netkit_loop *loop, netkit_conn conn) {
     int error = nki_conn_find_open(loop, conn, &c);
     if (error == NETKIT_OK) {
         nki_conn_mark_dirty(loop, c); /* first: a conn that dies in the flush is in one list then */
+        loop->is_flushing = 1;
         nki_conn_flush(loop, c);
+        loop->is_flushing = 0;
+        nki_commit(loop);
     }
     return error;
 }
@@ -9709,13 +9720,6 @@ static NKI_OUTLINE void nki_turn_begin(netkit_loop *loop, uint64_t timeout_ns) {
     loop->phase = NKI_TURN_READY;
 }
 
-/* Before the loop is left: the system must know of everything that was begun. */
-static void nki_commit(netkit_loop *loop) {
-    if (loop->driver->commit != NULL) {
-        loop->driver->commit(loop);
-    }
-}
-
 static void nki_turn_end(netkit_loop *loop) {
     nki_flush_dirty(loop);
     nki_free_graves(loop);
@@ -10302,6 +10306,8 @@ typedef struct nki_u_slot {
     uint16_t send_error; /* and sending */
     uint32_t events;     /* of a watch */
     uint32_t bulk;       /* reads that go past the buffers because the last ones were large */
+    uint32_t turn;       /* of the loop, in which */
+    uint32_t taken;      /* bytes have come in by completions */
     nki_u_blob *blob;    /* older than what is parked */
 } nki_u_slot;
 
@@ -10751,7 +10757,6 @@ static void nki_u_return(nki_u *u, uint16_t id) {
     }
 }
 
-/* Tests fail a call by its name; what cannot fail here has not happened yet. */
 static bool nki_u_is_passing(int os_code) {
     return os_code == EAGAIN || os_code == EINTR;
 }
@@ -10777,9 +10782,6 @@ static NKI_HOT nki_source *nki_u_received(netkit_loop *loop, nki_u *u, nki_sourc
                                           nki_u_slot *s, const nki_uring_cqe *cqe) {
     uint16_t id = nki_u_buffer_of(cqe);
     int res = cqe->res;
-    if (res >= 0 && NKI_FAIL(recv) && !nki_u_is_passing(errno)) {
-        res = -errno;
-    }
     if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
         s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_RECV));
         s->state = (uint8_t)(s->state & ~NKI_U_TURNED_AWAY);
@@ -10794,15 +10796,24 @@ static NKI_HOT nki_source *nki_u_received(netkit_loop *loop, nki_u *u, nki_sourc
         s->bulk = NKI_U_BULK;
         nki_u_turn_away(loop, u, source, s);
     }
-    return source;
+    if (NKI_LIKELY(s->turn != (uint32_t)loop->turns)) {
+        s->turn = (uint32_t)loop->turns;
+        s->taken = (uint32_t)res;
+        return source;
+    }
+    /* Others come first once it has had its part of this turn. */
+    bool is_over = s->taken >= loop->desc.conn_budget;
+    s->taken += (uint32_t)res;
+    if (is_over) {
+        nki_enqueue_later(loop, source);
+    }
+    return is_over ? NULL : source;
 }
 
 static nki_source *nki_u_sent(netkit_loop *loop, nki_source *source, nki_u_slot *s, int res) {
     nki_conn *c = (nki_conn *)(void *)source;
     s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_SEND));
-    if (res >= 0 && NKI_FAIL(send) && !nki_u_is_passing(errno)) {
-        s->send_error = (uint16_t)errno;
-    } else if (NKI_LIKELY(res >= 0)) {
+    if (NKI_LIKELY(res >= 0)) {
         nki_out_sent(loop, c, (size_t)res);
     } else if (res != -ECANCELED && !nki_u_is_passing(-res)) {
         s->send_error = (uint16_t)-res;
@@ -10817,17 +10828,14 @@ static nki_source *nki_u_sent(netkit_loop *loop, nki_source *source, nki_u_slot 
     return source;
 }
 
-static nki_source *nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
-                                  const nki_uring_cqe *cqe) {
+static void nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
+                           const nki_uring_cqe *cqe) {
     int fd = cqe->res;
     if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
         s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_ACCEPT));
         s->state = (uint8_t)(s->state & ~NKI_U_TURNED_AWAY);
     }
-    if (fd >= 0 && NKI_FAIL(accept) && !nki_u_is_passing(errno)) {
-        s->error = (uint16_t)errno;
-        nki_os_abandon((uintptr_t)fd);
-    } else if (fd >= 0) {
+    if (fd >= 0) {
         if (nki_u_blob_push(&loop->allocator, &s->blob, &fd, sizeof fd) != NETKIT_OK) {
             s->error = ENOMEM;
             nki_os_abandon((uintptr_t)fd);
@@ -10843,8 +10851,7 @@ static nki_source *nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *sourc
         nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_ACCEPT))) {
         s->state |= NKI_U_TURNED_AWAY;
     }
-    source->ready = (uint16_t)(source->ready | NETKIT_POLL_READ);
-    return source;
+    nki_ready(loop, source, NETKIT_POLL_READ); /* served when all are known, for its budget */
 }
 
 static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
@@ -10920,7 +10927,7 @@ static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nk
     switch (op) {
     case NKI_U_RECV: return nki_u_received(loop, u, source, s, cqe);
     case NKI_U_SEND: return nki_u_sent(loop, source, s, cqe->res);
-    case NKI_U_ACCEPT: return nki_u_accepted(loop, u, source, s, cqe);
+    case NKI_U_ACCEPT: nki_u_accepted(loop, u, source, s, cqe); return NULL;
     default: break;
     }
     bool is_current = cqe->user_data == nki_u_name(source, s, NKI_U_POLL);
@@ -11133,7 +11140,17 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
     if (loop->is_unsubmitted || nki_uring_unread(&u->ring) != 0) {
         timeout_ns = 0;
     }
-    return nki_uring_enter(&u->ring, timeout_ns);
+    int os_code = nki_uring_enter(&u->ring, timeout_ns);
+    /* The kernel does 20 deferred receives for one call (6.13 and later). Who does not wait gets
+     * all there is, else "nothing more to do" could not be told from "more another time". */
+    uint32_t count = nki_uring_unread(&u->ring);
+    for (uint32_t had = 0;
+         os_code == 0 && timeout_ns == 0 && count - had >= 16 && count < loop->desc.events_max;) {
+        had = count;
+        os_code = nki_uring_enter(&u->ring, 0);
+        count = nki_uring_unread(&u->ring);
+    }
+    return os_code;
 }
 
 static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
@@ -11360,8 +11377,12 @@ static void nki_u_unwatch(netkit_loop *loop, nki_source *source) {
 
 /* ---- streams ---- */
 
+/* Tests fail calls by name: one that a completion stands for fails where it would have been. */
 static int nki_u_accept_parked(nki_u_slot *s, nki_listener *l, uintptr_t *out, netkit_addr *peer) {
     int fd;
+    if (NKI_FAIL(accept) && !nki_u_is_passing(errno)) {
+        return nki_os_accept_error(l->source.socket);
+    }
     memcpy(&fd, nki_u_blob_data(s->blob), sizeof fd);
     s->blob->begin += sizeof fd;
     if (s->blob->begin == s->blob->end) {
@@ -11486,6 +11507,9 @@ static int nki_u_read(netkit_loop *loop, nki_conn *c, size_t max) {
     if (NKI_UNLIKELY(s->first == NKI_POOL_NONE || s->blob != NULL)) {
         return nki_u_read_odd(loop, u, c, s, max);
     }
+    if (NKI_FAIL(recv) && !nki_u_is_passing(errno)) {
+        return nki_os_error();
+    }
     nki_pool_record *record = &u->pool.records[s->first];
     size_t len = record->end - record->begin;
     size_t n = NKI_MIN(len, NKI_CLIP(recv, max));
@@ -11506,6 +11530,11 @@ static int nki_u_send_failed(nki_u_slot *s) {
     return nki_os_error();
 }
 
+/* Whether a send may be left to the next wait, which comes soon. */
+static bool nki_u_is_later(const netkit_loop *loop) {
+    return loop->is_running && !loop->is_flushing;
+}
+
 /* One small chunk goes with the next wait; the rest, and between turns all, by calls. */
 static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
     nki_u *u = nki_u_of(loop);
@@ -11516,7 +11545,10 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
     }
     bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX;
     int error = NETKIT_OK;
-    if (is_small && loop->is_running && first->end != first->begin) {
+    if (is_small && nki_u_is_later(loop) && first->end != first->begin) {
+        if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {
+            return nki_os_error();
+        }
         c->flags |= NKI_C_STALLED;
     } else {
         error = nki_r_flush(loop, c);
@@ -11530,6 +11562,9 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
 /* What is staged must be copied to last until the next wait: it becomes the queue's one chunk. */
 static int nki_u_send_later(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *s,
                             const void *data, size_t len) {
+    if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {
+        return nki_os_error();
+    }
     if (nki_out_chunks(loop, c, data, len) != NETKIT_OK) {
         return 0; /* the caller finds out for itself */
     }
@@ -11546,7 +11581,7 @@ static int nki_u_send(netkit_loop *loop, nki_conn *c, const void *data, size_t l
     if (NKI_UNLIKELY(s->send_error != 0)) {
         return nki_u_send_failed(s);
     }
-    if (len <= NKI_U_SEND_MAX && loop->is_running && c->out == NULL) {
+    if (len <= NKI_U_SEND_MAX && nki_u_is_later(loop) && c->out == NULL) {
         return nki_u_send_later(loop, u, c, s, data, len);
     }
     int n = c->out == NULL ? nki_os_send(c->source.socket, data, len) : 0;
@@ -11558,14 +11593,37 @@ static int nki_u_send(netkit_loop *loop, nki_conn *c, const void *data, size_t l
 
 static const nki_driver *nki_uring_driver(void) {
     static const nki_driver driver = {
-        nki_u_open,       nki_u_close,  nki_r_now,     nki_r_random,
-        nki_u_wait,       nki_u_next,   nki_r_wake,    nki_u_native,
-        nki_u_commit,     nki_u_rebind, nki_u_attach,  nki_u_shut,
-        nki_r_discard,    NULL,         nki_u_watch,   nki_u_unwatch,
-        nki_r_listen,     nki_u_accept, nki_r_connect, nki_u_connected,
-        nki_u_read,       NULL,         nki_u_flush,   nki_u_send,
-        nki_r_half_close, nki_r_local,  nki_r_remote,  nki_r_set_option,
-        nki_r_get_option, nki_os_code,
+        nki_u_open,
+        nki_u_close,
+        nki_r_now,
+        nki_r_random,
+        nki_u_wait,
+        nki_u_next,
+        nki_r_wake,
+        nki_u_native,
+        nki_u_commit,
+        nki_u_rebind,
+        nki_u_attach,
+        nki_u_shut,
+        nki_r_discard,
+        NULL,
+        nki_u_watch,
+        nki_u_unwatch,
+        nki_r_listen,
+        nki_u_accept,
+        nki_r_adopt,
+        nki_r_connect,
+        nki_u_connected,
+        nki_u_read,
+        NULL,
+        nki_u_flush,
+        nki_u_send,
+        nki_r_half_close,
+        nki_r_local,
+        nki_r_remote,
+        nki_r_set_option,
+        nki_r_get_option,
+        nki_os_code,
     };
     return &driver;
 }
@@ -12004,10 +12062,13 @@ NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used) {
 NETKIT_API int netkit_loop_flush(netkit_loop *loop) {
     int error = nki_enter(loop);
     if (error == NETKIT_OK) {
+        loop->is_flushing = 1;
         if (loop->current != NULL) {
             nki_conn_flush(loop, loop->current);
         }
         nki_flush_dirty(loop);
+        loop->is_flushing = 0;
+        nki_commit(loop);
     }
     return error;
 }

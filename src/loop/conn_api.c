@@ -193,7 +193,10 @@ NETKIT_API int netkit_conn_flush(netkit_loop *loop, netkit_conn conn) {
     int error = nki_conn_find_open(loop, conn, &c);
     if (error == NETKIT_OK) {
         nki_conn_mark_dirty(loop, c); /* first: a conn that dies in the flush is in one list then */
+        loop->is_flushing = 1;
         nki_conn_flush(loop, c);
+        loop->is_flushing = 0;
+        nki_commit(loop);
     }
     return error;
 }

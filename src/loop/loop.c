@@ -429,10 +429,13 @@ NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used) {
 NETKIT_API int netkit_loop_flush(netkit_loop *loop) {
     int error = nki_enter(loop);
     if (error == NETKIT_OK) {
+        loop->is_flushing = 1;
         if (loop->current != NULL) {
             nki_conn_flush(loop, loop->current);
         }
         nki_flush_dirty(loop);
+        loop->is_flushing = 0;
+        nki_commit(loop);
     }
     return error;
 }

@@ -59,6 +59,13 @@ static bool nki_is_in_data(const netkit_loop *loop, const nki_conn *c) {
     return loop->current == c && loop->span.data != NULL;
 }
 
+/* Before the loop is left: the system must know of everything that was begun. */
+static void nki_commit(netkit_loop *loop) {
+    if (loop->driver->commit != NULL) {
+        loop->driver->commit(loop);
+    }
+}
+
 /* ---- lists ---- */
 
 static NKI_OUTLINE void nki_queue_push(nki_queue *q, nki_source *source) {

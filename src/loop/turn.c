@@ -76,13 +76,6 @@ static NKI_OUTLINE void nki_turn_begin(netkit_loop *loop, uint64_t timeout_ns) {
     loop->phase = NKI_TURN_READY;
 }
 
-/* Before the loop is left: the system must know of everything that was begun. */
-static void nki_commit(netkit_loop *loop) {
-    if (loop->driver->commit != NULL) {
-        loop->driver->commit(loop);
-    }
-}
-
 static void nki_turn_end(netkit_loop *loop) {
     nki_flush_dirty(loop);
     nki_free_graves(loop);

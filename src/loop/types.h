@@ -249,6 +249,7 @@ struct netkit_loop {
     uint8_t is_plain;   /* no debug mode, no driver that wants wishes or its buffers back */
     uint8_t is_running; /* inside run, run_once or poll */
     uint8_t is_run;     /* inside netkit_loop_run: it must not wait with nothing left to wait for */
+    uint8_t is_flushing;    /* the user wants what is queued to be sent now */
     uint8_t is_unsubmitted; /* the driver has begun what only a turn, or its commit, submits */
     uint8_t phase;          /* nki_turn_phase */
     nki_queue ready;        /* to be served in this turn */

@@ -337,7 +337,6 @@ static void nki_u_return(nki_u *u, uint16_t id) {
     }
 }
 
-/* Tests fail a call by its name; what cannot fail here has not happened yet. */
 static bool nki_u_is_passing(int os_code) {
     return os_code == EAGAIN || os_code == EINTR;
 }
@@ -363,9 +362,6 @@ static NKI_HOT nki_source *nki_u_received(netkit_loop *loop, nki_u *u, nki_sourc
                                           nki_u_slot *s, const nki_uring_cqe *cqe) {
     uint16_t id = nki_u_buffer_of(cqe);
     int res = cqe->res;
-    if (res >= 0 && NKI_FAIL(recv) && !nki_u_is_passing(errno)) {
-        res = -errno;
-    }
     if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
         s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_RECV));
         s->state = (uint8_t)(s->state & ~NKI_U_TURNED_AWAY);
@@ -380,15 +376,24 @@ static NKI_HOT nki_source *nki_u_received(netkit_loop *loop, nki_u *u, nki_sourc
         s->bulk = NKI_U_BULK;
         nki_u_turn_away(loop, u, source, s);
     }
-    return source;
+    if (NKI_LIKELY(s->turn != (uint32_t)loop->turns)) {
+        s->turn = (uint32_t)loop->turns;
+        s->taken = (uint32_t)res;
+        return source;
+    }
+    /* Others come first once it has had its part of this turn. */
+    bool is_over = s->taken >= loop->desc.conn_budget;
+    s->taken += (uint32_t)res;
+    if (is_over) {
+        nki_enqueue_later(loop, source);
+    }
+    return is_over ? NULL : source;
 }
 
 static nki_source *nki_u_sent(netkit_loop *loop, nki_source *source, nki_u_slot *s, int res) {
     nki_conn *c = (nki_conn *)(void *)source;
     s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_SEND));
-    if (res >= 0 && NKI_FAIL(send) && !nki_u_is_passing(errno)) {
-        s->send_error = (uint16_t)errno;
-    } else if (NKI_LIKELY(res >= 0)) {
+    if (NKI_LIKELY(res >= 0)) {
         nki_out_sent(loop, c, (size_t)res);
     } else if (res != -ECANCELED && !nki_u_is_passing(-res)) {
         s->send_error = (uint16_t)-res;
@@ -403,17 +408,14 @@ static nki_source *nki_u_sent(netkit_loop *loop, nki_source *source, nki_u_slot 
     return source;
 }
 
-static nki_source *nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
-                                  const nki_uring_cqe *cqe) {
+static void nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
+                           const nki_uring_cqe *cqe) {
     int fd = cqe->res;
     if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
         s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_ACCEPT));
         s->state = (uint8_t)(s->state & ~NKI_U_TURNED_AWAY);
     }
-    if (fd >= 0 && NKI_FAIL(accept) && !nki_u_is_passing(errno)) {
-        s->error = (uint16_t)errno;
-        nki_os_abandon((uintptr_t)fd);
-    } else if (fd >= 0) {
+    if (fd >= 0) {
         if (nki_u_blob_push(&loop->allocator, &s->blob, &fd, sizeof fd) != NETKIT_OK) {
             s->error = ENOMEM;
             nki_os_abandon((uintptr_t)fd);
@@ -429,8 +431,7 @@ static nki_source *nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *sourc
         nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_ACCEPT))) {
         s->state |= NKI_U_TURNED_AWAY;
     }
-    source->ready = (uint16_t)(source->ready | NETKIT_POLL_READ);
-    return source;
+    nki_ready(loop, source, NETKIT_POLL_READ); /* served when all are known, for its budget */
 }
 
 static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
@@ -506,7 +507,7 @@ static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nk
     switch (op) {
     case NKI_U_RECV: return nki_u_received(loop, u, source, s, cqe);
     case NKI_U_SEND: return nki_u_sent(loop, source, s, cqe->res);
-    case NKI_U_ACCEPT: return nki_u_accepted(loop, u, source, s, cqe);
+    case NKI_U_ACCEPT: nki_u_accepted(loop, u, source, s, cqe); return NULL;
     default: break;
     }
     bool is_current = cqe->user_data == nki_u_name(source, s, NKI_U_POLL);

@@ -52,6 +52,8 @@ typedef struct nki_u_slot {
     uint16_t send_error; /* and sending */
     uint32_t events;     /* of a watch */
     uint32_t bulk;       /* reads that go past the buffers because the last ones were large */
+    uint32_t turn;       /* of the loop, in which */
+    uint32_t taken;      /* bytes have come in by completions */
     nki_u_blob *blob;    /* older than what is parked */
 } nki_u_slot;
 
