@@ -10283,7 +10283,8 @@ enum {
     NKI_U_EOF = 4,     /* the end has come, and waits behind what is parked */
     NKI_U_ENDED = 8,   /* and has been read: only an error can follow */
     NKI_U_TO_AGAIN = 16,
-    NKI_U_TURNED_AWAY = 32 /* its receive is being cancelled */
+    NKI_U_TURNED_AWAY = 32, /* its receive is being cancelled */
+    NKI_U_POLLED = 64       /* never by a multishot receive */
 };
 
 /* Bytes taken out of the buffers, or accepted sockets, that wait: first in, first out. */
@@ -10540,7 +10541,9 @@ static bool nki_u_has_pool(netkit_loop *loop, nki_u *u) {
     return u->has_recv_multishot;
 }
 
-/* Hear of bytes: have them received, or, where buffers are not the way, be told and read then. */
+/* Hear of bytes: have them received, or, where buffers are not the way, be told and read then.
+ * Unix sockets are always read so: of bytes and an end that come together a multishot receive
+ * reports only the bytes there, and never the end (seen on 6.18; liburing#1549). */
 static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
     if ((c->flags & NKI_C_CONNECTING) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, NETKIT_POLL_WRITE, false);
@@ -10551,7 +10554,7 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if ((s->busy & NKI_U_BIT(NKI_U_RECV)) != 0) {
         return true;
     }
-    if (s->bulk == 0 && nki_u_has_pool(loop, u)) {
+    if (s->bulk == 0 && (s->state & NKI_U_POLLED) == 0 && nki_u_has_pool(loop, u)) {
         return nki_u_begin_recv(loop, u, &c->source, s);
     }
     const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
@@ -11248,7 +11251,7 @@ static int nki_u_attach(netkit_loop *loop, nki_source *source) {
     (void)nki_token_new(loop, source);
     if (nki_id_kind(source->id) == NKI_KIND_CONN &&
         (((const nki_conn *)(const void *)source)->flags & NKI_C_TCP) == 0) {
-        s->state |= NKI_U_TO_AGAIN;
+        s->state |= NKI_U_TO_AGAIN | NKI_U_POLLED;
     }
     nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     return NETKIT_OK;
@@ -11542,6 +11545,10 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
     const nki_chunk *first = c->out;
     if (NKI_UNLIKELY(s->send_error != 0)) {
         return nki_u_send_failed(s);
+    }
+    if ((s->busy & NKI_U_BIT(NKI_U_SEND)) != 0) {
+        c->flags |= NKI_C_STALLED; /* a hang-up looked like room; the send goes on */
+        return NETKIT_OK;
     }
     bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX;
     int error = NETKIT_OK;

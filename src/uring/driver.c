@@ -309,7 +309,7 @@ static int nki_u_attach(netkit_loop *loop, nki_source *source) {
     (void)nki_token_new(loop, source);
     if (nki_id_kind(source->id) == NKI_KIND_CONN &&
         (((const nki_conn *)(const void *)source)->flags & NKI_C_TCP) == 0) {
-        s->state |= NKI_U_TO_AGAIN;
+        s->state |= NKI_U_TO_AGAIN | NKI_U_POLLED;
     }
     nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     return NETKIT_OK;
@@ -603,6 +603,10 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
     const nki_chunk *first = c->out;
     if (NKI_UNLIKELY(s->send_error != 0)) {
         return nki_u_send_failed(s);
+    }
+    if ((s->busy & NKI_U_BIT(NKI_U_SEND)) != 0) {
+        c->flags |= NKI_C_STALLED; /* a hang-up looked like room; the send goes on */
+        return NETKIT_OK;
     }
     bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX;
     int error = NETKIT_OK;

@@ -120,7 +120,9 @@ static bool nki_u_has_pool(netkit_loop *loop, nki_u *u) {
     return u->has_recv_multishot;
 }
 
-/* Hear of bytes: have them received, or, where buffers are not the way, be told and read then. */
+/* Hear of bytes: have them received, or, where buffers are not the way, be told and read then.
+ * Unix sockets are always read so: of bytes and an end that come together a multishot receive
+ * reports only the bytes there, and never the end (seen on 6.18; liburing#1549). */
 static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
     if ((c->flags & NKI_C_CONNECTING) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, NETKIT_POLL_WRITE, false);
@@ -131,7 +133,7 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if ((s->busy & NKI_U_BIT(NKI_U_RECV)) != 0) {
         return true;
     }
-    if (s->bulk == 0 && nki_u_has_pool(loop, u)) {
+    if (s->bulk == 0 && (s->state & NKI_U_POLLED) == 0 && nki_u_has_pool(loop, u)) {
         return nki_u_begin_recv(loop, u, &c->source, s);
     }
     const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;

@@ -29,7 +29,8 @@ enum {
     NKI_U_EOF = 4,     /* the end has come, and waits behind what is parked */
     NKI_U_ENDED = 8,   /* and has been read: only an error can follow */
     NKI_U_TO_AGAIN = 16,
-    NKI_U_TURNED_AWAY = 32 /* its receive is being cancelled */
+    NKI_U_TURNED_AWAY = 32, /* its receive is being cancelled */
+    NKI_U_POLLED = 64       /* never by a multishot receive */
 };
 
 /* Bytes taken out of the buffers, or accepted sockets, that wait: first in, first out. */
