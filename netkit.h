@@ -10873,6 +10873,13 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
     if ((events & ~plain) != 0) {
         s->state |= NKI_U_TO_AGAIN;
     }
+    if (nki_id_kind(source->id) == NKI_KIND_CONN && (s->state & NKI_U_ENDED) == 0 &&
+        (((const nki_conn *)(const void *)source)->flags & NKI_C_CONNECTING) == 0 &&
+        (events & NKI_POLL_ALWAYS) != 0) {
+        /* Reading will tell. A send that is in flight ends by its own completion: taken for room
+         * to send, a hang-up would be looked at over and over until then. */
+        events = (events & ~NKI_POLL_ALWAYS) | NETKIT_POLL_READ;
+    }
     if (nki_id_kind(source->id) == NKI_KIND_WATCH) {
         uint32_t asked = s->events | (uint32_t)(NKI_POLL_ALWAYS | NETKIT_POLL_PEER_END);
         events &= asked;
@@ -11547,7 +11554,13 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
         return nki_u_send_failed(s);
     }
     if ((s->busy & NKI_U_BIT(NKI_U_SEND)) != 0) {
-        c->flags |= NKI_C_STALLED; /* a hang-up looked like room; the send goes on */
+        /* A hang-up looked like room. The send goes on and ends by its own completion: looked at
+         * over and over until then, this would be a spin. */
+        c->flags |= NKI_C_STALLED;
+        if ((c->source.ready & NKI_POLL_ALWAYS) != 0) {
+            c->source.ready = (uint16_t)(c->source.ready & ~NKI_POLL_ALWAYS);
+            nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
+        }
         return NETKIT_OK;
     }
     bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX;

@@ -605,7 +605,13 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
         return nki_u_send_failed(s);
     }
     if ((s->busy & NKI_U_BIT(NKI_U_SEND)) != 0) {
-        c->flags |= NKI_C_STALLED; /* a hang-up looked like room; the send goes on */
+        /* A hang-up looked like room. The send goes on and ends by its own completion: looked at
+         * over and over until then, this would be a spin. */
+        c->flags |= NKI_C_STALLED;
+        if ((c->source.ready & NKI_POLL_ALWAYS) != 0) {
+            c->source.ready = (uint16_t)(c->source.ready & ~NKI_POLL_ALWAYS);
+            nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
+        }
         return NETKIT_OK;
     }
     bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX;

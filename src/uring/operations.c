@@ -452,6 +452,13 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
     if ((events & ~plain) != 0) {
         s->state |= NKI_U_TO_AGAIN;
     }
+    if (nki_id_kind(source->id) == NKI_KIND_CONN && (s->state & NKI_U_ENDED) == 0 &&
+        (((const nki_conn *)(const void *)source)->flags & NKI_C_CONNECTING) == 0 &&
+        (events & NKI_POLL_ALWAYS) != 0) {
+        /* Reading will tell. A send that is in flight ends by its own completion: taken for room
+         * to send, a hang-up would be looked at over and over until then. */
+        events = (events & ~NKI_POLL_ALWAYS) | NETKIT_POLL_READ;
+    }
     if (nki_id_kind(source->id) == NKI_KIND_WATCH) {
         uint32_t asked = s->events | (uint32_t)(NKI_POLL_ALWAYS | NETKIT_POLL_PEER_END);
         events &= asked;
