@@ -6286,11 +6286,13 @@ static int nki_pool_open(nki_pool *p, const nki_uring *r, const netkit_allocator
  * fails the token's check even when number and slot are in use again. */
 
 enum {
-    NKI_RECV_SIZE = 65536,      /* one read; smaller costs factors in bulk, larger gains nothing */
-    NKI_FLUSH_AT = 65535,       /* queued bytes that are not left for the end of the callback */
-    NKI_DIRECT_MIN = 32768,     /* a send of so much on an empty queue skips the queue */
-    NKI_CHUNK_SIZE = 16384,     /* one allocation of queue memory, its head included */
-    NKI_CHUNKS_SPARE = 64,      /* free chunks a loop keeps */
+    NKI_RECV_SIZE = 65536,       /* one read; smaller costs factors in bulk, larger gains nothing */
+    NKI_FLUSH_AT = 65535,        /* queued bytes that are not left for the end of the callback */
+    NKI_DIRECT_MIN = 32768,      /* a send of so much on an empty queue skips the queue */
+    NKI_CHUNK_SIZE = 16384,      /* one allocation of queue memory, its head included */
+    NKI_CHUNKS_SPARE = 64,       /* free chunks a loop keeps */
+    NKI_SMALL_CHUNK_SIZE = 1024, /* the same for small messages that are in flight one by one */
+    NKI_SMALL_CHUNKS_SPARE = 512,
     NKI_SPANS_MAX = 64,         /* spans in one gathered send */
     NKI_KEEP_COPY = 16384,      /* a span up to this is kept by copying it */
     NKI_DEFER_MS_MIN = 10,      /* pause of a listener that is short of resources ... */
@@ -6544,9 +6546,11 @@ struct netkit_loop {
     uint64_t stage_id; /* the conn whose sends are staged */
     nki_chunk *chunks; /* spare chunks */
     uint32_t chunks_count;
-    uint32_t token;   /* last token given out */
-    nki_block *recv;  /* the shared receive buffer */
-    netkit_span span; /* what on_data was called with */
+    uint32_t small_chunks_count;
+    nki_chunk *small_chunks; /* the same, for drivers that send later */
+    uint32_t token;          /* last token given out */
+    nki_block *recv;         /* the shared receive buffer */
+    netkit_span span;        /* what on_data was called with */
     uint8_t span_is_carry;
     netkit_event pulled;     /* pull: the event that is out */
     void *pulled_object;     /* whose it is */
@@ -6963,9 +6967,21 @@ static nki_chunk *nki_chunk_take(netkit_loop *loop) {
     return chunk;
 }
 
+static void nki_chunk_give_small(netkit_loop *loop, nki_chunk *chunk) {
+    if (loop->small_chunks_count < NKI_SMALL_CHUNKS_SPARE) {
+        chunk->next = loop->small_chunks;
+        loop->small_chunks = chunk;
+        loop->small_chunks_count++;
+    } else {
+        nki_free(&loop->allocator, chunk, NKI_SMALL_CHUNK_SIZE);
+    }
+}
+
 static void nki_chunk_give(netkit_loop *loop, nki_chunk *chunk) {
     if (chunk->capacity == 0) {
         nki_free(&loop->allocator, chunk, sizeof *chunk);
+    } else if (chunk->capacity < NKI_SMALL_CHUNK_SIZE) {
+        nki_chunk_give_small(loop, chunk);
     } else if (loop->chunks_count < NKI_CHUNKS_SPARE) {
         chunk->next = loop->chunks;
         loop->chunks = chunk;
@@ -6982,6 +6998,12 @@ static void nki_chunks_free(netkit_loop *loop) {
         nki_free(&loop->allocator, chunk, NKI_CHUNK_SIZE);
     }
     loop->chunks_count = 0;
+    while (loop->small_chunks != NULL) {
+        nki_chunk *chunk = loop->small_chunks;
+        loop->small_chunks = chunk->next;
+        nki_free(&loop->allocator, chunk, NKI_SMALL_CHUNK_SIZE);
+    }
+    loop->small_chunks_count = 0;
 }
 
 static void nki_out_append(nki_conn *c, nki_chunk *chunk) {
@@ -7047,6 +7069,35 @@ static NKI_OUTLINE int nki_out_chunks(netkit_loop *loop, nki_conn *c, const void
         from += n;
         len -= n;
     }
+    return NETKIT_OK;
+}
+
+/* For drivers that send later: a copy on an empty queue, in a chunk of its size. NETKIT_OK or
+ * NETKIT_E_NOMEM. */
+static int nki_out_small(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+    if (len > NKI_SMALL_CHUNK_SIZE - sizeof(nki_chunk)) {
+        return nki_out_chunks(loop, c, data, len);
+    }
+    nki_chunk *chunk = loop->small_chunks;
+    if (NKI_LIKELY(chunk != NULL)) {
+        loop->small_chunks = chunk->next;
+        loop->small_chunks_count--;
+    } else {
+        chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_SMALL_CHUNK_SIZE);
+        if (chunk == NULL) {
+            return NETKIT_E_NOMEM;
+        }
+    }
+    chunk->next = NULL;
+    chunk->last = chunk;
+    chunk->data = (const unsigned char *)(chunk + 1);
+    chunk->begin = 0;
+    chunk->end = len;
+    chunk->capacity = NKI_SMALL_CHUNK_SIZE - sizeof *chunk;
+    chunk->release = NULL;
+    memcpy(chunk + 1, data, len);
+    c->out = chunk;
+    c->queued += (uint32_t)len;
     return NETKIT_OK;
 }
 
@@ -11585,7 +11636,7 @@ static int nki_u_send_later(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot
     if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {
         return nki_os_error();
     }
-    if (nki_out_chunks(loop, c, data, len) != NETKIT_OK) {
+    if (nki_out_small(loop, c, data, len) != NETKIT_OK) {
         return 0; /* the caller finds out for itself */
     }
     c->flags |= NKI_C_STALLED;

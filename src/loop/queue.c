@@ -22,9 +22,21 @@ static nki_chunk *nki_chunk_take(netkit_loop *loop) {
     return chunk;
 }
 
+static void nki_chunk_give_small(netkit_loop *loop, nki_chunk *chunk) {
+    if (loop->small_chunks_count < NKI_SMALL_CHUNKS_SPARE) {
+        chunk->next = loop->small_chunks;
+        loop->small_chunks = chunk;
+        loop->small_chunks_count++;
+    } else {
+        nki_free(&loop->allocator, chunk, NKI_SMALL_CHUNK_SIZE);
+    }
+}
+
 static void nki_chunk_give(netkit_loop *loop, nki_chunk *chunk) {
     if (chunk->capacity == 0) {
         nki_free(&loop->allocator, chunk, sizeof *chunk);
+    } else if (chunk->capacity < NKI_SMALL_CHUNK_SIZE) {
+        nki_chunk_give_small(loop, chunk);
     } else if (loop->chunks_count < NKI_CHUNKS_SPARE) {
         chunk->next = loop->chunks;
         loop->chunks = chunk;
@@ -41,6 +53,12 @@ static void nki_chunks_free(netkit_loop *loop) {
         nki_free(&loop->allocator, chunk, NKI_CHUNK_SIZE);
     }
     loop->chunks_count = 0;
+    while (loop->small_chunks != NULL) {
+        nki_chunk *chunk = loop->small_chunks;
+        loop->small_chunks = chunk->next;
+        nki_free(&loop->allocator, chunk, NKI_SMALL_CHUNK_SIZE);
+    }
+    loop->small_chunks_count = 0;
 }
 
 static void nki_out_append(nki_conn *c, nki_chunk *chunk) {
@@ -106,6 +124,35 @@ static NKI_OUTLINE int nki_out_chunks(netkit_loop *loop, nki_conn *c, const void
         from += n;
         len -= n;
     }
+    return NETKIT_OK;
+}
+
+/* For drivers that send later: a copy on an empty queue, in a chunk of its size. NETKIT_OK or
+ * NETKIT_E_NOMEM. */
+static int nki_out_small(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+    if (len > NKI_SMALL_CHUNK_SIZE - sizeof(nki_chunk)) {
+        return nki_out_chunks(loop, c, data, len);
+    }
+    nki_chunk *chunk = loop->small_chunks;
+    if (NKI_LIKELY(chunk != NULL)) {
+        loop->small_chunks = chunk->next;
+        loop->small_chunks_count--;
+    } else {
+        chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_SMALL_CHUNK_SIZE);
+        if (chunk == NULL) {
+            return NETKIT_E_NOMEM;
+        }
+    }
+    chunk->next = NULL;
+    chunk->last = chunk;
+    chunk->data = (const unsigned char *)(chunk + 1);
+    chunk->begin = 0;
+    chunk->end = len;
+    chunk->capacity = NKI_SMALL_CHUNK_SIZE - sizeof *chunk;
+    chunk->release = NULL;
+    memcpy(chunk + 1, data, len);
+    c->out = chunk;
+    c->queued += (uint32_t)len;
     return NETKIT_OK;
 }
 

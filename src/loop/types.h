@@ -6,11 +6,13 @@
  * fails the token's check even when number and slot are in use again. */
 
 enum {
-    NKI_RECV_SIZE = 65536,      /* one read; smaller costs factors in bulk, larger gains nothing */
-    NKI_FLUSH_AT = 65535,       /* queued bytes that are not left for the end of the callback */
-    NKI_DIRECT_MIN = 32768,     /* a send of so much on an empty queue skips the queue */
-    NKI_CHUNK_SIZE = 16384,     /* one allocation of queue memory, its head included */
-    NKI_CHUNKS_SPARE = 64,      /* free chunks a loop keeps */
+    NKI_RECV_SIZE = 65536,       /* one read; smaller costs factors in bulk, larger gains nothing */
+    NKI_FLUSH_AT = 65535,        /* queued bytes that are not left for the end of the callback */
+    NKI_DIRECT_MIN = 32768,      /* a send of so much on an empty queue skips the queue */
+    NKI_CHUNK_SIZE = 16384,      /* one allocation of queue memory, its head included */
+    NKI_CHUNKS_SPARE = 64,       /* free chunks a loop keeps */
+    NKI_SMALL_CHUNK_SIZE = 1024, /* the same for small messages that are in flight one by one */
+    NKI_SMALL_CHUNKS_SPARE = 512,
     NKI_SPANS_MAX = 64,         /* spans in one gathered send */
     NKI_KEEP_COPY = 16384,      /* a span up to this is kept by copying it */
     NKI_DEFER_MS_MIN = 10,      /* pause of a listener that is short of resources ... */
@@ -264,9 +266,11 @@ struct netkit_loop {
     uint64_t stage_id; /* the conn whose sends are staged */
     nki_chunk *chunks; /* spare chunks */
     uint32_t chunks_count;
-    uint32_t token;   /* last token given out */
-    nki_block *recv;  /* the shared receive buffer */
-    netkit_span span; /* what on_data was called with */
+    uint32_t small_chunks_count;
+    nki_chunk *small_chunks; /* the same, for drivers that send later */
+    uint32_t token;          /* last token given out */
+    nki_block *recv;         /* the shared receive buffer */
+    netkit_span span;        /* what on_data was called with */
     uint8_t span_is_carry;
     netkit_event pulled;     /* pull: the event that is out */
     void *pulled_object;     /* whose it is */

@@ -636,7 +636,7 @@ static int nki_u_send_later(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot
     if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {
         return nki_os_error();
     }
-    if (nki_out_chunks(loop, c, data, len) != NETKIT_OK) {
+    if (nki_out_small(loop, c, data, len) != NETKIT_OK) {
         return 0; /* the caller finds out for itself */
     }
     c->flags |= NKI_C_STALLED;

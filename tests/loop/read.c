@@ -239,7 +239,8 @@ NKT_LOOP_TEST(read_pause_holds_the_peer_back) {
     sup_send_until_stuck(loop, &peer);
     CHECK(peer.sent < peer.to_send);
     CHECK_EQ(end.datas, 0);
-    CHECK(nkt_live_bytes() <= live + 4096);
+    /* What the ring had received by then is kept; it is not told to receive any more. */
+    CHECK(nkt_live_bytes() <= live + (nkt_backend == NETKIT_BACKEND_URING ? 4 << 20 : 4096));
     CHECK_OK(netkit_conn_resume(loop, end.conn));
     SUP_UNTIL_DOING(loop, end.bytes == peer.to_send) {
         sup_peer_send(&peer);
