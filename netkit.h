@@ -10329,11 +10329,10 @@ enum {
 
 /* nki_u_slot.state */
 enum {
-    NKI_U_CLOSING = 1, /* shut: gone when nothing is busy */
-    NKI_U_RESET = 2,   /* and then closed with a reset */
-    NKI_U_EOF = 4,     /* the end has come, and waits behind what is parked */
-    NKI_U_ENDED = 8,   /* and has been read: only an error can follow */
-    NKI_U_TO_AGAIN = 16,
+    NKI_U_CLOSING = 1,      /* shut: gone when nothing is busy */
+    NKI_U_RESET = 2,        /* and then closed with a reset */
+    NKI_U_EOF = 4,          /* the end has come, and waits behind what is parked */
+    NKI_U_ENDED = 8,        /* and has been read: only an error can follow */
     NKI_U_TURNED_AWAY = 32, /* its receive is being cancelled */
     NKI_U_POLLED = 64       /* never by a multishot receive */
 };
@@ -10374,6 +10373,7 @@ typedef struct nki_u {
     uint32_t want_last;
     uint32_t next; /* completions of this turn */
     uint32_t end;
+    uint32_t batch;        /* how many they are */
     uint16_t lent;         /* buffer that a handler has, or NKI_POOL_NONE */
     nki_u_blob *lent_blob; /* or blob */
     nki_u_slot *reading;   /* whose bytes a handler has, the rest of them still being parked */
@@ -10610,7 +10610,7 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     }
     const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
     return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
-           nki_u_begin_poll(loop, u, &c->source, s, events, true);
+           nki_u_begin_poll(loop, u, &c->source, s, events, false);
 }
 
 static bool nki_u_begin_accept(netkit_loop *loop, nki_u *u, const nki_listener *l, nki_u_slot *s) {
@@ -10910,7 +10910,6 @@ static void nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *source, nki_
 
 static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
                                 const nki_uring_cqe *cqe) {
-    const uint32_t plain = NETKIT_POLL_READ | NETKIT_POLL_WRITE;
     if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
         s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_POLL));
         if (nki_id_kind(source->id) == NKI_KIND_WATCH && cqe->res >= 0) {
@@ -10921,9 +10920,6 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
         return NULL;
     }
     uint32_t events = cqe->res < 0 ? NETKIT_POLL_READ | NETKIT_POLL_ERROR : (uint32_t)cqe->res;
-    if ((events & ~plain) != 0) {
-        s->state |= NKI_U_TO_AGAIN;
-    }
     if (nki_id_kind(source->id) == NKI_KIND_CONN && (s->state & NKI_U_ENDED) == 0 &&
         (((const nki_conn *)(const void *)source)->flags & NKI_C_CONNECTING) == 0 &&
         (events & NKI_POLL_ALWAYS) != 0) {
@@ -11235,6 +11231,7 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
     u->next = *u->ring.cq_head;
     uint32_t count = NKI_MIN(nki_uring_unread(&u->ring), loop->desc.events_max);
     u->end = u->next + count;
+    u->batch = count;
     errno = os_code != 0 ? os_code : errno;
     return os_code != 0 ? nki_os_error() : (int)count;
 }
@@ -11309,7 +11306,7 @@ static int nki_u_attach(netkit_loop *loop, nki_source *source) {
     (void)nki_token_new(loop, source);
     if (nki_id_kind(source->id) == NKI_KIND_CONN &&
         (((const nki_conn *)(const void *)source)->flags & NKI_C_TCP) == 0) {
-        s->state |= NKI_U_TO_AGAIN | NKI_U_POLLED;
+        s->state |= NKI_U_POLLED;
     }
     nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     return NETKIT_OK;
@@ -11512,8 +11509,8 @@ static int nki_u_read_now(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *
     unsigned char *buffer = nki_block_data(loop->recv);
     loop->span.data = buffer;
     int n = nki_os_recv(c->source.socket, buffer, max);
-    bool is_all =
-        n > 0 && n < NKI_RECV_SIZE && max == NKI_RECV_SIZE && (s->state & NKI_U_TO_AGAIN) == 0;
+    /* The poll that follows looks first: what may be left after a short read is not lost. */
+    bool is_all = n > 0 && n < NKI_RECV_SIZE && max == NKI_RECV_SIZE;
     if (n >= NKI_U_BULK_MIN) {
         s->bulk = NKI_U_BULK;
     } else if (n > 0 && s->bulk != 0) {
@@ -11591,9 +11588,10 @@ static int nki_u_send_failed(nki_u_slot *s) {
     return nki_os_error();
 }
 
-/* Whether a send may be left to the next wait, which comes soon. */
-static bool nki_u_is_later(const netkit_loop *loop) {
-    return loop->is_running && !loop->is_flushing;
+/* Whether a send is left to the next wait: one that comes soon, and has more to tell the kernel
+ * than this. Alone, a send by a call costs less than the second look for its completion. */
+static bool nki_u_is_later(const netkit_loop *loop, const nki_u *u) {
+    return u->batch > 2 && loop->is_running && !loop->is_flushing;
 }
 
 /* One small chunk goes with the next wait; the rest, and between turns all, by calls. */
@@ -11616,7 +11614,7 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
     }
     bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX;
     int error = NETKIT_OK;
-    if (is_small && nki_u_is_later(loop) && first->end != first->begin) {
+    if (is_small && nki_u_is_later(loop, u) && first->end != first->begin) {
         if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {
             return nki_os_error();
         }
@@ -11652,7 +11650,7 @@ static int nki_u_send(netkit_loop *loop, nki_conn *c, const void *data, size_t l
     if (NKI_UNLIKELY(s->send_error != 0)) {
         return nki_u_send_failed(s);
     }
-    if (len <= NKI_U_SEND_MAX && nki_u_is_later(loop) && c->out == NULL) {
+    if (len <= NKI_U_SEND_MAX && nki_u_is_later(loop, u) && c->out == NULL) {
         return nki_u_send_later(loop, u, c, s, data, len);
     }
     int n = c->out == NULL ? nki_os_send(c->source.socket, data, len) : 0;

@@ -235,6 +235,7 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
     u->next = *u->ring.cq_head;
     uint32_t count = NKI_MIN(nki_uring_unread(&u->ring), loop->desc.events_max);
     u->end = u->next + count;
+    u->batch = count;
     errno = os_code != 0 ? os_code : errno;
     return os_code != 0 ? nki_os_error() : (int)count;
 }
@@ -309,7 +310,7 @@ static int nki_u_attach(netkit_loop *loop, nki_source *source) {
     (void)nki_token_new(loop, source);
     if (nki_id_kind(source->id) == NKI_KIND_CONN &&
         (((const nki_conn *)(const void *)source)->flags & NKI_C_TCP) == 0) {
-        s->state |= NKI_U_TO_AGAIN | NKI_U_POLLED;
+        s->state |= NKI_U_POLLED;
     }
     nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     return NETKIT_OK;
@@ -512,8 +513,8 @@ static int nki_u_read_now(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *
     unsigned char *buffer = nki_block_data(loop->recv);
     loop->span.data = buffer;
     int n = nki_os_recv(c->source.socket, buffer, max);
-    bool is_all =
-        n > 0 && n < NKI_RECV_SIZE && max == NKI_RECV_SIZE && (s->state & NKI_U_TO_AGAIN) == 0;
+    /* The poll that follows looks first: what may be left after a short read is not lost. */
+    bool is_all = n > 0 && n < NKI_RECV_SIZE && max == NKI_RECV_SIZE;
     if (n >= NKI_U_BULK_MIN) {
         s->bulk = NKI_U_BULK;
     } else if (n > 0 && s->bulk != 0) {
@@ -591,9 +592,10 @@ static int nki_u_send_failed(nki_u_slot *s) {
     return nki_os_error();
 }
 
-/* Whether a send may be left to the next wait, which comes soon. */
-static bool nki_u_is_later(const netkit_loop *loop) {
-    return loop->is_running && !loop->is_flushing;
+/* Whether a send is left to the next wait: one that comes soon, and has more to tell the kernel
+ * than this. Alone, a send by a call costs less than the second look for its completion. */
+static bool nki_u_is_later(const netkit_loop *loop, const nki_u *u) {
+    return u->batch > 2 && loop->is_running && !loop->is_flushing;
 }
 
 /* One small chunk goes with the next wait; the rest, and between turns all, by calls. */
@@ -616,7 +618,7 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
     }
     bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX;
     int error = NETKIT_OK;
-    if (is_small && nki_u_is_later(loop) && first->end != first->begin) {
+    if (is_small && nki_u_is_later(loop, u) && first->end != first->begin) {
         if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {
             return nki_os_error();
         }
@@ -652,7 +654,7 @@ static int nki_u_send(netkit_loop *loop, nki_conn *c, const void *data, size_t l
     if (NKI_UNLIKELY(s->send_error != 0)) {
         return nki_u_send_failed(s);
     }
-    if (len <= NKI_U_SEND_MAX && nki_u_is_later(loop) && c->out == NULL) {
+    if (len <= NKI_U_SEND_MAX && nki_u_is_later(loop, u) && c->out == NULL) {
         return nki_u_send_later(loop, u, c, s, data, len);
     }
     int n = c->out == NULL ? nki_os_send(c->source.socket, data, len) : 0;

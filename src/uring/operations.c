@@ -138,7 +138,7 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     }
     const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
     return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
-           nki_u_begin_poll(loop, u, &c->source, s, events, true);
+           nki_u_begin_poll(loop, u, &c->source, s, events, false);
 }
 
 static bool nki_u_begin_accept(netkit_loop *loop, nki_u *u, const nki_listener *l, nki_u_slot *s) {
@@ -438,7 +438,6 @@ static void nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *source, nki_
 
 static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
                                 const nki_uring_cqe *cqe) {
-    const uint32_t plain = NETKIT_POLL_READ | NETKIT_POLL_WRITE;
     if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
         s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_POLL));
         if (nki_id_kind(source->id) == NKI_KIND_WATCH && cqe->res >= 0) {
@@ -449,9 +448,6 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
         return NULL;
     }
     uint32_t events = cqe->res < 0 ? NETKIT_POLL_READ | NETKIT_POLL_ERROR : (uint32_t)cqe->res;
-    if ((events & ~plain) != 0) {
-        s->state |= NKI_U_TO_AGAIN;
-    }
     if (nki_id_kind(source->id) == NKI_KIND_CONN && (s->state & NKI_U_ENDED) == 0 &&
         (((const nki_conn *)(const void *)source)->flags & NKI_C_CONNECTING) == 0 &&
         (events & NKI_POLL_ALWAYS) != 0) {

@@ -24,11 +24,10 @@ enum {
 
 /* nki_u_slot.state */
 enum {
-    NKI_U_CLOSING = 1, /* shut: gone when nothing is busy */
-    NKI_U_RESET = 2,   /* and then closed with a reset */
-    NKI_U_EOF = 4,     /* the end has come, and waits behind what is parked */
-    NKI_U_ENDED = 8,   /* and has been read: only an error can follow */
-    NKI_U_TO_AGAIN = 16,
+    NKI_U_CLOSING = 1,      /* shut: gone when nothing is busy */
+    NKI_U_RESET = 2,        /* and then closed with a reset */
+    NKI_U_EOF = 4,          /* the end has come, and waits behind what is parked */
+    NKI_U_ENDED = 8,        /* and has been read: only an error can follow */
     NKI_U_TURNED_AWAY = 32, /* its receive is being cancelled */
     NKI_U_POLLED = 64       /* never by a multishot receive */
 };
@@ -69,6 +68,7 @@ typedef struct nki_u {
     uint32_t want_last;
     uint32_t next; /* completions of this turn */
     uint32_t end;
+    uint32_t batch;        /* how many they are */
     uint16_t lent;         /* buffer that a handler has, or NKI_POOL_NONE */
     nki_u_blob *lent_blob; /* or blob */
     nki_u_slot *reading;   /* whose bytes a handler has, the rest of them still being parked */
