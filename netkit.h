@@ -10480,9 +10480,9 @@ static void nki_u_want(netkit_loop *loop, nki_u *u, const nki_source *source, nk
 #if NKI_HAS_URING
 
 enum {
-    NKI_U_SEND_MAX = 8192, /* larger sends are calls at once: the copy would cost more than that */
-    NKI_U_BULK = 8,        /* reads by recv after a filled buffer */
-    NKI_U_BULK_MIN = 4096, /* one that is larger starts them anew */
+    NKI_U_SEND_MAX = NKI_SMALL_CHUNK_SIZE - (int)sizeof(nki_chunk), /* larger ones are calls */
+    NKI_U_BULK = 8,            /* reads by recv after a filled buffer */
+    NKI_U_BULK_MIN = 4096,     /* one that is larger starts them anew */
     NKI_U_PARKED_SOCKETS = 256 /* accepted ahead of the listener */
 };
 
@@ -10997,7 +10997,7 @@ static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nk
 /* The ring driver: the system does what it was told before, and completions say what came of it.
  *
  * Small messages are its gain: bytes arrive in provided buffers by one receive that goes on for
- * ever, answers of up to 8 KiB are sends told to the kernel together with the next wait, so that
+ * ever, small answers are sends told to the kernel together with the next wait, so that
  * at 50 conns a system call serves dozens of messages. What is large, and what somebody wants to
  * have happened when a call returns, is done by a call at once, as the readiness driver does it:
  * there the ring has nothing to win. Who reads slowly never holds a buffer beyond a turn. */

@@ -23,6 +23,7 @@ static size_t nkt_clip(const char *name, size_t len);
 #endif
 
 #include "harness.h"
+#include "seccomp.h"
 
 #include <sys/mman.h>
 #if defined(__linux__)
@@ -469,6 +470,10 @@ int main(int argc, char **argv) {
         }
         *value = '\0';
         setenv(argv[i], value + 1, 1);
+    }
+    if (nkt_option("NKT_SECCOMP") != NULL && !nkt_seccomp_named(nkt_option("NKT_SECCOMP"))) {
+        perror("NKT_SECCOMP");
+        return 2;
     }
     nkt_is_verbose = nkt_option("V") != NULL;
     nkt_long = nkt_option("LONG") != NULL;

@@ -1,7 +1,7 @@
 /* The ring driver: the system does what it was told before, and completions say what came of it.
  *
  * Small messages are its gain: bytes arrive in provided buffers by one receive that goes on for
- * ever, answers of up to 8 KiB are sends told to the kernel together with the next wait, so that
+ * ever, small answers are sends told to the kernel together with the next wait, so that
  * at 50 conns a system call serves dozens of messages. What is large, and what somebody wants to
  * have happened when a call returns, is done by a call at once, as the readiness driver does it:
  * there the ring has nothing to win. Who reads slowly never holds a buffer beyond a turn. */

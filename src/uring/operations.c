@@ -8,9 +8,9 @@
 #if NKI_HAS_URING
 
 enum {
-    NKI_U_SEND_MAX = 8192, /* larger sends are calls at once: the copy would cost more than that */
-    NKI_U_BULK = 8,        /* reads by recv after a filled buffer */
-    NKI_U_BULK_MIN = 4096, /* one that is larger starts them anew */
+    NKI_U_SEND_MAX = NKI_SMALL_CHUNK_SIZE - (int)sizeof(nki_chunk), /* larger ones are calls */
+    NKI_U_BULK = 8,            /* reads by recv after a filled buffer */
+    NKI_U_BULK_MIN = 4096,     /* one that is larger starts them anew */
     NKI_U_PARKED_SOCKETS = 256 /* accepted ahead of the listener */
 };
 
