@@ -7072,35 +7072,6 @@ static NKI_OUTLINE int nki_out_chunks(netkit_loop *loop, nki_conn *c, const void
     return NETKIT_OK;
 }
 
-/* For drivers that send later: a copy on an empty queue, in a chunk of its size. NETKIT_OK or
- * NETKIT_E_NOMEM. */
-static int nki_out_small(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
-    if (len > NKI_SMALL_CHUNK_SIZE - sizeof(nki_chunk)) {
-        return nki_out_chunks(loop, c, data, len);
-    }
-    nki_chunk *chunk = loop->small_chunks;
-    if (NKI_LIKELY(chunk != NULL)) {
-        loop->small_chunks = chunk->next;
-        loop->small_chunks_count--;
-    } else {
-        chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_SMALL_CHUNK_SIZE);
-        if (chunk == NULL) {
-            return NETKIT_E_NOMEM;
-        }
-    }
-    chunk->next = NULL;
-    chunk->last = chunk;
-    chunk->data = (const unsigned char *)(chunk + 1);
-    chunk->begin = 0;
-    chunk->end = len;
-    chunk->capacity = NKI_SMALL_CHUNK_SIZE - sizeof *chunk;
-    chunk->release = NULL;
-    memcpy(chunk + 1, data, len);
-    c->out = chunk;
-    c->queued += (uint32_t)len;
-    return NETKIT_OK;
-}
-
 /* ---- the stage ---- */
 
 /* A callback of a conn begins: while nothing waits before them its sends are staged. */
@@ -11628,13 +11599,38 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
     return error;
 }
 
+/* A copy on an empty queue, in a chunk of its size. NETKIT_OK or NETKIT_E_NOMEM. */
+static int nki_u_queue(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
+    nki_chunk *chunk = loop->small_chunks;
+    if (NKI_LIKELY(chunk != NULL)) {
+        loop->small_chunks = chunk->next;
+        loop->small_chunks_count--;
+    } else {
+        chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_SMALL_CHUNK_SIZE);
+        if (chunk == NULL) {
+            return NETKIT_E_NOMEM;
+        }
+    }
+    chunk->next = NULL;
+    chunk->last = chunk;
+    chunk->data = (const unsigned char *)(chunk + 1);
+    chunk->begin = 0;
+    chunk->end = len;
+    chunk->capacity = NKI_SMALL_CHUNK_SIZE - sizeof *chunk;
+    chunk->release = NULL;
+    memcpy(chunk + 1, data, len);
+    c->out = chunk;
+    c->queued += (uint32_t)len;
+    return NETKIT_OK;
+}
+
 /* What is staged must be copied to last until the next wait: it becomes the queue's one chunk. */
 static int nki_u_send_later(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *s,
                             const void *data, size_t len) {
     if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {
         return nki_os_error();
     }
-    if (nki_out_small(loop, c, data, len) != NETKIT_OK) {
+    if (nki_u_queue(loop, c, data, len) != NETKIT_OK) {
         return 0; /* the caller finds out for itself */
     }
     c->flags |= NKI_C_STALLED;
