@@ -533,7 +533,8 @@ static int nki_u_read_now(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *
 static int nki_u_read_odd(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *s, size_t max) {
     if (s->blob != NULL) {
         size_t len = nki_u_blob_len(s->blob);
-        size_t n = NKI_MIN(len, NKI_CLIP(recv, max));
+        size_t most = NKI_CLIP(recv, max); /* once: the macro may draw lots */
+        size_t n = NKI_MIN(len, most);
         loop->span.data = nki_u_blob_data(s->blob);
         s->blob->begin += n;
         if (n == len) {
@@ -574,7 +575,8 @@ static int nki_u_read(netkit_loop *loop, nki_conn *c, size_t max) {
     }
     nki_pool_record *record = &u->pool.records[s->first];
     size_t len = record->end - record->begin;
-    size_t n = NKI_MIN(len, NKI_CLIP(recv, max));
+    size_t most = NKI_CLIP(recv, max);
+    size_t n = NKI_MIN(len, most);
     loop->span.data = nki_pool_data(&u->pool, s->first) + record->begin;
     if (NKI_LIKELY(n == len)) {
         u->lent = nki_u_unpark(u, s);
