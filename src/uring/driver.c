@@ -214,8 +214,28 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
     return os_code;
 }
 
+/* A loop that is being destroyed cannot wait for completions that a failing ring never brings.
+ * With the ring closed the kernel runs none of its operations any more: those that waited for
+ * their descriptor are cancelled without touching memory. So all of them are over. */
+static void nki_u_lose(netkit_loop *loop, nki_u *u) {
+    nki_uring_close(&u->ring);
+    u->is_lost = true;
+    u->next = u->end;
+    for (uint32_t i = 0; i < loop->sources.capacity && (i >> NKI_SLAB_BITS) < u->slabs_count; i++) {
+        nki_source *source = (nki_source *)(void *)nki_slots_at(&loop->sources, i);
+        nki_u_slot *s = nki_u_at(u, i);
+        s->busy = 0;
+        if (source->token != 0 && (s->state & NKI_U_CLOSING) != 0) {
+            nki_u_finish(loop, source, s);
+        }
+    }
+}
+
 static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
     nki_u *u = nki_u_of(loop);
+    if (NKI_UNLIKELY(u->is_lost)) {
+        return 0;
+    }
     if (nki_u_is_child(u)) {
         errno = ENOSYS;
         return NETKIT_E_NOSYS;
@@ -230,6 +250,10 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
             nki_u_arm_wake(loop, u);
         }
         os_code = nki_u_enter(loop, u, timeout_ns);
+    }
+    if (NKI_UNLIKELY(os_code != 0 && loop->is_destroying)) {
+        nki_u_lose(loop, u);
+        return 0;
     }
     u->overflows += (nki_atomic_load(u->ring.sq_flags) & NKI_URING_SQ_CQ_OVERFLOW) != 0;
     u->next = *u->ring.cq_head;

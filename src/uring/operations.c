@@ -16,7 +16,7 @@ enum {
 
 static nki_uring_sqe *nki_u_take(netkit_loop *loop, nki_u *u) {
     loop->is_unsubmitted = 1;
-    return nki_uring_take(&u->ring);
+    return NKI_UNLIKELY(u->is_lost) ? NULL : nki_uring_take(&u->ring);
 }
 
 /* ---- beginning ---- */

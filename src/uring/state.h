@@ -73,6 +73,7 @@ typedef struct nki_u {
     nki_u_blob *lent_blob; /* or blob */
     nki_u_slot *reading;   /* whose bytes a handler has, the rest of them still being parked */
     bool is_wake_armed;
+    bool is_lost; /* the ring failed while the loop was being destroyed, and is closed */
     bool has_recv_multishot;
     bool has_accept_multishot;
     bool has_skip;
