@@ -470,6 +470,10 @@ static int nki_u_accept_parked(nki_u_slot *s, nki_listener *l, uintptr_t *out, n
         return nki_os_accept_error(l->source.socket);
     }
     memcpy(&fd, nki_u_blob_data(s->blob), sizeof fd);
+    int error = peer == NULL ? NETKIT_OK : nki_os_remote((uintptr_t)fd, peer);
+    if (error != NETKIT_OK && error != NETKIT_E_NOTCONN) {
+        return error; /* it stays for another time, as in the backlog */
+    }
     s->blob->begin += sizeof fd;
     if (s->blob->begin == s->blob->end) {
         s->blob->begin = 0;
@@ -478,7 +482,7 @@ static int nki_u_accept_parked(nki_u_slot *s, nki_listener *l, uintptr_t *out, n
             l->source.ready = 0;
         }
     }
-    if (peer != NULL && nki_os_remote((uintptr_t)fd, peer) != NETKIT_OK) {
+    if (error != NETKIT_OK) {
         nki_os_abandon((uintptr_t)fd); /* gone again: an accept of its own would have said so */
         return NETKIT_E_ABORTED;
     }
