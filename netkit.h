@@ -10349,6 +10349,7 @@ typedef struct nki_u {
     nki_u_blob *lent_blob; /* or blob */
     nki_u_slot *reading;   /* whose bytes a handler has, the rest of them still being parked */
     bool is_wake_armed;
+    bool is_lost; /* the ring failed while the loop was being destroyed, and is closed */
     bool has_recv_multishot;
     bool has_accept_multishot;
     bool has_skip;
@@ -10459,7 +10460,7 @@ enum {
 
 static nki_uring_sqe *nki_u_take(netkit_loop *loop, nki_u *u) {
     loop->is_unsubmitted = 1;
-    return nki_uring_take(&u->ring);
+    return NKI_UNLIKELY(u->is_lost) ? NULL : nki_uring_take(&u->ring);
 }
 
 /* ---- beginning ---- */
@@ -11181,8 +11182,28 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
     return os_code;
 }
 
+/* A loop that is being destroyed cannot wait for completions that a failing ring never brings.
+ * With the ring closed the kernel runs none of its operations any more: those that waited for
+ * their descriptor are cancelled without touching memory. So all of them are over. */
+static void nki_u_lose(netkit_loop *loop, nki_u *u) {
+    nki_uring_close(&u->ring);
+    u->is_lost = true;
+    u->next = u->end;
+    for (uint32_t i = 0; i < loop->sources.capacity && (i >> NKI_SLAB_BITS) < u->slabs_count; i++) {
+        nki_source *source = (nki_source *)(void *)nki_slots_at(&loop->sources, i);
+        nki_u_slot *s = nki_u_at(u, i);
+        s->busy = 0;
+        if (source->token != 0 && (s->state & NKI_U_CLOSING) != 0) {
+            nki_u_finish(loop, source, s);
+        }
+    }
+}
+
 static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
     nki_u *u = nki_u_of(loop);
+    if (NKI_UNLIKELY(u->is_lost)) {
+        return 0;
+    }
     if (nki_u_is_child(u)) {
         errno = ENOSYS;
         return NETKIT_E_NOSYS;
@@ -11197,6 +11218,10 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
             nki_u_arm_wake(loop, u);
         }
         os_code = nki_u_enter(loop, u, timeout_ns);
+    }
+    if (NKI_UNLIKELY(os_code != 0 && loop->is_destroying)) {
+        nki_u_lose(loop, u);
+        return 0;
     }
     u->overflows += (nki_atomic_load(u->ring.sq_flags) & NKI_URING_SQ_CQ_OVERFLOW) != 0;
     u->next = *u->ring.cq_head;
