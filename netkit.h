@@ -490,7 +490,8 @@
    asked for with each descriptor.
 
    Backends are chosen at run time, by netkit_poller_desc or netkit_loop_desc.
-   AUTO takes epoll on Linux, and poll where there is nothing else. A backend
+   AUTO takes epoll on Linux, and poll where there is nothing else; FASTEST
+   tries io_uring first. A backend
    that is named and missing is NETKIT_E_NOSYS, never another one in its place.
    netkit_loop_backend tells which one it is, and why.
 
@@ -582,9 +583,15 @@
        backend   system    remarks
        epoll     Linux     the default there; edge-triggered inside
        poll      POSIX     slower with many conns; no descriptor for embedding
+       uring     Linux     io_uring by raw system calls, kernel 6.1 or later;
+                           by name, or where it works with FASTEST
 
-   Not yet: macOS, the BSDs, Windows, io_uring. Their names exist
-   (NETKIT_BACKEND_URING, ...) and give NETKIT_E_NOSYS.
+   io_uring is young here and not tuned. Where it is refused (containers,
+   seccomp, a sysctl, old kernels) FASTEST takes epoll and says why; by name it
+   is an error. NETKIT_NO_URING leaves it out.
+
+   Not yet: macOS, the BSDs, Windows. Their names exist
+   (NETKIT_BACKEND_KQUEUE, ...) and give NETKIT_E_NOSYS.
 
    Linux: unix sockets in the abstract space; user_timeout_ms;
    netkit_listen_desc.reuse_port balances between listeners.
@@ -592,7 +599,7 @@
 
    LIMITS
    ------
-   What is not there yet: names of hosts (DNS), UDP, TLS, io_uring, more than
+   What is not there yet: names of hosts (DNS), UDP, TLS, more than
    one loop behind one listener without reuse_port, files sent by the kernel.
    One loop holds at most 16,777,216 objects of a kind. A blocking call in a
    callback (a disk, a resolver) holds up everything on that loop: use a thread
