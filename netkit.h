@@ -491,9 +491,9 @@
 
    Backends are chosen at run time, by netkit_poller_desc or netkit_loop_desc.
    AUTO takes epoll on Linux, and poll where there is nothing else; FASTEST
-   tries io_uring first. A backend
-   that is named and missing is NETKIT_E_NOSYS, never another one in its place.
-   netkit_loop_backend tells which one it is, and why.
+   tries io_uring first (loops alone). A backend that is named and missing is
+   NETKIT_E_NOSYS, never another one in its place. netkit_loop_backend tells
+   which one it is, and why.
 
 
    ERRORS
@@ -571,6 +571,7 @@
        NETKIT_MALLOC(size)       instead of malloc and free, both or neither;
        NETKIT_FREE(memory)       desc.allocator comes before them
        NETKIT_NO_THREADS         no pthreads; one thread only
+       NETKIT_NO_URING           no io_uring backend
 
    No environment variable is read.
 
