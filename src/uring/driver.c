@@ -164,12 +164,16 @@ static int nki_u_rebind(netkit_loop *loop) {
             return NETKIT_E_BUSY;
         }
     }
+    nki_u_reclaim(loop, u);
+    nki_u_evict_all(loop, u); /* the buffers go with the ring */
+    if (u->pool.held != 0) {
+        return NETKIT_E_NOMEM;
+    }
     int os_code = nki_uring_open(&fresh, &where);
     if (os_code != 0) {
         errno = os_code;
         return nki_os_error();
     }
-    nki_u_reclaim(loop, u);
     nki_uring_close(&u->ring);
     nki_pool_free(&u->pool, &loop->allocator);
     u->ring = fresh;

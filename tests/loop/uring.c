@@ -189,7 +189,7 @@ NKT_TEST(uring_close_with_operations_in_flight) {
     for (int round = 0; round < 20; round++) {
         sup_end end, next;
         sup_setup setup = sup_setup_default();
-        uintptr_t number, again;
+        uintptr_t number = 0, again;
         uint64_t began;
         char byte;
         ssize_t got;
