@@ -6266,11 +6266,17 @@ static int nki_pool_register(nki_pool *p, const nki_uring *r) {
     return NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_BUFFERS, &reg, 1u) != 0 ? errno : 0;
 }
 
+/* Memory and ring, or an errno. */
+static int nki_pool_make(nki_pool *p, const nki_uring *r) {
+    int error = p->memory == NULL || p->records == NULL ? ENOMEM : nki_pool_register(p, r);
+    return error == 0 && p->ring == NULL ? ENOMEM : error;
+}
+
 /* Make the buffers and hand all of them to the kernel. Returns 0 or an errno, nothing left. */
 static int nki_pool_open(nki_pool *p, const nki_uring *r, const netkit_allocator *a) {
     p->memory = (unsigned char *)nki_alloc(a, (size_t)p->count * p->size);
     p->records = (nki_pool_record *)nki_alloc_zero(a, p->count * sizeof *p->records);
-    int error = p->memory == NULL || p->records == NULL ? ENOMEM : nki_pool_register(p, r);
+    int error = nki_pool_make(p, r);
     if (error != 0) {
         nki_pool_free(p, a);
         return error;
@@ -11037,11 +11043,11 @@ static char nki_u_sysctl(void) {
 /* Say why, and which code that is: a refusal means that there is no such backend here. */
 static int nki_u_refused(netkit_loop *loop, const char *where, int os_code) {
     const char *hint = "";
-    char text[48];
     if (os_code == EPERM || os_code == EACCES) {
         char value = nki_u_sysctl();
-        snprintf(text, sizeof text, " (kernel.io_uring_disabled is %c)", value);
-        hint = value == '1' || value == '2' ? text : " (seccomp?)";
+        hint = value == '1'   ? " (kernel.io_uring_disabled is 1)"
+               : value == '2' ? " (kernel.io_uring_disabled is 2)"
+                              : " (seccomp?)";
     } else if (os_code == ENOSYS || os_code == EINVAL) {
         hint = " (kernel too old, or seccomp?)";
     } else if (os_code == ENOMEM) {
@@ -11543,9 +11549,10 @@ static int nki_u_read_odd(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *
         size_t len = nki_u_blob_len(s->blob);
         size_t most = NKI_CLIP(recv, max); /* once: the macro may draw lots */
         size_t n = NKI_MIN(len, most);
+        bool is_last = len <= most;
         loop->span.data = nki_u_blob_data(s->blob);
         s->blob->begin += n;
-        if (n == len) {
+        if (is_last) {
             u->lent_blob = s->blob;
             s->blob = NULL;
         } else {

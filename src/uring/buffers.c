@@ -86,11 +86,17 @@ static int nki_pool_register(nki_pool *p, const nki_uring *r) {
     return NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_BUFFERS, &reg, 1u) != 0 ? errno : 0;
 }
 
+/* Memory and ring, or an errno. */
+static int nki_pool_make(nki_pool *p, const nki_uring *r) {
+    int error = p->memory == NULL || p->records == NULL ? ENOMEM : nki_pool_register(p, r);
+    return error == 0 && p->ring == NULL ? ENOMEM : error;
+}
+
 /* Make the buffers and hand all of them to the kernel. Returns 0 or an errno, nothing left. */
 static int nki_pool_open(nki_pool *p, const nki_uring *r, const netkit_allocator *a) {
     p->memory = (unsigned char *)nki_alloc(a, (size_t)p->count * p->size);
     p->records = (nki_pool_record *)nki_alloc_zero(a, p->count * sizeof *p->records);
-    int error = p->memory == NULL || p->records == NULL ? ENOMEM : nki_pool_register(p, r);
+    int error = nki_pool_make(p, r);
     if (error != 0) {
         nki_pool_free(p, a);
         return error;

@@ -61,11 +61,11 @@ static char nki_u_sysctl(void) {
 /* Say why, and which code that is: a refusal means that there is no such backend here. */
 static int nki_u_refused(netkit_loop *loop, const char *where, int os_code) {
     const char *hint = "";
-    char text[48];
     if (os_code == EPERM || os_code == EACCES) {
         char value = nki_u_sysctl();
-        snprintf(text, sizeof text, " (kernel.io_uring_disabled is %c)", value);
-        hint = value == '1' || value == '2' ? text : " (seccomp?)";
+        hint = value == '1'   ? " (kernel.io_uring_disabled is 1)"
+               : value == '2' ? " (kernel.io_uring_disabled is 2)"
+                              : " (seccomp?)";
     } else if (os_code == ENOSYS || os_code == EINVAL) {
         hint = " (kernel too old, or seccomp?)";
     } else if (os_code == ENOMEM) {
@@ -567,9 +567,10 @@ static int nki_u_read_odd(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *
         size_t len = nki_u_blob_len(s->blob);
         size_t most = NKI_CLIP(recv, max); /* once: the macro may draw lots */
         size_t n = NKI_MIN(len, most);
+        bool is_last = len <= most;
         loop->span.data = nki_u_blob_data(s->blob);
         s->blob->begin += n;
-        if (n == len) {
+        if (is_last) {
             u->lent_blob = s->blob;
             s->blob = NULL;
         } else {
