@@ -137,7 +137,7 @@ static void nki_u_close(netkit_loop *loop) {
     for (uint32_t i = 0; i < u->slabs_count; i++) {
         nki_free(&loop->allocator, u->slabs[i], sizeof(nki_u_slot) << NKI_SLAB_BITS);
     }
-    nki_free(&loop->allocator, u->slabs, u->slabs_count * sizeof *u->slabs);
+    nki_free(&loop->allocator, u->slabs, u->slabs_count * sizeof(nki_u_slot *));
     nki_fd_table_free(&u->watched, &loop->allocator);
     if (u->guard != NULL) {
         (void)NKI_SYS_munmap(u->guard, (size_t)1);
@@ -302,12 +302,12 @@ static int nki_u_reserve(netkit_loop *loop, nki_u *u, uint32_t slot, nki_u_slot 
     uint32_t count = (slot >> NKI_SLAB_BITS) + 1;
     while (u->slabs_count < count) {
         size_t size = sizeof(nki_u_slot) << NKI_SLAB_BITS;
-        size_t table = u->slabs_count * sizeof *u->slabs;
+        size_t table = u->slabs_count * sizeof(nki_u_slot *);
         nki_u_slot *slab = (nki_u_slot *)nki_alloc_zero(&loop->allocator, size);
-        nki_u_slot **slabs = (nki_u_slot **)nki_alloc(&loop->allocator, table + sizeof *u->slabs);
+        nki_u_slot **slabs = (nki_u_slot **)nki_alloc(&loop->allocator, table + sizeof(nki_u_slot *));
         if (slab == NULL || slabs == NULL) {
             nki_free(&loop->allocator, slab, size);
-            nki_free(&loop->allocator, slabs, table + sizeof *u->slabs);
+            nki_free(&loop->allocator, slabs, table + sizeof(nki_u_slot *));
             return NETKIT_E_NOMEM;
         }
         if (u->slabs != NULL) {
