@@ -91,7 +91,7 @@ static int nkt_backend;              /* in a loop test: NETKIT_BACKEND_* */
 static const char *nkt_backend_name; /* and its name */
 static const char *nkt_program;      /* path of this program */
 static bool nkt_long;                /* LONG=1 */
-static unsigned nkt_slowness = 1;    /* how many times slower than usual: sanitizers, valgrind */
+static uint64_t nkt_slowness = 1;    /* how many times slower than usual: sanitizers, valgrind */
 static uint64_t nkt_seed;            /* this test's */
 
 static void nkt_stop(int state, const char *reason) {

@@ -477,7 +477,7 @@ int main(int argc, char **argv) {
     }
     nkt_is_verbose = nkt_option("V") != NULL;
     nkt_long = nkt_option("LONG") != NULL;
-    nkt_slowness = (unsigned)nkt_number("NKT_SLOWNESS", 1);
+    nkt_slowness = nkt_number("NKT_SLOWNESS", 1);
     nkt_run_seed = nkt_number("SEED", (nkt_now_ns() / 1000) % 1000000);
     nkt_seed = nkt_hash("order") ^ nkt_run_seed;
     jobs = nkt_number("J", 2);
