@@ -1682,9 +1682,358 @@ NETKIT_API int netkit_loop_next(netkit_loop *loop, netkit_event *out);
  * again with more behind it. NETKIT_E_INVALID when that was no DATA event or had
  * fewer bytes. */
 NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used);
+
+/* ---- src/api/arena.h ---- */
+/* ---- arena ----------------------------------------------------------------
+ *
+ * Many allocations, one release: what a request, a frame or a level needs is
+ * taken piece by piece and given back all at once.
+ *
+ *     netkit_arena arena = {0};                  (C++: = {})
+ *     name = netkit_arena_copy(&arena, text, len);
+ *     netkit_arena_reset(&arena);                all gone, memory kept for the next
+ *     netkit_arena_free(&arena);
+ *
+ * A zeroed arena is ready. Pointers into it live until reset or free. Thread: one
+ * at a time. */
+typedef struct netkit_arena {
+    size_t chunk_size;          /* asked of the allocator at a time, 0 = 10 KiB */
+    size_t size_max;            /* bytes held at most, 0 = 100 MiB */
+    netkit_allocator allocator; /* all zero = malloc */
+    /* netkit's own from here; the above may change while `size` is 0. */
+    size_t size; /* held from the allocator */
+    size_t used; /* of the first chunk */
+    struct netkit_arena_chunk *chunks;
+    struct netkit_arena_chunk *spare;
+} netkit_arena;
+
+/* `size` bytes aligned to 16, not cleared; 0 bytes is one byte. NULL when size_max
+ * would be exceeded or there is no memory: what was taken before stays. */
+NETKIT_API void *netkit_arena_alloc(netkit_arena *arena, size_t size);
+
+/* Room for `count` elements of `size` bytes, cleared. NULL also when the product
+ * does not fit a size_t. */
+NETKIT_API void *netkit_arena_alloc_array(netkit_arena *arena, size_t count, size_t size);
+
+/* A copy of `len` bytes with a 0 behind it, or NULL. */
+NETKIT_API char *netkit_arena_copy(netkit_arena *arena, const void *data, size_t len);
+
+/* Take everything back. Chunks of the usual size are kept for what comes next. */
+NETKIT_API void netkit_arena_reset(netkit_arena *arena);
+
+/* Take everything back and give all memory away; the arena is as new. */
+NETKIT_API void netkit_arena_free(netkit_arena *arena);
+
+/* ---- src/api/fifo.h ---- */
+/* ---- fifo: a circular buffer of bytes --------------------------------------
+ *
+ * Bytes go in at the back and come out at the front. It grows by doubling up to
+ * capacity_max and never shrinks before free.
+ *
+ *     netkit_fifo fifo = {0};                    (C++: = {})
+ *     netkit_fifo_write(&fifo, data, len);
+ *     n = netkit_fifo_read(&fifo, out, sizeof out);
+ *     netkit_fifo_free(&fifo);
+ *
+ * A zeroed fifo is ready. Pointers into it live until the next call that takes a
+ * netkit_fifo * without const. Thread: one at a time. */
+typedef struct netkit_fifo {
+    size_t capacity_max;        /* bytes held at most, 0 = 16 MiB */
+    netkit_allocator allocator; /* all zero = malloc */
+    bool is_secret;             /* overwrite bytes as soon as they are not needed any more */
+    /* netkit's own from here; the above may change while `capacity` is 0. */
+    unsigned char *memory;
+    size_t capacity; /* a power of two, or 0 */
+    size_t front;
+    size_t len;
+} netkit_fifo;
+
+/* Bytes that wait. */
+NETKIT_API size_t netkit_fifo_len(const netkit_fifo *fifo);
+
+/* Append all or nothing: NETKIT_OK, NETKIT_E_FULL (not until some is read),
+ * NETKIT_E_TOOBIG (never), NETKIT_E_NOMEM. */
+NETKIT_API int netkit_fifo_write(netkit_fifo *fifo, const void *data, size_t len);
+
+/* Take up to `len` bytes off the front into `out`; returns how many. */
+NETKIT_API size_t netkit_fifo_read(netkit_fifo *fifo, void *out, size_t len);
+
+/* Copy up to `len` bytes that stand `offset` behind the front, which stay; returns how many. */
+NETKIT_API size_t netkit_fifo_peek(const netkit_fifo *fifo, size_t offset, void *out, size_t len);
+
+/* Drop up to `len` bytes off the front; returns how many. */
+NETKIT_API size_t netkit_fifo_consume(netkit_fifo *fifo, size_t len);
+
+/* Make room, so that writing `len` more bytes cannot fail. Errors as for write. */
+NETKIT_API int netkit_fifo_reserve(netkit_fifo *fifo, size_t len);
+
+/* The bytes at the front that lie in one piece: all of them, or those up to the
+ * end of the memory. {NULL, 0} when there are none. */
+NETKIT_API netkit_span netkit_fifo_front(const netkit_fifo *fifo);
+
+/* The first `len` bytes in one piece (moving them together when they are not), or
+ * NULL when there are fewer. Allocates nothing. */
+NETKIT_API const void *netkit_fifo_straighten(netkit_fifo *fifo, size_t len);
+
+/* A place for at least `len` bytes in one piece to write to, for example by recv;
+ * *room gets how many fit. Then say with commit how many were written. NULL on the
+ * errors of write. */
+NETKIT_API void *netkit_fifo_space(netkit_fifo *fifo, size_t len, size_t *room);
+
+/* `len` bytes were written to what space returned. NETKIT_E_INVALID when that is
+ * more than there was room for. */
+NETKIT_API int netkit_fifo_commit(netkit_fifo *fifo, size_t len);
+
+/* Drop all bytes; the memory is kept. */
+NETKIT_API void netkit_fifo_clear(netkit_fifo *fifo);
+
+/* Drop all bytes and give the memory back; the fifo is as new. */
+NETKIT_API void netkit_fifo_free(netkit_fifo *fifo);
+
+/* Overwrite memory that held a secret, in a way that no compiler leaves out. */
+NETKIT_API void netkit_wipe(void *memory, size_t len);
+
+/* ---- src/api/frame.h ---- */
+/* ---- frames: messages in a stream of bytes -----------------------------------
+ *
+ * TCP carries bytes, not messages: what was sent in one piece may arrive in ten, or
+ * three in one. A framing says where a message ends; netkit_frame_next cuts what
+ * on_data got. It allocates nothing and refuses what is too long as soon as the
+ * length is known.
+ *
+ *     static const netkit_framing framing = {0};       (C++: {}) 4 bytes of length
+ *
+ *     size_t on_data(netkit_loop *loop, netkit_conn conn, const void *data, size_t len, ...) {
+ *         netkit_frame frame;
+ *         size_t used = 0;
+ *         int more;
+ *         while ((more = netkit_frame_next(&framing, data, len, &used, &frame)) > 0)
+ *             handle(frame.data, frame.len);
+ *         if (more < 0) netkit_conn_abort(loop, conn);
+ *         return used;                                 the cut one at the end comes again
+ *     }
+ *
+ * What waits for its end counts against the conn's recv_max (64 KiB): raise it when
+ * size_max is raised. Thread: any. */
+enum {
+    NETKIT_FRAME_LENGTH = 0,    /* a header with the length, then that many bytes */
+    NETKIT_FRAME_DELIMITER = 1, /* bytes up to a delimiter, as in lines of text */
+    NETKIT_FRAME_FIXED = 2,     /* always the same number of bytes */
+    NETKIT_FRAME_HEADER_MAX = 64,
+    NETKIT_FRAME_DELIMITER_MAX = 4
+};
+
+typedef struct netkit_framing {
+    int kind;                  /* NETKIT_FRAME_* */
+    uint32_t size_max;         /* bytes of data in a frame at most, 0 = 60 KiB */
+    uint32_t size;             /* FIXED: bytes of every frame */
+    uint32_t header_bytes;     /* LENGTH: of the whole header, up to NETKIT_FRAME_HEADER_MAX;
+                                    0 = up to the end of the length */
+    uint32_t length_offset;    /* LENGTH: where in the header the length stands */
+    uint32_t length_bytes;     /* LENGTH: 1, 2 or 4; 0 = 4 */
+    bool is_little_endian;     /* LENGTH: else big-endian, as the Internet has it */
+    bool length_counts_header; /* LENGTH: it counts the header too, else the data alone */
+    uint8_t delimiter_bytes;   /* DELIMITER: 1 to NETKIT_FRAME_DELIMITER_MAX; 0 = "\n" */
+    char delimiter[NETKIT_FRAME_DELIMITER_MAX];
+} netkit_framing;
+
+typedef struct netkit_frame {
+    size_t len;         /* of data */
+    const void *data;   /* without header or delimiter; lives as long as the bytes cut from */
+    const void *header; /* LENGTH: its header_bytes; else NULL */
+} netkit_frame;
+
+/* Cut the frame that begins *used bytes into `data`. Returns 1 with *out filled and
+ * *used behind the frame; 0 when its end has not come yet, NETKIT_E_TOOBIG when it is
+ * longer than size_max, NETKIT_E_INVALID when its length is less than its header's or
+ * the framing makes no sense; *used is unchanged then. */
+NETKIT_API int netkit_frame_next(const netkit_framing *framing, const void *data, size_t len,
+                                 size_t *used, netkit_frame *out);
+
+/* Write the header that announces `len` bytes of data to `out`, which has room for
+ * header_bytes: the length is put in its place, other bytes stay as they are. Returns
+ * the bytes of the header (0 for the other kinds), NETKIT_E_TOOBIG for more than
+ * size_max or than the length can say, NETKIT_E_INVALID. */
+NETKIT_API int netkit_frame_header(const netkit_framing *framing, size_t len, void *out);
+
+/* Send `len` bytes as one frame: header before or delimiter behind, all or nothing, as
+ * netkit_conn_send (whose errors these are too). NETKIT_E_TOOBIG beyond size_max;
+ * NETKIT_E_INVALID when the data holds the delimiter or has not the FIXED size. Other
+ * bytes of a larger header are 0: to fill them use netkit_frame_header and
+ * netkit_conn_sendv. Thread: the loop's. */
+NETKIT_API int netkit_frame_send(netkit_loop *loop, netkit_conn conn, const netkit_framing *framing,
+                                 const void *data, size_t len);
+
+/* ---- src/api/slotmap.h ---- */
+/* ---- slot map: objects behind handles ---------------------------------------
+ *
+ * What netkit's own handles are made of, for a program's players, sessions and
+ * requests: objects that never move, named by 64-bit handles, where the handle of
+ * one that is gone is never the handle of another. Thread: one at a time. */
+typedef struct netkit_slotmap netkit_slotmap;
+
+typedef struct netkit_slotmap_desc {
+    size_t object_size;         /* bytes of each object, up to 1 MiB */
+    uint32_t count_max;         /* objects at most, 0 = 32,768; up to 16,777,214 */
+    netkit_allocator allocator; /* all zero = malloc */
+} netkit_slotmap_desc;
+
+/* Make one. NETKIT_E_INVALID, NETKIT_E_NOMEM; *out is NULL then. */
+NETKIT_API int netkit_slotmap_create(netkit_slotmap **out, const netkit_slotmap_desc *desc);
+
+/* Free it with all objects. NULL is legal. */
+NETKIT_API void netkit_slotmap_destroy(netkit_slotmap *map);
+
+/* A new object, zeroed, aligned to 16: *handle names it until it is removed, never 0.
+ * `object` may be NULL. NETKIT_E_FULL at count_max, NETKIT_E_NOMEM. */
+NETKIT_API int netkit_slotmap_add(netkit_slotmap *map, uint64_t *handle, void **object);
+
+/* The object of a handle; NULL when it is gone, or never was of this map. */
+NETKIT_API void *netkit_slotmap_find(const netkit_slotmap *map, uint64_t handle);
+
+/* Remove an object; NETKIT_E_STALE when the handle names none. */
+NETKIT_API int netkit_slotmap_remove(netkit_slotmap *map, uint64_t handle);
+
+/* Objects there are. */
+NETKIT_API uint32_t netkit_slotmap_count(const netkit_slotmap *map);
+
+/* The object behind that of `after` in the order of slots (0 = the first), for loops
+ * that may remove what they meet; its handle, or 0 at the end. */
+NETKIT_API uint64_t netkit_slotmap_next(const netkit_slotmap *map, uint64_t after);
 #ifdef __cplusplus
 }
 #endif
+
+/* ---- src/api/try.h ---- */
+/* ---- TRY, EXCEPT, FINALLY: opt in by #define NETKIT_WITH_TRY -----------------
+ *
+ * A layer over the error codes for code with many calls and one way out:
+ *
+ *     netkit_try t;
+ *     NETKIT_TRY(t) {
+ *         NETKIT_CHECK(t, netkit_loop_create(&loop, NULL));
+ *         NETKIT_CHECK(t, netkit_listen(loop, &desc, NULL));
+ *     }
+ *     NETKIT_EXCEPT(t) { printf("%s\n", netkit_error_text(t.error)); }
+ *     NETKIT_FINALLY(t) { netkit_loop_destroy(loop); }
+ *     NETKIT_TRY_END(t);
+ *
+ * All four stand in this order in one function. NETKIT_CHECK leaves the block when its
+ * value is negative, NETKIT_RAISE always; EXCEPT runs only then, FINALLY always
+ * (also when EXCEPT raises again). Afterwards t.error is what was raised last, or 0, to
+ * be returned or raised with the frame of an outer TRY. There is no hidden stack of
+ * frames: a function that may raise is given the frame, as a netkit_try *.
+ *
+ * In C++ these are exceptions (netkit_exception): destructors run, and one that is not
+ * this frame's passes through, on from NETKIT_TRY_END, after FINALLY.
+ *
+ * Traps in C, those of setjmp (C11 7.13.2.1): a local variable that is changed inside
+ * TRY and read after an error must be volatile (`loop` above); never leave a block by
+ * return, break or goto; raise only while the function that holds the frame has not
+ * returned; and never raise across a callback of netkit's: a callback returns. */
+#if defined(NETKIT_WITH_TRY) && !defined(NETKIT_TRY)
+enum {
+    NETKIT_TRY_BODY = 0,
+    NETKIT_TRY_ERROR = 1,
+    NETKIT_TRY_FINAL = 2,
+    NETKIT_TRY_OVER = 3
+};
+
+#ifdef __cplusplus
+#include <exception>
+
+struct netkit_try {
+    int error; /* what was raised last, or 0 */
+    std::exception_ptr pending;
+};
+
+/* What NETKIT_RAISE throws. */
+struct netkit_exception : public std::exception {
+    int error;
+    const netkit_try *frame;
+    netkit_exception(int e, const netkit_try *f) : error(e), frame(f) {}
+    const char *what() const noexcept override {
+        return netkit_error_text(error);
+    }
+};
+
+#define NETKIT_RAISE_TO(the_try, code) throw netkit_exception((code), (the_try))
+#define NETKIT_TRY(the_try)      \
+    (the_try).error = 0;         \
+    (the_try).pending = nullptr; \
+    try {                        \
+        try
+#define NETKIT_EXCEPT(the_try)                      \
+    catch (const netkit_exception &netkit_raised) { \
+        if (netkit_raised.frame != &(the_try)) {    \
+            throw;                                  \
+        }                                           \
+        (the_try).error = netkit_raised.error;      \
+    }                                               \
+    if ((the_try).error != 0)
+#define NETKIT_TRY_REMEMBER(the_try)                      \
+    catch (const netkit_exception &netkit_raised) {       \
+        if (netkit_raised.frame == &(the_try)) {          \
+            (the_try).error = netkit_raised.error;        \
+        } else {                                          \
+            (the_try).pending = std::current_exception(); \
+        }                                                 \
+    }                                                     \
+    catch (...) {                                         \
+        (the_try).pending = std::current_exception();     \
+    }
+#define NETKIT_FINALLY(the_try)  \
+    }                            \
+    NETKIT_TRY_REMEMBER(the_try) \
+    try
+#define NETKIT_TRY_END(the_try)                        \
+    NETKIT_TRY_REMEMBER(the_try)                       \
+    do {                                               \
+        if ((the_try).pending) {                       \
+            std::rethrow_exception((the_try).pending); \
+        }                                              \
+    } while (0)
+
+#else
+#include <setjmp.h>
+
+typedef struct netkit_try {
+    volatile int error; /* what was raised last, or 0 */
+    volatile int phase;
+    jmp_buf place;
+} netkit_try;
+
+/* From one block to the next that has to run. */
+#define NETKIT_RAISE_TO(the_try, code)                                   \
+    ((the_try)->error = (code), (the_try)->phase = (the_try)->phase + 1, \
+     longjmp((the_try)->place, 1))
+#define NETKIT_TRY(the_try)            \
+    (the_try).error = 0;               \
+    (the_try).phase = NETKIT_TRY_BODY; \
+    (void)setjmp((the_try).place);     \
+    if ((the_try).phase == NETKIT_TRY_BODY)
+#define NETKIT_EXCEPT(the_try) if ((the_try).phase == NETKIT_TRY_ERROR)
+#define NETKIT_FINALLY(the_try)               \
+    if ((the_try).phase < NETKIT_TRY_FINAL) { \
+        (the_try).phase = NETKIT_TRY_FINAL;   \
+    }                                         \
+    if ((the_try).phase == NETKIT_TRY_FINAL)
+#define NETKIT_TRY_END(the_try) ((void)((the_try).phase = NETKIT_TRY_OVER))
+#endif
+
+/* Leave the block with an error; 0 is raised as NETKIT_E_INVALID. */
+#define NETKIT_RAISE(the_try, code) \
+    NETKIT_RAISE_TO(&(the_try), (code) == 0 ? (int)NETKIT_E_INVALID : (code))
+
+/* Leave the block when a call failed. */
+#define NETKIT_CHECK(the_try, call)                      \
+    do {                                                 \
+        int netkit_checked = (call);                     \
+        if (netkit_checked < 0) {                        \
+            NETKIT_RAISE_TO(&(the_try), netkit_checked); \
+        }                                                \
+    } while (0)
+#endif /* NETKIT_WITH_TRY */
 #endif /* NETKIT_H */
 
 #if defined(NETKIT_IMPLEMENTATION) && !defined(NETKIT_IMPLEMENTATION_DONE)
@@ -2803,6 +3152,576 @@ static void nki_slots_give(nki_slots *s, void *object) {
     slot->id = (uint64_t)generation << 32 | nki_id_slot(slot->id);
     s->count--;
     nki_slots_append_free(s, slot);
+}
+
+/* ---- src/base/slotmap.c ---- */
+/* The public face of slots.c. An object stands behind its slot, at a multiple of 16. */
+
+enum {
+    NKI_SLOTMAP_KIND = 1,
+    NKI_SLOTMAP_HEAD = 16,
+    NKI_SLOTMAP_COUNT = 32768,
+    NKI_SLOTMAP_OBJECT_MAX = 1024 * 1024
+};
+
+NKI_STATIC_ASSERT(slotmap_head, sizeof(nki_slot) <= NKI_SLOTMAP_HEAD);
+
+struct netkit_slotmap {
+    nki_slots slots;
+    netkit_allocator allocator;
+};
+
+NETKIT_API int netkit_slotmap_create(netkit_slotmap **out, const netkit_slotmap_desc *desc) {
+    netkit_allocator allocator;
+    *out = NULL;
+    if (desc->object_size > NKI_SLOTMAP_OBJECT_MAX || desc->count_max >= NKI_SLOT_MASK) {
+        return NETKIT_E_INVALID;
+    }
+    int error = nki_allocator_init(&allocator, &desc->allocator);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    netkit_slotmap *map = (netkit_slotmap *)nki_alloc(&allocator, sizeof *map);
+    if (map == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    map->allocator = allocator;
+    uint32_t size = ((uint32_t)desc->object_size + NKI_SLOTMAP_HEAD - 1) / NKI_SLOTMAP_HEAD + 1;
+    uint32_t count = desc->count_max == 0 ? (uint32_t)NKI_SLOTMAP_COUNT : desc->count_max;
+    /* Two maps begin elsewhere, so that a handle used with the wrong one is stale. */
+    uint32_t generation = (uint32_t)(((uintptr_t)map >> 4) * 2654435761u);
+    nki_slots_init(&map->slots, &map->allocator, size * NKI_SLOTMAP_HEAD, count, generation);
+    *out = map;
+    return NETKIT_OK;
+}
+
+NETKIT_API void netkit_slotmap_destroy(netkit_slotmap *map) {
+    if (map != NULL) {
+        netkit_allocator allocator = map->allocator;
+        nki_slots_free_all(&map->slots);
+        nki_free(&allocator, map, sizeof *map);
+    }
+}
+
+NETKIT_API int netkit_slotmap_add(netkit_slotmap *map, uint64_t *handle, void **object) {
+    void *slot;
+    *handle = 0;
+    if (object != NULL) {
+        *object = NULL;
+    }
+    int error = nki_slots_take(&map->slots, NKI_SLOTMAP_KIND, &slot);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    *handle = ((const nki_slot *)slot)->id;
+    if (object != NULL) {
+        *object = (unsigned char *)slot + NKI_SLOTMAP_HEAD;
+    }
+    return NETKIT_OK;
+}
+
+NETKIT_API void *netkit_slotmap_find(const netkit_slotmap *map, uint64_t handle) {
+    void *slot = nki_slots_find(&map->slots, handle, NKI_SLOTMAP_KIND);
+    return slot == NULL ? NULL : (unsigned char *)slot + NKI_SLOTMAP_HEAD;
+}
+
+NETKIT_API int netkit_slotmap_remove(netkit_slotmap *map, uint64_t handle) {
+    void *slot = nki_slots_find(&map->slots, handle, NKI_SLOTMAP_KIND);
+    if (slot == NULL) {
+        return NETKIT_E_STALE;
+    }
+    nki_slots_give(&map->slots, slot);
+    return NETKIT_OK;
+}
+
+NETKIT_API uint32_t netkit_slotmap_count(const netkit_slotmap *map) {
+    return map->slots.count;
+}
+
+NETKIT_API uint64_t netkit_slotmap_next(const netkit_slotmap *map, uint64_t after) {
+    uint32_t slot = after == 0 ? 0 : nki_id_slot(after) + 1;
+    for (; slot < map->slots.capacity; slot++) {
+        const nki_slot *found = nki_slots_at(&map->slots, slot);
+        if (nki_id_kind(found->id) == NKI_SLOTMAP_KIND) {
+            return found->id;
+        }
+    }
+    return 0;
+}
+
+/* ---- src/base/arena.c ---- */
+/* Arenas: chunks in a list, the first of which is being filled. A request larger than a chunk
+ * gets one of its own size; such are given back at reset, the others are kept as spare. */
+
+enum {
+    NKI_ARENA_ALIGN = 16,
+    NKI_ARENA_CHUNK = 10 * 1024,
+    NKI_ARENA_MAX = 100 * 1024 * 1024
+};
+
+typedef struct netkit_arena_chunk {
+    struct netkit_arena_chunk *next;
+    size_t size;  /* as asked of the allocator */
+    size_t start; /* of the first aligned byte, from the chunk's own start */
+} nki_arena_chunk;
+
+static size_t nki_arena_chunk_size(const netkit_arena *arena) {
+    return arena->chunk_size == 0 ? (size_t)NKI_ARENA_CHUNK : arena->chunk_size;
+}
+
+/* What a chunk must have so that `size` aligned bytes fit; 0 when that is no size. */
+static size_t nki_arena_bytes_for(size_t size) {
+    size_t head = sizeof(nki_arena_chunk) + NKI_ARENA_ALIGN - 1;
+    return size > SIZE_MAX - head ? 0 : size + head;
+}
+
+static nki_arena_chunk *nki_arena_chunk_new(netkit_arena *arena, size_t bytes) {
+    size_t max = arena->size_max == 0 ? (size_t)NKI_ARENA_MAX : arena->size_max;
+    netkit_allocator allocator;
+    if (bytes > max || arena->size > max - bytes ||
+        nki_allocator_init(&allocator, &arena->allocator) != NETKIT_OK) {
+        return NULL;
+    }
+    nki_arena_chunk *chunk = (nki_arena_chunk *)nki_alloc(&allocator, bytes);
+    if (chunk == NULL) {
+        return NULL;
+    }
+    uintptr_t begin = (uintptr_t)(void *)(chunk + 1);
+    size_t skip = (NKI_ARENA_ALIGN - begin % NKI_ARENA_ALIGN) % NKI_ARENA_ALIGN;
+    chunk->size = bytes;
+    chunk->start = sizeof *chunk + skip;
+    arena->allocator = allocator;
+    arena->size += bytes;
+    return chunk;
+}
+
+static void nki_arena_chunk_free(netkit_arena *arena, nki_arena_chunk *chunk) {
+    arena->size -= chunk->size;
+    nki_free(&arena->allocator, chunk, chunk->size);
+}
+
+/* A chunk with `size` bytes free goes in front: a spare one when it is large enough. */
+static int nki_arena_extend(netkit_arena *arena, size_t size) {
+    size_t usual = nki_arena_chunk_size(arena);
+    size_t need = nki_arena_bytes_for(size);
+    nki_arena_chunk *chunk = NULL;
+    if (need == 0) {
+        return NETKIT_E_TOOBIG;
+    }
+    if (need <= usual && arena->spare != NULL) {
+        chunk = arena->spare;
+        arena->spare = chunk->next;
+    } else {
+        chunk = nki_arena_chunk_new(arena, NKI_MAX(need, usual));
+    }
+    if (chunk == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    chunk->next = arena->chunks;
+    arena->chunks = chunk;
+    arena->used = chunk->start;
+    return NETKIT_OK;
+}
+
+NETKIT_API void *netkit_arena_alloc(netkit_arena *arena, size_t size) {
+    size = NKI_MAX(size, 1);
+    if (arena->chunks == NULL || size > arena->chunks->size - arena->used) {
+        if (nki_arena_extend(arena, size) != NETKIT_OK) {
+            return NULL;
+        }
+    }
+    unsigned char *memory = (unsigned char *)(void *)arena->chunks + arena->used;
+    size_t left = arena->chunks->size - arena->used - size;
+    size_t pad = (NKI_ARENA_ALIGN - size % NKI_ARENA_ALIGN) % NKI_ARENA_ALIGN;
+    arena->used += size + NKI_MIN(pad, left);
+    return memory;
+}
+
+NETKIT_API void *netkit_arena_alloc_array(netkit_arena *arena, size_t count, size_t size) {
+    if (size != 0 && count > SIZE_MAX / size) {
+        return NULL;
+    }
+    void *memory = netkit_arena_alloc(arena, count * size);
+    if (memory != NULL) {
+        memset(memory, 0, count * size);
+    }
+    return memory;
+}
+
+NETKIT_API char *netkit_arena_copy(netkit_arena *arena, const void *data, size_t len) {
+    char *text = len == SIZE_MAX ? NULL : (char *)netkit_arena_alloc(arena, len + 1);
+    if (text == NULL) {
+        return NULL;
+    }
+    if (len > 0) {
+        memcpy(text, data, len);
+    }
+    text[len] = 0;
+    return text;
+}
+
+NETKIT_API void netkit_arena_reset(netkit_arena *arena) {
+    size_t usual = nki_arena_chunk_size(arena);
+    while (arena->chunks != NULL) {
+        nki_arena_chunk *chunk = arena->chunks;
+        arena->chunks = chunk->next;
+        if (chunk->size != usual) {
+            nki_arena_chunk_free(arena, chunk);
+            continue;
+        }
+        chunk->next = arena->spare;
+        arena->spare = chunk;
+    }
+    arena->used = 0;
+}
+
+NETKIT_API void netkit_arena_free(netkit_arena *arena) {
+    netkit_arena_reset(arena);
+    while (arena->spare != NULL) {
+        nki_arena_chunk *chunk = arena->spare;
+        arena->spare = chunk->next;
+        nki_arena_chunk_free(arena, chunk);
+    }
+}
+
+/* ---- src/base/fifo.c ---- */
+/* The circular buffer. Byte i of the content stands at (front + i) mod capacity. */
+
+enum {
+    NKI_FIFO_FIRST = 1024,
+    NKI_FIFO_MAX = 16 * 1024 * 1024
+};
+
+/* Through a volatile pointer: a store that the compiler must make. */
+NETKIT_API void netkit_wipe(void *memory, size_t len) {
+    volatile unsigned char *byte = (volatile unsigned char *)memory;
+    while (len-- > 0) {
+        *byte++ = 0;
+    }
+}
+
+static size_t nki_fifo_max(const netkit_fifo *fifo) {
+    return fifo->capacity_max == 0 ? (size_t)NKI_FIFO_MAX : fifo->capacity_max;
+}
+
+static size_t nki_fifo_at(const netkit_fifo *fifo, size_t offset) {
+    return (fifo->front + offset) & (fifo->capacity - 1);
+}
+
+NETKIT_API size_t netkit_fifo_len(const netkit_fifo *fifo) {
+    return fifo->len;
+}
+
+NETKIT_API size_t netkit_fifo_peek(const netkit_fifo *fifo, size_t offset, void *out, size_t len) {
+    if (offset >= fifo->len || len == 0) {
+        return 0;
+    }
+    len = NKI_MIN(len, fifo->len - offset);
+    size_t at = nki_fifo_at(fifo, offset);
+    size_t first = NKI_MIN(len, fifo->capacity - at);
+    memcpy(out, fifo->memory + at, first);
+    memcpy((unsigned char *)out + first, fifo->memory, len - first);
+    return len;
+}
+
+/* Over to a memory of `capacity` bytes, in one piece from its start. */
+static int nki_fifo_move(netkit_fifo *fifo, size_t capacity) {
+    netkit_allocator allocator;
+    int error = nki_allocator_init(&allocator, &fifo->allocator);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    unsigned char *memory = (unsigned char *)nki_alloc(&allocator, capacity);
+    if (memory == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    (void)netkit_fifo_peek(fifo, 0, memory, fifo->len);
+    if (fifo->is_secret) {
+        netkit_wipe(fifo->memory, fifo->capacity);
+    }
+    nki_free(&allocator, fifo->memory, fifo->capacity);
+    fifo->allocator = allocator;
+    fifo->memory = memory;
+    fifo->capacity = capacity;
+    fifo->front = 0;
+    return NETKIT_OK;
+}
+
+NETKIT_API int netkit_fifo_reserve(netkit_fifo *fifo, size_t len) {
+    size_t max = nki_fifo_max(fifo);
+    if (len > max) {
+        return NETKIT_E_TOOBIG;
+    }
+    if (fifo->len > max - len) {
+        return NETKIT_E_FULL;
+    }
+    if (len <= fifo->capacity - fifo->len) {
+        return NETKIT_OK;
+    }
+    size_t capacity = NKI_MAX(fifo->capacity, (size_t)NKI_FIFO_FIRST);
+    while (capacity < fifo->len + len) {
+        if (capacity > SIZE_MAX / 2) {
+            return NETKIT_E_NOMEM;
+        }
+        capacity *= 2;
+    }
+    return nki_fifo_move(fifo, capacity);
+}
+
+NETKIT_API int netkit_fifo_write(netkit_fifo *fifo, const void *data, size_t len) {
+    int error = netkit_fifo_reserve(fifo, len);
+    if (error != NETKIT_OK || len == 0) {
+        return error;
+    }
+    size_t at = nki_fifo_at(fifo, fifo->len);
+    size_t first = NKI_MIN(len, fifo->capacity - at);
+    memcpy(fifo->memory + at, data, first);
+    memcpy(fifo->memory, (const unsigned char *)data + first, len - first);
+    fifo->len += len;
+    return NETKIT_OK;
+}
+
+NETKIT_API size_t netkit_fifo_consume(netkit_fifo *fifo, size_t len) {
+    len = NKI_MIN(len, fifo->len);
+    if (len == 0) {
+        return 0;
+    }
+    if (fifo->is_secret) {
+        size_t first = NKI_MIN(len, fifo->capacity - fifo->front);
+        netkit_wipe(fifo->memory + fifo->front, first);
+        netkit_wipe(fifo->memory, len - first);
+    }
+    fifo->len -= len;
+    fifo->front = fifo->len == 0 ? 0 : nki_fifo_at(fifo, len);
+    return len;
+}
+
+NETKIT_API size_t netkit_fifo_read(netkit_fifo *fifo, void *out, size_t len) {
+    return netkit_fifo_consume(fifo, netkit_fifo_peek(fifo, 0, out, len));
+}
+
+NETKIT_API netkit_span netkit_fifo_front(const netkit_fifo *fifo) {
+    netkit_span span = {NULL, 0};
+    if (fifo->len > 0) {
+        span.data = fifo->memory + fifo->front;
+        span.len = NKI_MIN(fifo->len, fifo->capacity - fifo->front);
+    }
+    return span;
+}
+
+static void nki_fifo_reverse(unsigned char *memory, size_t from, size_t to) {
+    while (from + 1 < to) {
+        unsigned char byte = memory[from];
+        memory[from++] = memory[--to];
+        memory[to] = byte;
+    }
+}
+
+/* Turn the memory so that the content begins at its start: by three reversals, in place. */
+static void nki_fifo_rotate(netkit_fifo *fifo) {
+    nki_fifo_reverse(fifo->memory, 0, fifo->front);
+    nki_fifo_reverse(fifo->memory, fifo->front, fifo->capacity);
+    nki_fifo_reverse(fifo->memory, 0, fifo->capacity);
+    fifo->front = 0;
+}
+
+NETKIT_API const void *netkit_fifo_straighten(netkit_fifo *fifo, size_t len) {
+    if (fifo->len < len || fifo->len == 0) {
+        return NULL;
+    }
+    if (len > fifo->capacity - fifo->front) {
+        nki_fifo_rotate(fifo);
+    }
+    return fifo->memory + fifo->front;
+}
+
+NETKIT_API void *netkit_fifo_space(netkit_fifo *fifo, size_t len, size_t *room) {
+    *room = 0;
+    if (netkit_fifo_reserve(fifo, NKI_MAX(len, 1)) != NETKIT_OK) {
+        return NULL;
+    }
+    size_t at = nki_fifo_at(fifo, fifo->len);
+    size_t piece = NKI_MIN(fifo->capacity - fifo->len, fifo->capacity - at);
+    if (piece < len) {
+        nki_fifo_rotate(fifo);
+        at = fifo->len;
+        piece = fifo->capacity - at;
+    }
+    *room = NKI_MIN(piece, nki_fifo_max(fifo) - fifo->len);
+    return fifo->memory + at;
+}
+
+NETKIT_API int netkit_fifo_commit(netkit_fifo *fifo, size_t len) {
+    if (len > NKI_MIN(fifo->capacity, nki_fifo_max(fifo)) - fifo->len) {
+        return NETKIT_E_INVALID;
+    }
+    fifo->len += len;
+    return NETKIT_OK;
+}
+
+NETKIT_API void netkit_fifo_clear(netkit_fifo *fifo) {
+    (void)netkit_fifo_consume(fifo, fifo->len);
+}
+
+NETKIT_API void netkit_fifo_free(netkit_fifo *fifo) {
+    netkit_fifo_clear(fifo);
+    if (fifo->is_secret) {
+        netkit_wipe(fifo->memory, fifo->capacity);
+    }
+    nki_free(&fifo->allocator, fifo->memory, fifo->capacity);
+    fifo->memory = NULL;
+    fifo->capacity = 0;
+    fifo->front = 0;
+}
+
+/* ---- src/base/frame.c ---- */
+/* Framing: pure functions over bytes and lengths that a stranger sent. Nothing is added to a
+ * length before it was compared with the limit. */
+
+enum {
+    NKI_FRAME_SIZE_MAX = 60 * 1024
+};
+
+static uint32_t nki_frame_size_max(const netkit_framing *f) {
+    return f->size_max == 0 ? (uint32_t)NKI_FRAME_SIZE_MAX : f->size_max;
+}
+
+static uint32_t nki_frame_length_bytes(const netkit_framing *f) {
+    return f->length_bytes == 0 ? 4 : f->length_bytes;
+}
+
+static uint32_t nki_frame_header_bytes(const netkit_framing *f) {
+    return f->header_bytes == 0 ? f->length_offset + nki_frame_length_bytes(f) : f->header_bytes;
+}
+
+static bool nki_framing_is_valid(const netkit_framing *f) {
+    uint32_t bytes = nki_frame_length_bytes(f);
+    switch (f->kind) {
+    case NETKIT_FRAME_LENGTH:
+        return (bytes == 1 || bytes == 2 || bytes == 4) &&
+               f->length_offset <= NETKIT_FRAME_HEADER_MAX - bytes &&
+               nki_frame_header_bytes(f) >= f->length_offset + bytes &&
+               nki_frame_header_bytes(f) <= NETKIT_FRAME_HEADER_MAX;
+    case NETKIT_FRAME_DELIMITER: return f->delimiter_bytes <= NETKIT_FRAME_DELIMITER_MAX;
+    case NETKIT_FRAME_FIXED: return f->size > 0 && f->size <= nki_frame_size_max(f);
+    default: return false;
+    }
+}
+
+/* Place of byte i, counted from the most significant. */
+static uint32_t nki_frame_byte(const netkit_framing *f, uint32_t i) {
+    return f->length_offset + (f->is_little_endian ? nki_frame_length_bytes(f) - 1 - i : i);
+}
+
+static int nki_frame_next_length(const netkit_framing *f, const unsigned char *at, size_t len,
+                                 netkit_frame *out) {
+    uint32_t header = nki_frame_header_bytes(f);
+    uint32_t size = 0;
+    if (len < f->length_offset + nki_frame_length_bytes(f)) {
+        return 0;
+    }
+    for (uint32_t i = 0; i < nki_frame_length_bytes(f); i++) {
+        size = size << 8 | at[nki_frame_byte(f, i)];
+    }
+    if (f->length_counts_header) {
+        if (size < header) {
+            return NETKIT_E_INVALID;
+        }
+        size -= header;
+    }
+    if (size > nki_frame_size_max(f)) {
+        return NETKIT_E_TOOBIG;
+    }
+    if (len < header || len - header < size) {
+        return 0;
+    }
+    out->len = size;
+    out->data = at + header;
+    out->header = at;
+    return 1;
+}
+
+static int nki_frame_next_delimiter(const netkit_framing *f, const unsigned char *at, size_t len,
+                                    netkit_frame *out) {
+    const char *delimiter = f->delimiter_bytes == 0 ? "\n" : f->delimiter;
+    size_t bytes = f->delimiter_bytes == 0 ? 1 : f->delimiter_bytes;
+    size_t max = nki_frame_size_max(f);
+    size_t from = 0;
+    while (from <= max && len - from >= bytes) {
+        size_t range = NKI_MIN(len - bytes, max) - from + 1;
+        const void *found = memchr(at + from, (unsigned char)delimiter[0], range);
+        if (found == NULL) {
+            break;
+        }
+        from = (size_t)((const unsigned char *)found - at);
+        if (memcmp(found, delimiter, bytes) == 0) {
+            out->len = from;
+            out->data = at;
+            out->header = NULL;
+            return 1;
+        }
+        from++;
+    }
+    /* Were it no longer than max, its delimiter would end within these. */
+    return len >= max + bytes ? NETKIT_E_TOOBIG : 0;
+}
+
+static size_t nki_frame_bytes(const netkit_framing *f, const netkit_frame *frame) {
+    switch (f->kind) {
+    case NETKIT_FRAME_LENGTH: return frame->len + nki_frame_header_bytes(f);
+    case NETKIT_FRAME_DELIMITER:
+        return frame->len + (f->delimiter_bytes == 0 ? 1u : f->delimiter_bytes);
+    default: return frame->len;
+    }
+}
+
+NETKIT_API int netkit_frame_next(const netkit_framing *framing, const void *data, size_t len,
+                                 size_t *used, netkit_frame *out) {
+    const unsigned char *at = (const unsigned char *)data + *used;
+    int found = 0;
+    if (!nki_framing_is_valid(framing) || *used > len) {
+        return NETKIT_E_INVALID;
+    }
+    len -= *used;
+    if (len == 0) {
+        return 0;
+    }
+    if (framing->kind == NETKIT_FRAME_LENGTH) {
+        found = nki_frame_next_length(framing, at, len, out);
+    } else if (framing->kind == NETKIT_FRAME_DELIMITER) {
+        found = nki_frame_next_delimiter(framing, at, len, out);
+    } else if (len >= framing->size) {
+        out->len = framing->size;
+        out->data = at;
+        out->header = NULL;
+        found = 1;
+    }
+    if (found > 0) {
+        *used += nki_frame_bytes(framing, out);
+    }
+    return found;
+}
+
+NETKIT_API int netkit_frame_header(const netkit_framing *framing, size_t len, void *out) {
+    if (!nki_framing_is_valid(framing)) {
+        return NETKIT_E_INVALID;
+    }
+    if (len > nki_frame_size_max(framing)) {
+        return NETKIT_E_TOOBIG;
+    }
+    if (framing->kind != NETKIT_FRAME_LENGTH) {
+        return framing->kind == NETKIT_FRAME_FIXED && len != framing->size ? NETKIT_E_INVALID : 0;
+    }
+    uint32_t header = nki_frame_header_bytes(framing);
+    uint32_t bytes = nki_frame_length_bytes(framing);
+    uint64_t size = (uint64_t)len + (framing->length_counts_header ? header : 0);
+    if (size >> (8 * bytes) != 0) {
+        return NETKIT_E_TOOBIG;
+    }
+    for (uint32_t i = bytes; i-- > 0; size >>= 8) {
+        ((unsigned char *)out)[nki_frame_byte(framing, i)] = (unsigned char)size;
+    }
+    return (int)header;
 }
 
 /* ---- src/base/timers.h ---- */
@@ -9413,6 +10332,36 @@ NETKIT_API int netkit_adopt(netkit_loop *loop, const netkit_adopt_desc *desc, ne
         *out = nki_conn_handle(c);
     }
     return NETKIT_OK;
+}
+
+/* ---- src/loop/frame.c ---- */
+/* Sending frames: header, data and delimiter in one vectored send, so all of a frame or nothing. */
+
+NETKIT_API int netkit_frame_send(netkit_loop *loop, netkit_conn conn, const netkit_framing *framing,
+                                 const void *data, size_t len) {
+    unsigned char header[NETKIT_FRAME_HEADER_MAX];
+    netkit_span spans[3];
+    memset(header, 0, sizeof header);
+    int bytes = netkit_frame_header(framing, len, header);
+    if (bytes < 0) {
+        return bytes;
+    }
+    spans[0].data = header;
+    spans[0].len = (size_t)bytes;
+    spans[1].data = data;
+    spans[1].len = len;
+    spans[2].data = NULL;
+    spans[2].len = 0;
+    if (framing->kind == NETKIT_FRAME_DELIMITER) {
+        netkit_frame none;
+        size_t used = 0;
+        if (netkit_frame_next(framing, data, len, &used, &none) != 0) {
+            return NETKIT_E_INVALID;
+        }
+        spans[2].data = framing->delimiter_bytes == 0 ? "\n" : framing->delimiter;
+        spans[2].len = framing->delimiter_bytes == 0 ? 1 : framing->delimiter_bytes;
+    }
+    return netkit_conn_sendv(loop, conn, spans, 3);
 }
 
 /* ---- src/loop/watch.c ---- */

@@ -18,9 +18,14 @@ extern "C" {
 #include "api/timer.h"
 #include "api/conn.h"
 #include "api/event.h"
+#include "api/arena.h"
+#include "api/fifo.h"
+#include "api/frame.h"
+#include "api/slotmap.h"
 #ifdef __cplusplus
 }
 #endif
+#include "api/try.h"
 #endif /* NETKIT_H */
 
 #if defined(NETKIT_IMPLEMENTATION) && !defined(NETKIT_IMPLEMENTATION_DONE)
@@ -31,6 +36,10 @@ extern "C" {
 #include "base/memory.c"
 #include "base/addr.c"
 #include "base/slots.c"
+#include "base/slotmap.c"
+#include "base/arena.c"
+#include "base/fifo.c"
+#include "base/frame.c"
 #include "base/timers.h"
 #include "base/timers.c"
 #include "base/posts.c"
@@ -58,6 +67,7 @@ extern "C" {
 #include "loop/receive.c"
 #include "loop/listener.c"
 #include "loop/conn_api.c"
+#include "loop/frame.c"
 #include "loop/watch.c"
 #include "loop/timer.c"
 #include "loop/turn.c"
