@@ -19,6 +19,7 @@
        POSTS                       FUNCTION INDEX
        WATCHES AND EMBEDDING
        PULLING EVENTS (GAMES)
+       MESSAGES AND SMALL PARTS
 
 
    Do this
@@ -440,6 +441,29 @@
    waits, then you fetch. See examples/game_frame.c.
 
 
+   MESSAGES AND SMALL PARTS
+   ------------------------
+   TCP carries bytes, not messages. A netkit_framing says where one ends (a
+   length in a header of 8, 16 or 32 bits and either byte order, a delimiter, or
+   a fixed size), and netkit_frame_next cuts what on_data got:
+
+       while ((more = netkit_frame_next(&framing, data, len, &used, &frame)) > 0)
+           handle(frame.data, frame.len);
+       if (more < 0) netkit_conn_abort(loop, conn);    // too long, or nonsense
+       return used;                 // a cut frame comes again with its rest
+
+   netkit_frame_send sends one, whole or not at all. A frame larger than size_max
+   is refused when its length is known, before anything is kept. A frame waits
+   in the conn's input until it is whole, so recv_max bounds it too.
+
+   Four more parts need no loop and no socket. netkit_arena: many allocations,
+   one release. netkit_fifo: a circular buffer of bytes, with is_secret for what
+   must not stay in memory. netkit_slotmap: a program's own objects behind
+   handles like netkit's. NETKIT_TRY: blocks over error codes, opt-in by
+   #define NETKIT_WITH_TRY, exceptions in C++; read its traps first. All are bounded,
+   and the first three take an allocator.
+
+
    ADDRESSES
    ---------
    netkit_addr is a plain value. The text forms, which netkit_addr_parse reads
@@ -657,6 +681,21 @@
        netkit_buf_release
    pulling events
        netkit_loop_next                   netkit_loop_consume
+   messages and small parts
+       netkit_frame_next                  netkit_frame_header
+       netkit_frame_send                  netkit_arena_alloc
+       netkit_arena_alloc_array           netkit_arena_copy
+       netkit_arena_reset                 netkit_arena_free
+       netkit_fifo_len                    netkit_fifo_write
+       netkit_fifo_read                   netkit_fifo_peek
+       netkit_fifo_consume                netkit_fifo_reserve
+       netkit_fifo_front                  netkit_fifo_straighten
+       netkit_fifo_space                  netkit_fifo_commit
+       netkit_fifo_clear                  netkit_fifo_free
+       netkit_wipe                        netkit_slotmap_create
+       netkit_slotmap_destroy             netkit_slotmap_add
+       netkit_slotmap_find                netkit_slotmap_remove
+       netkit_slotmap_count               netkit_slotmap_next
    addresses
        netkit_addr_parse                  netkit_addr_parse_n
        netkit_addr_format                 netkit_addr_format_ip
@@ -1905,7 +1944,7 @@ NETKIT_API uint64_t netkit_slotmap_next(const netkit_slotmap *map, uint64_t afte
 #endif
 
 /* ---- src/api/try.h ---- */
-/* ---- TRY, EXCEPT, FINALLY: opt in by #define NETKIT_WITH_TRY -----------------
+/* ---- TRY, EXCEPT, FINALLY: opt-in by #define NETKIT_WITH_TRY -----------------
  *
  * A layer over the error codes for code with many calls and one way out:
  *

@@ -1,4 +1,4 @@
-/* ---- TRY, EXCEPT, FINALLY: opt in by #define NETKIT_WITH_TRY -----------------
+/* ---- TRY, EXCEPT, FINALLY: opt-in by #define NETKIT_WITH_TRY -----------------
  *
  * A layer over the error codes for code with many calls and one way out:
  *
