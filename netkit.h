@@ -290,6 +290,13 @@
 
    TCP_NODELAY is set unless desc.conn.no_nodelay: netkit gathers by itself.
 
+   netkit_conn_send_file queues part of a file, which the system moves without a
+   copy where it can, in order with the bytes around it. Large messages can be
+   written in place: netkit_conn_reserve gives a place in the queue,
+   netkit_conn_commit says how much of it was used. netkit_conn_cork holds back
+   small pieces over several callbacks until 64 KiB are together or it is taken
+   out; within one callback nobody needs it.
+
 
    CLOSING
    -------
@@ -667,6 +674,8 @@
        netkit_listener_set_referenced     netkit_connect
        netkit_adopt                       netkit_conn_send
        netkit_conn_sendv                  netkit_conn_send_borrowed
+       netkit_conn_send_file              netkit_conn_reserve
+       netkit_conn_commit                 netkit_conn_cork
        netkit_conn_flush                  netkit_conn_pause
        netkit_conn_resume                 netkit_conn_shutdown
        netkit_conn_close                  netkit_conn_abort
@@ -710,6 +719,7 @@
        netkit_socket_send                 netkit_socket_recv
        netkit_socket_sendv                netkit_socket_send_all
        netkit_socket_recv_all             netkit_socket_wait
+       netkit_socket_send_file            netkit_socket_send_file_all
        netkit_socket_shutdown             netkit_socket_close
        netkit_socket_reset                netkit_socket_local
        netkit_socket_remote               netkit_socket_set
@@ -1097,6 +1107,18 @@ NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t 
                                       size_t *done);
 NETKIT_API int netkit_socket_recv_all(netkit_socket s, void *data, size_t len, int timeout_ms,
                                       size_t *done);
+
+/* Send part of a plain file (a native descriptor) without copying it through the
+ * program, where the system can: `len` bytes from `offset`, NETKIT_FILE_END = up to
+ * its end. The file's own position is neither used nor changed. send_file sends what
+ * can be sent now and returns the count, as netkit_socket_send; the other all of it
+ * within timeout_ms, *done (may be NULL) being what was sent, on failure too.
+ * NETKIT_E_TRUNCATED: the file has fewer bytes. */
+#define NETKIT_FILE_END UINT64_MAX
+NETKIT_API int netkit_socket_send_file(netkit_socket s, uintptr_t file, uint64_t offset,
+                                       uint64_t len);
+NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint64_t offset,
+                                           uint64_t len, int timeout_ms, uint64_t *done);
 
 /* Wait until the socket can be read and/or written (NETKIT_POLL_READ,
  * NETKIT_POLL_WRITE). Returns the NETKIT_POLL_* that hold, or NETKIT_E_TIMEOUT. */
@@ -1591,6 +1613,34 @@ typedef void (*netkit_release_fn)(netkit_loop *loop, int status, void *user);
  * (then NETKIT_E_FULL and on_drain). */
 NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, const void *data,
                                          size_t len, netkit_release_fn release, void *user);
+
+/* Queue part of a plain file (a native descriptor, duplicated: it may be closed
+ * after the call): `len` bytes from `offset`, NETKIT_FILE_END = up to its end. The
+ * system moves them by itself where it can; reading from a slow disk holds the loop.
+ * Counts against chunks_max and not send_max; `release` (may be NULL) as for borrowed
+ * memory. NETKIT_E_TRUNCATED: the file has fewer bytes; when it is cut later, the conn
+ * ends with that code. NETKIT_E_INVALID: not a plain file. */
+NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintptr_t file,
+                                     uint64_t offset, uint64_t len, netkit_release_fn release,
+                                     void *user);
+
+/* Write a message where it will be sent from, without a copy: reserve gives a place
+ * for at least `len` bytes in one piece (*room says how many fit; NETKIT_RESERVE_MAX
+ * can be had), commit queues the first `len` that were written. The place lives until
+ * commit, any other call for a conn, or the callback's return. reserve: NETKIT_E_FULL
+ * and NETKIT_E_TOOBIG as send, NETKIT_E_NOMEM (nothing is lost). commit:
+ * NETKIT_E_INVALID for more than was reserved, or when the place is gone. */
+enum {
+    NETKIT_RESERVE_MAX = 16000
+};
+NETKIT_API int netkit_conn_reserve(netkit_loop *loop, netkit_conn conn, size_t len, void **out,
+                                   size_t *room);
+NETKIT_API int netkit_conn_commit(netkit_loop *loop, netkit_conn conn, size_t len);
+
+/* More is to come: hold back what is queued over callbacks and turns until 64 KiB are
+ * together (or a small send_max is short of room), or netkit_conn_flush, shutdown,
+ * close, or the cork is taken out. */
+NETKIT_API int netkit_conn_cork(netkit_loop *loop, netkit_conn conn, bool corked);
 
 /* Have on_drain called once, in a later turn, when `room` bytes fit into the queue:
  * for those who send a lot piece by piece and let others have their turn between.
@@ -4354,6 +4404,8 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 #define NKI_SYS_fstat(fd, st) (NKI_FAIL(fstat) ? -1 : fstat((fd), (st)))
 #define NKI_SYS_read(fd, b, n) (NKI_FAIL(read) ? -1 : read((fd), (b), (n)))
 #define NKI_SYS_write(fd, b, n) (NKI_FAIL(write) ? -1 : write((fd), (b), (n)))
+#define NKI_SYS_pread(fd, b, n, at) \
+    (NKI_FAIL(pread) ? -1 : NKI_PREAD((fd), (b), NKI_CLIP(pread, n), (at)))
 #define NKI_SYS_pipe(fds) (NKI_FAIL(pipe) ? -1 : pipe(fds))
 #define NKI_SYS_unlink(path) (NKI_FAIL(unlink) ? -1 : unlink(path))
 #define NKI_SYS_open(path, flags) (NKI_FAIL(open) ? -1 : open((path), (flags)))
@@ -4366,6 +4418,32 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 #elif NKI_LINUX
 #define NKI_SYS_getrandom(b, n) \
     (NKI_FAIL(getrandom) ? -1 : syscall(SYS_getrandom, (b), (size_t)(n), 0u))
+#endif
+
+/* Offsets of 64 bits also where off_t has 32. */
+#if NKI_LINUX && defined(__USE_LARGEFILE64)
+#define NKI_PREAD(fd, b, n, at) pread64((fd), (b), (n), (off64_t)(at))
+#else
+#define NKI_PREAD(fd, b, n, at) pread((fd), (b), (n), (off_t)(at))
+#endif
+#if NKI_LINUX && defined(SYS_sendfile64)
+#define NKI_NR_SENDFILE SYS_sendfile64
+#elif NKI_LINUX
+#define NKI_NR_SENDFILE SYS_sendfile
+#endif
+#if NKI_LINUX
+#define NKI_SYS_sendfile(s, file, at, n) \
+    (NKI_FAIL(sendfile)                  \
+         ? -1                            \
+         : (ssize_t)syscall(NKI_NR_SENDFILE, (s), (file), (at), (size_t)NKI_CLIP(sendfile, n)))
+#elif NKI_APPLE
+#define NKI_SYS_sendfile(s, file, at, n, sent) \
+    (NKI_FAIL(sendfile)                        \
+         ? -1                                  \
+         : (*(sent) = (off_t)(n), sendfile((file), (s), (at), (sent), (struct sf_hdtr *)NULL, 0)))
+#elif defined(__FreeBSD__)
+#define NKI_SYS_sendfile(s, file, at, n, sent) \
+    (NKI_FAIL(sendfile) ? -1 : sendfile((file), (s), (at), (n), NULL, (sent), 0))
 #endif
 
 #if NKI_LINUX
@@ -4456,8 +4534,14 @@ static int nki_os_recv_now(uintptr_t s, void *data, size_t len);
 static NKI_HOT int nki_os_send(uintptr_t s, const void *data, size_t len); /* len up to INT_MAX */
 static int nki_os_send_flags(uintptr_t s, const void *data, size_t len, int flags);
 static int nki_os_send_now(uintptr_t s, const void *data, size_t len);
-static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count); /* at most 64 */
+/* At most 64 spans; has_more: something follows at once. */
+static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, bool has_more);
 static bool nki_os_is_datagram(uintptr_t s);
+/* Up to a part of a file, 1 MiB at most; NETKIT_E_TRUNCATED: the file has no more. */
+static int nki_os_send_file(uintptr_t s, uintptr_t file, uint64_t offset, uint64_t len,
+                            bool is_waiting);
+static int nki_os_file_size(uintptr_t file, uint64_t *out); /* NETKIT_E_INVALID: not a plain file */
+static int nki_os_file_dup(uintptr_t file, uintptr_t *out);
 
 /* Wait for NETKIT_POLL_* until the clock says deadline_ns (NKI_NEVER: no limit). Returns those
  * that hold or NETKIT_E_TIMEOUT. */
@@ -4969,6 +5053,12 @@ static void nki_os_wake_drain(const nki_wake *wake) {
 #else
 #define NKI_MSG_NOSIGNAL 0
 #endif
+/* More follows at once: not to be sent in a segment of its own. */
+#if defined(MSG_MORE)
+#define NKI_MSG_MORE MSG_MORE
+#else
+#define NKI_MSG_MORE 0
+#endif
 
 #if defined(POLLRDHUP)
 #define NKI_POLLRDHUP POLLRDHUP
@@ -5358,7 +5448,7 @@ static int nki_os_send_now(uintptr_t s, const void *data, size_t len) {
 
 /* More than INT_MAX bytes at once is EINVAL to the BSDs: what is beyond is left for the next
  * call, as after any short send. */
-static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count) {
+static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, bool has_more) {
     struct iovec iov[NKI_SENDV_MAX];
     struct msghdr msg;
     size_t left = NKI_CLIP(sendmsg, (size_t)INT_MAX);
@@ -5378,7 +5468,8 @@ static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count) {
     msg.msg_iov = iov;
     msg.msg_iovlen = used;
     do {
-        sent = NKI_SYS_sendmsg(nki_os_fd(s), &msg, NKI_MSG_NOSIGNAL);
+        sent =
+            NKI_SYS_sendmsg(nki_os_fd(s), &msg, NKI_MSG_NOSIGNAL | (has_more ? NKI_MSG_MORE : 0));
     } while (sent < 0 && errno == EINTR);
     if (sent >= 0) {
         return (int)sent;
@@ -5651,6 +5742,130 @@ static int nki_os_get_option(uintptr_t s, netkit_option option, int *value) {
 
 #endif /* NKI_POSIX */
 
+/* ---- src/os/file_posix.c ---- */
+/* Files to sockets. Linux's sendfile takes no MSG_NOSIGNAL: to a peer that is gone it raises
+ * SIGPIPE (seen on 6.18: ECONNRESET once, then the signal). So the signal is held back on this
+ * thread during the call, and one that it raised is taken back; mask and disposition are as before
+ * afterwards. macOS and FreeBSD heed SO_NOSIGPIPE. Offsets are 64 bits wide everywhere. */
+
+#if NKI_POSIX
+
+enum {
+    NKI_FILE_CALL = 1 << 20, /* bytes of one call: more would hold up the others of a loop */
+    NKI_FILE_COPY = 16384    /* bytes at a time where the system cannot do it itself */
+};
+
+#if NKI_LINUX
+
+/* A SIGPIPE that was blocked and pending before is not ours to take. */
+static ssize_t nki_os_sendfile_masked(int s, int file, int64_t *offset, size_t len) {
+    sigset_t pipe, before, pending;
+    (void)sigemptyset(&pipe);
+    (void)sigaddset(&pipe, SIGPIPE);
+    (void)pthread_sigmask(SIG_BLOCK, &pipe, &before);
+    bool was_blocked = sigismember(&before, SIGPIPE) == 1;
+    bool was_pending =
+        was_blocked && sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
+    ssize_t sent = NKI_SYS_sendfile(s, file, offset, len);
+    int error = errno;
+    if (sent < 0 && error == EPIPE && !was_pending) {
+        struct timespec now = {0, 0};
+        while (sigtimedwait(&pipe, NULL, &now) < 0 && errno == EINTR) {
+        }
+    }
+    if (!was_blocked) {
+        (void)pthread_sigmask(SIG_UNBLOCK, &pipe, NULL);
+    }
+    errno = error;
+    return sent;
+}
+
+static ssize_t nki_os_sendfile(int s, int file, uint64_t offset, size_t len) {
+    int64_t at = (int64_t)offset;
+    return nki_os_sendfile_masked(s, file, &at, len);
+}
+
+#elif NKI_APPLE || defined(__FreeBSD__)
+
+/* What was sent counts, also when the call says that it would have blocked. */
+static ssize_t nki_os_sendfile(int s, int file, uint64_t offset, size_t len) {
+    off_t sent = 0;
+    int rc = NKI_SYS_sendfile(s, file, (off_t)offset, len, &sent);
+    return rc < 0 && sent == 0 ? -1 : (ssize_t)sent;
+}
+
+#else
+
+static ssize_t nki_os_sendfile(int s, int file, uint64_t offset, size_t len) {
+    NKI_UNUSED(s);
+    NKI_UNUSED(file);
+    NKI_UNUSED(offset);
+    NKI_UNUSED(len);
+    errno = ENOSYS;
+    return -1;
+}
+
+#endif
+
+/* Some file systems, and some systems, have no sendfile: the same through a buffer. */
+static ssize_t nki_os_copy_file(int s, int file, uint64_t offset, size_t len, int flags) {
+    char buffer[NKI_FILE_COPY];
+    size_t most = NKI_MIN(len, sizeof buffer);
+    ssize_t got;
+    do {
+        got = NKI_SYS_pread(file, buffer, most, offset);
+    } while (got < 0 && errno == EINTR);
+    if (got <= 0) {
+        return got;
+    }
+    return NKI_SYS_send(s, buffer, (size_t)got, flags | NKI_MSG_NOSIGNAL);
+}
+
+static int nki_os_send_file(uintptr_t s, uintptr_t file, uint64_t offset, uint64_t len,
+                            bool is_waiting) {
+    size_t most = (size_t)NKI_MIN(len, (uint64_t)NKI_FILE_CALL);
+    ssize_t sent;
+    if (len == 0) {
+        return 0;
+    }
+    do {
+        sent = nki_os_sendfile(nki_os_fd(s), nki_os_fd(file), offset, most);
+        if (sent < 0 && (errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP)) {
+            int flags = is_waiting ? 0 : MSG_DONTWAIT;
+            sent = nki_os_copy_file(nki_os_fd(s), nki_os_fd(file), offset, most, flags);
+        }
+    } while (sent < 0 && errno == EINTR);
+    if (sent > 0) {
+        return (int)sent;
+    }
+    if (sent == 0) {
+        errno = 0; /* the file has become shorter: nobody's error but the stream's */
+        return NETKIT_E_TRUNCATED;
+    }
+    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+}
+
+static int nki_os_file_size(uintptr_t file, uint64_t *out) {
+    struct stat st;
+    *out = 0;
+    if (NKI_SYS_fstat(nki_os_fd(file), &st) != 0) {
+        return nki_os_error();
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return NETKIT_E_INVALID;
+    }
+    *out = (uint64_t)st.st_size;
+    return NETKIT_OK;
+}
+
+static int nki_os_file_dup(uintptr_t file, uintptr_t *out) {
+    int fd = NKI_SYS_fcntl(nki_os_fd(file), F_DUPFD_CLOEXEC, 0);
+    *out = fd < 0 ? UINTPTR_MAX : (uintptr_t)fd;
+    return fd < 0 ? nki_os_error() : NETKIT_OK;
+}
+
+#endif /* NKI_POSIX */
+
 /* ---- src/os/socket.c ---- */
 /* netkit_socket: plain sockets for programs that wait by themselves.
  *
@@ -5869,7 +6084,7 @@ NETKIT_API int netkit_socket_sendv(netkit_socket s, const netkit_span *spans, si
             return NETKIT_E_INVALID;
         }
     }
-    return nki_os_sendv(nki_socket_native(s), spans, count);
+    return nki_os_sendv(nki_socket_native(s), spans, count, false);
 }
 
 /* After a step of a _all call that moved `rc` bytes or failed with it: NETKIT_OK to go on. The
@@ -5898,6 +6113,49 @@ NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t 
             break;
         }
         rc = nki_socket_after_step(native, rc, NETKIT_POLL_WRITE, deadline);
+    }
+    if (done != NULL) {
+        *done = moved;
+    }
+    return rc;
+}
+
+/* The range within the file that is meant; NETKIT_E_TRUNCATED when the file does not have it. */
+static int nki_file_range(uintptr_t file, uint64_t offset, uint64_t *len) {
+    uint64_t size;
+    int error = nki_os_file_size(file, &size);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (offset > size || (*len != NETKIT_FILE_END && *len > size - offset)) {
+        return NETKIT_E_TRUNCATED;
+    }
+    *len = NKI_MIN(*len, size - offset);
+    return NETKIT_OK;
+}
+
+NETKIT_API int netkit_socket_send_file(netkit_socket s, uintptr_t file, uint64_t offset,
+                                       uint64_t len) {
+    int error = s.value == 0 ? NETKIT_E_INVALID : nki_file_range(file, offset, &len);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    return nki_os_send_file(nki_socket_native(s), file, offset, len, true);
+}
+
+NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint64_t offset,
+                                           uint64_t len, int timeout_ms, uint64_t *done) {
+    uintptr_t native = nki_socket_native(s);
+    uint64_t moved = 0;
+    int rc = s.value == 0 ? NETKIT_E_INVALID : nki_file_range(file, offset, &len);
+    uint64_t deadline = rc == NETKIT_OK ? nki_socket_deadline(timeout_ms) : 0;
+    while (rc == NETKIT_OK && moved < len) {
+        rc = nki_os_wait(native, NETKIT_POLL_WRITE, deadline); /* sendfile knows no MSG_DONTWAIT */
+        if (rc >= 0) {
+            rc = nki_os_send_file(native, file, offset + moved, len - moved, false);
+        }
+        moved += rc > 0 ? (uint64_t)rc : 0u;
+        rc = rc < 0 && rc != NETKIT_E_AGAIN ? rc : NETKIT_OK;
     }
     if (done != NULL) {
         *done = moved;
@@ -7311,14 +7569,16 @@ typedef struct nki_behaviour {
     struct nki_behaviour *derived; /* the last made from this one, to be shared */
 } nki_behaviour;
 
-/* A piece of the send queue: own memory behind the head, or borrowed. */
+/* A piece of the send queue: own memory behind the head, or lent: memory or part of a file. */
 typedef struct nki_chunk {
     struct nki_chunk *next;
     struct nki_chunk *last; /* in the first chunk of a queue only */
     const unsigned char *data;
     size_t begin; /* first byte not yet sent */
     size_t end;
-    size_t capacity; /* of own memory, 0 = borrowed */
+    size_t capacity; /* of own memory, 0 = lent */
+    uintptr_t file;  /* own descriptor of a file that was lent, +1; 0 = memory */
+    uint64_t offset; /* in the file, of byte 0 */
     netkit_release_fn release;
     void *user;
 } nki_chunk;
@@ -7364,10 +7624,12 @@ enum {
     NKI_C_TCP = 1 << 16,
     NKI_C_COUNTED = 1 << 18, /* rate_min: bytes received are counted */
     NKI_C_REFUSED = 1 << 17, /* on_drain is owed for a send of `refused` bytes */
+    NKI_C_CORKED = 1 << 20,  /* what is queued waits for more */
     NKI_C_UNTOLD = 1 << 19,  /* accepted, and nobody has heard of it before on_open */
     NKI_C_DUE = NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_OPEN_DUE,
     NKI_C_PLAIN = NKI_C_OPENED | NKI_C_TCP | NKI_C_DUPLEX, /* nothing is out of the ordinary */
     NKI_C_ENDING = NKI_C_SHUT | NKI_C_CLOSING | NKI_C_DEAD,
+    NKI_C_UNSTAGED = NKI_C_ENDING | NKI_C_CORKED,              /* sends go to the queue */
     NKI_C_HELD = NKI_C_STALLED | NKI_C_CONNECTING | NKI_C_DEAD /* nothing can be sent now */
 };
 
@@ -7510,8 +7772,10 @@ struct netkit_loop {
     nki_queue later;        /* in the next one */
     nki_conn_queue dirty;
     nki_conn_queue dead;
-    nki_queue graves;     /* slots to be freed at the end of the turn */
-    nki_chunk *releases;  /* lent chunks the system has taken, in order; first->last */
+    nki_queue graves;        /* slots to be freed at the end of the turn */
+    nki_chunk *releases;     /* lent chunks the system has taken, in order; first->last */
+    unsigned char *reserved; /* given out by netkit_conn_reserve, for this conn: */
+    uint64_t reserved_id;
     unsigned char *stage; /* what the current conn queues on an empty queue: NKI_FLUSH_AT bytes */
     size_t stage_len;
     size_t stage_room; /* more bytes it takes of the conn of stage_id; 0 = closed */
@@ -7619,6 +7883,10 @@ typedef struct nki_driver {
      * do that now), NETKIT_E_AGAIN: the system takes none, or an error. */
     int (*send)(netkit_loop *loop, nki_conn *c, const void *data, size_t len);
     int (*half_close)(netkit_loop *loop, nki_conn *c);
+    /* Files to be sent: an own descriptor for `len` bytes (NETKIT_FILE_END: all there are) from
+     * `offset`, and its end. */
+    int (*file_open)(uintptr_t file, uint64_t offset, uint64_t *len, uintptr_t *out);
+    void (*file_close)(uintptr_t file);
 
     int (*local)(netkit_loop *loop, uintptr_t socket, netkit_addr *out);
     int (*remote)(netkit_loop *loop, uintptr_t socket, netkit_addr *out);
@@ -7915,7 +8183,7 @@ static NKI_OUTLINE netkit_event *nki_pull(netkit_loop *loop, netkit_event_type t
 }
 
 /* ---- src/loop/queue.c ---- */
-/* The send queue of a conn: chunks of copied bytes and of borrowed memory, in order.
+/* The send queue of a conn: chunks of copied bytes, of borrowed memory and of files, in order.
  *
  * What a conn queues in its own callback is staged in one buffer of the loop and goes out from
  * there when the callback returns; only what the system does not take, and what others queue, is
@@ -7935,6 +8203,7 @@ static nki_chunk *nki_chunk_take(netkit_loop *loop) {
     chunk->begin = 0;
     chunk->end = 0;
     chunk->capacity = NKI_CHUNK_SIZE - sizeof *chunk;
+    chunk->file = 0;
     chunk->release = NULL;
     return chunk;
 }
@@ -8002,12 +8271,8 @@ static nki_chunk *nki_out_open(const nki_conn *c) {
     return last->end < last->capacity ? last : NULL; /* a borrowed one has no capacity */
 }
 
-/* Have chunks enough at hand to append `len` bytes, so that appending cannot fail half way. */
-static int nki_out_reserve(netkit_loop *loop, const nki_conn *c, size_t len) {
-    const size_t each = NKI_CHUNK_SIZE - sizeof(nki_chunk);
-    const nki_chunk *last = nki_out_open(c);
-    size_t room = last == NULL ? 0 : last->capacity - last->end;
-    size_t wanted = len <= room ? 0 : (len - room + each - 1) / each;
+/* Have so many chunks in reserve. */
+static int nki_chunk_stock(netkit_loop *loop, size_t wanted) {
     while (loop->chunks_count < wanted) {
         nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_CHUNK_SIZE);
         if (chunk == NULL) {
@@ -8018,6 +8283,15 @@ static int nki_out_reserve(netkit_loop *loop, const nki_conn *c, size_t len) {
         loop->chunks_count++;
     }
     return NETKIT_OK;
+}
+
+/* Have chunks enough at hand to append `len` bytes, so that appending cannot fail half way. */
+static int nki_out_reserve(netkit_loop *loop, const nki_conn *c, size_t len) {
+    const size_t each = NKI_CHUNK_SIZE - sizeof(nki_chunk);
+    const nki_chunk *last = nki_out_open(c);
+    size_t room = last == NULL ? 0 : last->capacity - last->end;
+    size_t wanted = len <= room ? 0 : (len - room + each - 1) / each;
+    return nki_chunk_stock(loop, wanted);
 }
 
 /* Copy bytes into chunks at the end: all, or on NETKIT_E_NOMEM nothing. */
@@ -8050,7 +8324,7 @@ static NKI_OUTLINE int nki_out_chunks(netkit_loop *loop, nki_conn *c, const void
 static NKI_HOT void nki_stage_open(netkit_loop *loop, nki_conn *c) {
     loop->current = c;
     loop->span.data = NULL;
-    if (NKI_LIKELY(c->out == NULL && (c->flags & NKI_C_ENDING) == 0)) {
+    if (NKI_LIKELY(c->out == NULL && (c->flags & NKI_C_UNSTAGED) == 0)) {
         loop->stage_id = c->source.id;
         loop->stage_room = c->behaviour->stage_max;
     }
@@ -8065,7 +8339,7 @@ static void nki_stage_close(netkit_loop *loop, const nki_conn *c) {
 
 /* Everything staged has gone: there is room again, unless the stage was closed. */
 static void nki_stage_reopen(netkit_loop *loop, nki_conn *c) {
-    if (loop->stage_len == 0 && c->out == NULL && (c->flags & NKI_C_ENDING) == 0) {
+    if (loop->stage_len == 0 && c->out == NULL && (c->flags & NKI_C_UNSTAGED) == 0) {
         loop->stage_room = c->behaviour->stage_max;
     }
 }
@@ -8110,21 +8384,23 @@ static size_t nki_out_room(const netkit_loop *loop, const nki_conn *c) {
     return c->behaviour->options.send_max - c->queued - nki_staged(loop, c);
 }
 
-static int nki_out_lend(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
-                        netkit_release_fn release, void *user) {
+/* A chunk for what is lent; not in the queue yet. */
+static nki_chunk *nki_chunk_lent(netkit_loop *loop, size_t len, netkit_release_fn release,
+                                 void *user) {
     nki_chunk *chunk = (nki_chunk *)nki_alloc_zero(&loop->allocator, sizeof *chunk);
-    if (chunk == NULL) {
-        return NETKIT_E_NOMEM;
+    if (chunk != NULL) {
+        chunk->last = chunk;
+        chunk->end = len;
+        chunk->release = release;
+        chunk->user = user;
     }
-    chunk->last = chunk;
-    chunk->data = (const unsigned char *)data;
-    chunk->end = len;
-    chunk->release = release;
-    chunk->user = user;
+    return chunk;
+}
+
+static void nki_out_lend(nki_conn *c, nki_chunk *chunk) {
     nki_out_append(c, chunk);
     c->borrowed++;
-    nki_out_count(c, len);
-    return NETKIT_OK;
+    nki_out_count(c, chunk->end);
 }
 
 /* Bytes waiting, borrowed ones too. */
@@ -8136,10 +8412,13 @@ static NKI_OUTLINE size_t nki_out_bytes(const netkit_loop *loop, const nki_conn 
     return sum;
 }
 
-/* For drivers: the first spans of what waits; returns their number. */
+/* For drivers: the first spans of what waits, up to a file; returns their number. */
 static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_max) {
     size_t count = 0;
     for (const nki_chunk *chunk = c->out; chunk != NULL && count < count_max; chunk = chunk->next) {
+        if (chunk->file != 0) {
+            break;
+        }
         if (chunk->end > chunk->begin) {
             spans[count].data = chunk->data + chunk->begin;
             spans[count].len = chunk->end - chunk->begin;
@@ -8147,6 +8426,15 @@ static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_
         }
     }
     return count;
+}
+
+/* For drivers: whether a file stands right behind the first `count` spans. */
+static bool nki_out_file_follows(const nki_conn *c, size_t count) {
+    const nki_chunk *chunk = c->out;
+    for (; chunk != NULL && chunk->file == 0 && count > 0; chunk = chunk->next) {
+        count -= chunk->end > chunk->begin;
+    }
+    return chunk != NULL && chunk->file != 0;
 }
 
 /* Take the first chunk off. */
@@ -8159,7 +8447,16 @@ static nki_chunk *nki_out_pop(nki_conn *c) {
     return chunk;
 }
 
+/* The descriptor of a file is not needed any more. */
+static void nki_chunk_close_file(netkit_loop *loop, nki_chunk *chunk) {
+    if (chunk->file != 0) {
+        loop->driver->file_close(chunk->file - 1);
+        chunk->file = 0;
+    }
+}
+
 static void nki_release_later(netkit_loop *loop, nki_chunk *chunk) {
+    nki_chunk_close_file(loop, chunk);
     chunk->next = NULL;
     chunk->last = chunk;
     if (loop->releases == NULL) {
@@ -8170,8 +8467,9 @@ static void nki_release_later(netkit_loop *loop, nki_chunk *chunk) {
     }
 }
 
-/* Tell the owner of lent memory, and forget it. */
+/* Tell the owner of what was lent, and forget it. */
 static NKI_OUTLINE void nki_release(netkit_loop *loop, nki_chunk *chunk, int status) {
+    nki_chunk_close_file(loop, chunk);
     if (chunk->release != NULL) {
         uint64_t started = nki_call_begin(loop);
         chunk->release(loop, status, chunk->user);
@@ -8853,11 +9151,18 @@ static NKI_OUTLINE void nki_conn_arm(netkit_loop *loop, nki_conn *c) {
     loop->driver->arm(loop, &c->source, wanted);
 }
 
+/* A cork holds back what is small; never what the conn needs to go on reading. */
+static bool nki_conn_is_corked(const nki_conn *c) {
+    return (c->flags & NKI_C_CORKED) != 0 && c->unflushed < NKI_FLUSH_AT &&
+           (c->flags & NKI_C_REFUSED) == 0 &&
+           c->queued + c->behaviour->options.recv_max <= c->behaviour->options.send_max;
+}
+
 static NKI_OUTLINE void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
     if ((c->flags & NKI_C_DEAD) != 0) {
         return;
     }
-    if (c->out != NULL || (c->flags & NKI_C_REFUSED) != 0) {
+    if ((c->out != NULL || (c->flags & NKI_C_REFUSED) != 0) && !nki_conn_is_corked(c)) {
         nki_conn_flush(loop, c);
     }
     if ((c->flags & (NKI_C_SHUT | NKI_C_CLOSING)) != 0) {
@@ -8899,7 +9204,9 @@ static void nki_flush_dirty(netkit_loop *loop) {
                 nki_conn_queue_push(&loop->dead, c);
             }
         } else if (c == loop->current) {
-            nki_conn_flush(loop, c); /* its callback goes on */
+            if (!nki_conn_is_corked(c)) {
+                nki_conn_flush(loop, c); /* its callback goes on */
+            }
         } else {
             nki_conn_after(loop, c);
         }
@@ -8916,7 +9223,8 @@ static NKI_OUTLINE void nki_conn_begin_close(netkit_loop *loop, nki_conn *c) {
     }
     nki_stage_close(loop, c);
     c->flags |= NKI_C_CLOSING | NKI_C_SHUT;
-    c->flags &= ~(uint32_t)(NKI_C_PAUSED | NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_REFUSED);
+    c->flags &=
+        ~(uint32_t)(NKI_C_PAUSED | NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_REFUSED | NKI_C_CORKED);
     if (!nki_conn_has_output(loop, c) && (c->flags & NKI_C_EOF) != 0) {
         return; /* over at once: needs no deadline */
     }
@@ -9367,14 +9675,16 @@ static void nki_conn_step_slow(netkit_loop *loop, nki_conn *c) {
         nki_conn_tell_open(loop, c);
         return;
     }
-    if ((c->flags & NKI_C_STALLED) != 0 && (c->source.ready & writable) != 0) {
+    bool is_unstalled = (c->flags & NKI_C_STALLED) != 0 && (c->source.ready & writable) != 0;
+    /* Before the flush: one that ends at its budget sets it again. */
+    c->source.ready = (uint16_t)(c->source.ready & ~(uint32_t)NETKIT_POLL_WRITE);
+    if (is_unstalled) {
         c->flags &= ~(uint32_t)NKI_C_STALLED;
         nki_conn_after(loop, c);
         if ((c->flags & NKI_C_DEAD) != 0) {
             return;
         }
     }
-    c->source.ready = (uint16_t)(c->source.ready & ~(uint32_t)NETKIT_POLL_WRITE);
     if ((c->flags & NKI_C_DRAIN_DUE) != 0) {
         nki_conn_tell_drain(loop, c);
         return;
@@ -9856,7 +10166,7 @@ static int nki_send_queued(netkit_loop *loop, nki_conn *c) {
 /* A large send on an empty queue goes to the system from the caller's memory. Returns the count
  * that went, or an error that has ended the conn. */
 static int nki_send_direct(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
-    if (nki_conn_has_output(loop, c) || (c->flags & NKI_C_HELD) != 0) {
+    if (nki_conn_has_output(loop, c) || (c->flags & (NKI_C_HELD | NKI_C_CORKED)) != 0) {
         return 0;
     }
     int n = loop->driver->send(loop, c, data, len);
@@ -9964,8 +10274,176 @@ NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, co
     if (nki_stage_spill(loop, c) != NETKIT_OK) {
         return nki_send_nomem(loop, c);
     }
-    error = nki_out_lend(loop, c, data, len, release, user);
-    return error != NETKIT_OK ? error : nki_send_queued(loop, c);
+    nki_chunk *chunk = nki_chunk_lent(loop, len, release, user);
+    if (chunk == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    chunk->data = (const unsigned char *)data;
+    nki_out_lend(c, chunk);
+    return nki_send_queued(loop, c);
+}
+
+NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintptr_t file,
+                                     uint64_t offset, uint64_t len, netkit_release_fn release,
+                                     void *user) {
+    nki_conn *c;
+    uintptr_t own;
+    int error = nki_send_check(loop, conn, &c);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (c->borrowed >= c->behaviour->options.chunks_max) {
+        return nki_send_refuse(loop, c, 1);
+    }
+    if (nki_stage_spill(loop, c) != NETKIT_OK) {
+        return nki_send_nomem(loop, c);
+    }
+    error = loop->driver->file_open(file, offset, &len, &own);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    nki_chunk *chunk = len > SIZE_MAX / 2 ? NULL : nki_chunk_lent(loop, (size_t)len, release, user);
+    if (chunk == NULL) {
+        loop->driver->file_close(own);
+        return len > SIZE_MAX / 2 ? NETKIT_E_TOOBIG : NETKIT_E_NOMEM;
+    }
+    chunk->file = own + 1;
+    chunk->offset = offset;
+    nki_out_lend(c, chunk);
+    return nki_send_queued(loop, c);
+}
+
+/* ---- writing in place ---- */
+
+NKI_STATIC_ASSERT(reserve_max, NETKIT_RESERVE_MAX <= NKI_CHUNK_SIZE - (int)sizeof(nki_chunk));
+
+/* Where `len` bytes in one piece would go: into the stage, behind the last chunk, or into a chunk
+ * of the reserve. NULL when there is no memory. */
+static unsigned char *nki_out_place(netkit_loop *loop, const nki_conn *c, size_t len,
+                                    size_t *room) {
+    if (loop->stage_id == c->source.id && len <= loop->stage_room) {
+        *room = loop->stage_room;
+        return loop->stage + loop->stage_len;
+    }
+    nki_chunk *last = nki_out_open(c);
+    if (last != NULL && len <= last->capacity - last->end && nki_staged(loop, c) == 0) {
+        *room = last->capacity - last->end;
+        return (unsigned char *)(last + 1) + last->end;
+    }
+    if (loop->chunks == NULL && nki_chunk_stock(loop, 1) != NETKIT_OK) {
+        return NULL;
+    }
+    *room = NKI_CHUNK_SIZE - sizeof(nki_chunk);
+    return (unsigned char *)(loop->chunks + 1);
+}
+
+NETKIT_API int netkit_conn_reserve(netkit_loop *loop, netkit_conn conn, size_t len, void **out,
+                                   size_t *room) {
+    nki_conn *c;
+    int error = nki_send_check(loop, conn, &c);
+    if (error == NETKIT_OK && (out == NULL || room == NULL)) {
+        error = NETKIT_E_INVALID;
+    }
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    *out = NULL;
+    *room = 0;
+    len = NKI_MAX(len, (size_t)1);
+    if (len > NETKIT_RESERVE_MAX) {
+        return NETKIT_E_TOOBIG;
+    }
+    if (len > nki_out_room(loop, c)) {
+        return nki_send_refuse(loop, c, len);
+    }
+    size_t piece;
+    loop->reserved = nki_out_place(loop, c, len, &piece);
+    loop->reserved_id = conn.id;
+    if (loop->reserved == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    *out = loop->reserved;
+    *room = NKI_MIN(piece, nki_out_room(loop, c));
+    return NETKIT_OK;
+}
+
+/* How much fits at a place that was reserved; 0 when it is not free any more. */
+static size_t nki_out_place_room(const netkit_loop *loop, const nki_conn *c,
+                                 const unsigned char *at) {
+    if (loop->stage_id == c->source.id && at == loop->stage + loop->stage_len) {
+        return loop->stage_room;
+    }
+    const nki_chunk *last = nki_out_open(c);
+    if (last != NULL && at == (const unsigned char *)(last + 1) + last->end) {
+        return nki_staged(loop, c) == 0 ? last->capacity - last->end : 0;
+    }
+    bool is_spare = loop->chunks != NULL && at == (const unsigned char *)(loop->chunks + 1);
+    return is_spare ? NKI_CHUNK_SIZE - sizeof(nki_chunk) : 0;
+}
+
+/* What was written to the reserve becomes part of the queue. NETKIT_E_NOMEM: the conn is doomed. */
+static int nki_out_commit(netkit_loop *loop, nki_conn *c, const unsigned char *at, size_t len) {
+    if (at == loop->stage + loop->stage_len) {
+        loop->stage_len += len;
+        loop->stage_room -= len;
+        return NETKIT_OK;
+    }
+    nki_chunk *last = nki_out_open(c);
+    if (last == NULL || at != (unsigned char *)(last + 1) + last->end) {
+        last = nki_chunk_take(loop);
+        if (nki_stage_spill(loop, c) != NETKIT_OK) {
+            nki_chunk_give(loop, last);
+            return NETKIT_E_NOMEM;
+        }
+        nki_out_append(c, last);
+    }
+    last->end += len;
+    c->queued += (uint32_t)len;
+    nki_out_count(c, len);
+    return NETKIT_OK;
+}
+
+NETKIT_API int netkit_conn_commit(netkit_loop *loop, netkit_conn conn, size_t len) {
+    nki_conn *c;
+    int error = nki_send_check(loop, conn, &c);
+    unsigned char *at = loop != NULL ? loop->reserved : NULL;
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (at == NULL || loop->reserved_id != conn.id || len > nki_out_room(loop, c)) {
+        return NETKIT_E_INVALID;
+    }
+    loop->reserved = NULL;
+    if (len == 0) {
+        return NETKIT_OK;
+    }
+    if (len > nki_out_place_room(loop, c, at)) {
+        return NETKIT_E_INVALID;
+    }
+    if (nki_out_commit(loop, c, at, len) != NETKIT_OK) {
+        return nki_send_nomem(loop, c);
+    }
+    return nki_send_queued(loop, c);
+}
+
+/* ---- corking ---- */
+
+NETKIT_API int netkit_conn_cork(netkit_loop *loop, netkit_conn conn, bool corked) {
+    nki_conn *c;
+    int error = nki_send_check(loop, conn, &c);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (!corked) {
+        c->flags &= ~(uint32_t)NKI_C_CORKED;
+        nki_conn_mark_dirty(loop, c);
+        return NETKIT_OK;
+    }
+    if (nki_stage_spill(loop, c) != NETKIT_OK) {
+        return nki_send_nomem(loop, c);
+    }
+    c->flags |= NKI_C_CORKED;
+    return NETKIT_OK;
 }
 
 NETKIT_API int netkit_conn_want_drain(netkit_loop *loop, netkit_conn conn, size_t room) {
@@ -10039,7 +10517,7 @@ NETKIT_API int netkit_conn_shutdown(netkit_loop *loop, netkit_conn conn) {
     int error = nki_conn_find_open(loop, conn, &c);
     if (error == NETKIT_OK) {
         nki_stage_close(loop, c);
-        c->flags |= NKI_C_SHUT;
+        c->flags = (c->flags | NKI_C_SHUT) & ~(uint32_t)NKI_C_CORKED;
         nki_conn_mark_dirty(loop, c);
     }
     return error;
@@ -11174,14 +11652,27 @@ static int nki_r_read(netkit_loop *loop, nki_conn *c, size_t max) {
     return n;
 }
 
+static int nki_r_send_file(nki_conn *c) {
+    const nki_chunk *chunk = c->out;
+    return nki_os_send_file(c->source.socket, chunk->file - 1, chunk->offset + chunk->begin,
+                            chunk->end - chunk->begin, false);
+}
+
 static int nki_r_send_some(nki_conn *c) {
     const nki_chunk *first = c->out;
+    if (NKI_UNLIKELY(first->file != 0)) {
+        return nki_r_send_file(c);
+    }
     if (NKI_LIKELY(first->next == NULL && first->end > first->begin)) {
         return nki_os_send(c->source.socket, first->data + first->begin, first->end - first->begin);
     }
     netkit_span spans[NKI_SPANS_MAX];
     size_t count = nki_out_spans(c, spans, NKI_SPANS_MAX);
-    return count == 0 ? 0 : nki_os_sendv(c->source.socket, spans, count);
+    if (count == 0) {
+        return 0; /* empty ones, to be taken off */
+    }
+    bool has_file = nki_out_file_follows(c, count);
+    return nki_os_sendv(c->source.socket, spans, count, has_file);
 }
 
 /* Within the turn's budget, as reading: a fast peer and a long queue must not hold the others. */
@@ -11212,6 +11703,11 @@ static int nki_r_send(netkit_loop *loop, nki_conn *c, const void *data, size_t l
     return nki_os_send(c->source.socket, data, len);
 }
 
+static int nki_r_file_open(uintptr_t file, uint64_t offset, uint64_t *len, uintptr_t *out) {
+    int error = nki_file_range(file, offset, len);
+    return error != NETKIT_OK ? error : nki_os_file_dup(file, out);
+}
+
 static int nki_r_half_close(netkit_loop *loop, nki_conn *c) {
     NKI_UNUSED(loop);
     int error = nki_os_shutdown(c->source.socket, NETKIT_SHUT_WRITE);
@@ -11240,37 +11736,13 @@ static int nki_r_get_option(netkit_loop *loop, uintptr_t socket, netkit_option o
 
 static const nki_driver *nki_readiness_driver(void) {
     static const nki_driver driver = {
-        nki_r_open,
-        nki_r_close,
-        nki_r_now,
-        nki_r_random,
-        nki_r_wait,
-        nki_r_next,
-        nki_r_wake,
-        nki_r_native,
-        NULL,
-        NULL,
-        nki_r_attach,
-        nki_r_shut,
-        nki_r_discard,
-        nki_r_arm,
-        nki_r_watch,
-        nki_r_unwatch,
-        nki_r_listen,
-        nki_r_accept,
-        nki_r_adopt,
-        nki_r_connect,
-        nki_r_connected,
-        nki_r_read,
-        NULL,
-        nki_r_flush,
-        nki_r_send,
-        nki_r_half_close,
-        nki_r_local,
-        nki_r_remote,
-        nki_r_set_option,
-        nki_r_get_option,
-        nki_os_code,
+        nki_r_open,       nki_r_close,      nki_r_now,      nki_r_random, nki_r_wait,
+        nki_r_next,       nki_r_wake,       nki_r_native,   NULL,         NULL,
+        nki_r_attach,     nki_r_shut,       nki_r_discard,  nki_r_arm,    nki_r_watch,
+        nki_r_unwatch,    nki_r_listen,     nki_r_accept,   nki_r_adopt,  nki_r_connect,
+        nki_r_connected,  nki_r_read,       NULL,           nki_r_flush,  nki_r_send,
+        nki_r_half_close, nki_r_file_open,  nki_os_abandon, nki_r_local,  nki_r_remote,
+        nki_r_set_option, nki_r_get_option, nki_os_code,
     };
     return &driver;
 }
@@ -11623,12 +12095,19 @@ static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, n
     }
 }
 
-/* The first chunk alone: what is behind it goes out when this is known to have gone. */
-static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
+/* The first chunk that holds something. */
+static const nki_chunk *nki_u_sending(const nki_conn *c) {
     const nki_chunk *chunk = c->out;
     while (chunk != NULL && chunk->begin == chunk->end) {
         chunk = chunk->next;
     }
+    return chunk;
+}
+
+/* The first chunk alone: what is behind it goes out when this is known to have gone. A file is
+ * sent by calls, so for one the operation is to wait until there is room. */
+static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
+    const nki_chunk *chunk = nki_u_sending(c);
     if (chunk == NULL || (s->busy & NKI_U_BIT(NKI_U_SEND)) != 0) {
         return true;
     }
@@ -11637,11 +12116,16 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
         return false;
     }
     size_t len = NKI_MIN(chunk->end - chunk->begin, (size_t)INT_MAX);
-    sqe->opcode = NKI_URING_SEND;
     sqe->fd = nki_os_fd(c->source.socket);
-    sqe->addr = (uint64_t)(uintptr_t)(chunk->data + chunk->begin);
-    sqe->len = (uint32_t)NKI_CLIP(send, len);
-    sqe->op_flags = NKI_MSG_NOSIGNAL;
+    if (chunk->file != 0) {
+        sqe->opcode = NKI_URING_POLL_ADD;
+        sqe->op_flags = nki_u_poll_bits(NETKIT_POLL_WRITE);
+    } else {
+        sqe->opcode = NKI_URING_SEND;
+        sqe->addr = (uint64_t)(uintptr_t)(chunk->data + chunk->begin);
+        sqe->len = (uint32_t)NKI_CLIP(send, len);
+        sqe->op_flags = NKI_MSG_NOSIGNAL;
+    }
     sqe->user_data = nki_u_name(&c->source, s, NKI_U_SEND);
     s->busy |= NKI_U_BIT(NKI_U_SEND);
     return true;
@@ -11841,8 +12325,11 @@ static NKI_HOT nki_source *nki_u_received(netkit_loop *loop, nki_u *u, nki_sourc
 static nki_source *nki_u_sent(netkit_loop *loop, nki_source *source, nki_u_slot *s, int res) {
     nki_conn *c = (nki_conn *)(void *)source;
     s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_SEND));
+    const nki_chunk *chunk = nki_u_sending(c);
     if (NKI_LIKELY(res >= 0)) {
-        nki_out_sent(loop, c, (size_t)res);
+        if (NKI_LIKELY(chunk == NULL || chunk->file == 0)) { /* else the events of a poll */
+            nki_out_sent(loop, c, (size_t)res);
+        }
     } else if (res != -ECANCELED && !nki_u_is_passing(-res)) {
         s->send_error = (uint16_t)-res;
     }
@@ -11923,8 +12410,9 @@ static void nki_u_completed_closing(netkit_loop *loop, nki_u *u, nki_source *sou
                                     const nki_uring_cqe *cqe) {
     unsigned op = (unsigned)(cqe->user_data >> NKI_SLOT_BITS) & 15u;
     bool is_current = op != NKI_U_POLL || cqe->user_data == nki_u_name(source, s, op);
-    if (op == NKI_U_SEND && cqe->res > 0) {
-        nki_conn *c = (nki_conn *)(void *)source;
+    nki_conn *c = (nki_conn *)(void *)source;
+    if (op == NKI_U_SEND && cqe->res > 0 && nki_u_sending(c) != NULL &&
+        nki_u_sending(c)->file == 0) {
         uint32_t kept = c->u.live.active_ms; /* of the dead it is a part of the reason */
         nki_out_sent(loop, c, (size_t)cqe->res);
         c->u.live.active_ms = kept;
@@ -12621,7 +13109,8 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
         }
         return NETKIT_OK;
     }
-    bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX;
+    bool is_small =
+        first->next == NULL && first->file == 0 && first->end - first->begin <= NKI_U_SEND_MAX;
     int error = NETKIT_OK;
     if (is_small && nki_u_is_later(loop, u) && first->end != first->begin) {
         if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {
@@ -12655,6 +13144,7 @@ static int nki_u_queue(netkit_loop *loop, nki_conn *c, const void *data, size_t 
     chunk->begin = 0;
     chunk->end = len;
     chunk->capacity = NKI_SMALL_CHUNK_SIZE - sizeof *chunk;
+    chunk->file = 0;
     chunk->release = NULL;
     memcpy(chunk + 1, data, len);
     c->out = chunk;
@@ -12696,37 +13186,13 @@ static int nki_u_send(netkit_loop *loop, nki_conn *c, const void *data, size_t l
 
 static const nki_driver *nki_uring_driver(void) {
     static const nki_driver driver = {
-        nki_u_open,
-        nki_u_close,
-        nki_r_now,
-        nki_r_random,
-        nki_u_wait,
-        nki_u_next,
-        nki_r_wake,
-        nki_u_native,
-        nki_u_commit,
-        nki_u_rebind,
-        nki_u_attach,
-        nki_u_shut,
-        nki_r_discard,
-        NULL,
-        nki_u_watch,
-        nki_u_unwatch,
-        nki_r_listen,
-        nki_u_accept,
-        nki_r_adopt,
-        nki_r_connect,
-        nki_u_connected,
-        nki_u_read,
-        NULL,
-        nki_u_flush,
-        nki_u_send,
-        nki_r_half_close,
-        nki_r_local,
-        nki_r_remote,
-        nki_r_set_option,
-        nki_r_get_option,
-        nki_os_code,
+        nki_u_open,       nki_u_close,      nki_r_now,      nki_r_random, nki_u_wait,
+        nki_u_next,       nki_r_wake,       nki_u_native,   nki_u_commit, nki_u_rebind,
+        nki_u_attach,     nki_u_shut,       nki_r_discard,  NULL,         nki_u_watch,
+        nki_u_unwatch,    nki_r_listen,     nki_u_accept,   nki_r_adopt,  nki_r_connect,
+        nki_u_connected,  nki_u_read,       NULL,           nki_u_flush,  nki_u_send,
+        nki_r_half_close, nki_r_file_open,  nki_os_abandon, nki_r_local,  nki_r_remote,
+        nki_r_set_option, nki_r_get_option, nki_os_code,
     };
     return &driver;
 }

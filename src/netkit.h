@@ -50,6 +50,7 @@ extern "C" {
 #include "os/system_posix.c"
 #include "os/socket_posix.c"
 #include "os/option_posix.c"
+#include "os/file_posix.c"
 #include "os/socket.c"
 #include "poll/poll.h"
 #include "poll/epoll.c"

@@ -290,6 +290,13 @@
 
    TCP_NODELAY is set unless desc.conn.no_nodelay: netkit gathers by itself.
 
+   netkit_conn_send_file queues part of a file, which the system moves without a
+   copy where it can, in order with the bytes around it. Large messages can be
+   written in place: netkit_conn_reserve gives a place in the queue,
+   netkit_conn_commit says how much of it was used. netkit_conn_cork holds back
+   small pieces over several callbacks until 64 KiB are together or it is taken
+   out; within one callback nobody needs it.
+
 
    CLOSING
    -------
@@ -667,6 +674,8 @@
        netkit_listener_set_referenced     netkit_connect
        netkit_adopt                       netkit_conn_send
        netkit_conn_sendv                  netkit_conn_send_borrowed
+       netkit_conn_send_file              netkit_conn_reserve
+       netkit_conn_commit                 netkit_conn_cork
        netkit_conn_flush                  netkit_conn_pause
        netkit_conn_resume                 netkit_conn_shutdown
        netkit_conn_close                  netkit_conn_abort
@@ -710,6 +719,7 @@
        netkit_socket_send                 netkit_socket_recv
        netkit_socket_sendv                netkit_socket_send_all
        netkit_socket_recv_all             netkit_socket_wait
+       netkit_socket_send_file            netkit_socket_send_file_all
        netkit_socket_shutdown             netkit_socket_close
        netkit_socket_reset                netkit_socket_local
        netkit_socket_remote               netkit_socket_set

@@ -19,6 +19,12 @@
 #else
 #define NKI_MSG_NOSIGNAL 0
 #endif
+/* More follows at once: not to be sent in a segment of its own. */
+#if defined(MSG_MORE)
+#define NKI_MSG_MORE MSG_MORE
+#else
+#define NKI_MSG_MORE 0
+#endif
 
 #if defined(POLLRDHUP)
 #define NKI_POLLRDHUP POLLRDHUP
@@ -408,7 +414,7 @@ static int nki_os_send_now(uintptr_t s, const void *data, size_t len) {
 
 /* More than INT_MAX bytes at once is EINVAL to the BSDs: what is beyond is left for the next
  * call, as after any short send. */
-static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count) {
+static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, bool has_more) {
     struct iovec iov[NKI_SENDV_MAX];
     struct msghdr msg;
     size_t left = NKI_CLIP(sendmsg, (size_t)INT_MAX);
@@ -428,7 +434,8 @@ static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count) {
     msg.msg_iov = iov;
     msg.msg_iovlen = used;
     do {
-        sent = NKI_SYS_sendmsg(nki_os_fd(s), &msg, NKI_MSG_NOSIGNAL);
+        sent =
+            NKI_SYS_sendmsg(nki_os_fd(s), &msg, NKI_MSG_NOSIGNAL | (has_more ? NKI_MSG_MORE : 0));
     } while (sent < 0 && errno == EINTR);
     if (sent >= 0) {
         return (int)sent;

@@ -177,12 +177,19 @@ static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, n
     }
 }
 
-/* The first chunk alone: what is behind it goes out when this is known to have gone. */
-static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
+/* The first chunk that holds something. */
+static const nki_chunk *nki_u_sending(const nki_conn *c) {
     const nki_chunk *chunk = c->out;
     while (chunk != NULL && chunk->begin == chunk->end) {
         chunk = chunk->next;
     }
+    return chunk;
+}
+
+/* The first chunk alone: what is behind it goes out when this is known to have gone. A file is
+ * sent by calls, so for one the operation is to wait until there is room. */
+static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
+    const nki_chunk *chunk = nki_u_sending(c);
     if (chunk == NULL || (s->busy & NKI_U_BIT(NKI_U_SEND)) != 0) {
         return true;
     }
@@ -191,11 +198,16 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
         return false;
     }
     size_t len = NKI_MIN(chunk->end - chunk->begin, (size_t)INT_MAX);
-    sqe->opcode = NKI_URING_SEND;
     sqe->fd = nki_os_fd(c->source.socket);
-    sqe->addr = (uint64_t)(uintptr_t)(chunk->data + chunk->begin);
-    sqe->len = (uint32_t)NKI_CLIP(send, len);
-    sqe->op_flags = NKI_MSG_NOSIGNAL;
+    if (chunk->file != 0) {
+        sqe->opcode = NKI_URING_POLL_ADD;
+        sqe->op_flags = nki_u_poll_bits(NETKIT_POLL_WRITE);
+    } else {
+        sqe->opcode = NKI_URING_SEND;
+        sqe->addr = (uint64_t)(uintptr_t)(chunk->data + chunk->begin);
+        sqe->len = (uint32_t)NKI_CLIP(send, len);
+        sqe->op_flags = NKI_MSG_NOSIGNAL;
+    }
     sqe->user_data = nki_u_name(&c->source, s, NKI_U_SEND);
     s->busy |= NKI_U_BIT(NKI_U_SEND);
     return true;
@@ -395,8 +407,11 @@ static NKI_HOT nki_source *nki_u_received(netkit_loop *loop, nki_u *u, nki_sourc
 static nki_source *nki_u_sent(netkit_loop *loop, nki_source *source, nki_u_slot *s, int res) {
     nki_conn *c = (nki_conn *)(void *)source;
     s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_SEND));
+    const nki_chunk *chunk = nki_u_sending(c);
     if (NKI_LIKELY(res >= 0)) {
-        nki_out_sent(loop, c, (size_t)res);
+        if (NKI_LIKELY(chunk == NULL || chunk->file == 0)) { /* else the events of a poll */
+            nki_out_sent(loop, c, (size_t)res);
+        }
     } else if (res != -ECANCELED && !nki_u_is_passing(-res)) {
         s->send_error = (uint16_t)-res;
     }
@@ -477,8 +492,9 @@ static void nki_u_completed_closing(netkit_loop *loop, nki_u *u, nki_source *sou
                                     const nki_uring_cqe *cqe) {
     unsigned op = (unsigned)(cqe->user_data >> NKI_SLOT_BITS) & 15u;
     bool is_current = op != NKI_U_POLL || cqe->user_data == nki_u_name(source, s, op);
-    if (op == NKI_U_SEND && cqe->res > 0) {
-        nki_conn *c = (nki_conn *)(void *)source;
+    nki_conn *c = (nki_conn *)(void *)source;
+    if (op == NKI_U_SEND && cqe->res > 0 && nki_u_sending(c) != NULL &&
+        nki_u_sending(c)->file == 0) {
         uint32_t kept = c->u.live.active_ms; /* of the dead it is a part of the reason */
         nki_out_sent(loop, c, (size_t)cqe->res);
         c->u.live.active_ms = kept;
