@@ -4404,6 +4404,9 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 #define NKI_SYS_fstat(fd, st) (NKI_FAIL(fstat) ? -1 : fstat((fd), (st)))
 #define NKI_SYS_read(fd, b, n) (NKI_FAIL(read) ? -1 : read((fd), (b), (n)))
 #define NKI_SYS_write(fd, b, n) (NKI_FAIL(write) ? -1 : write((fd), (b), (n)))
+#define NKI_SYS_sigmask(how, set, old) pthread_sigmask((how), (set), (old))
+#define NKI_SYS_sigpending(set) sigpending(set)
+#define NKI_SYS_sigtimedwait(set, info, time) sigtimedwait((set), (info), (time))
 #define NKI_SYS_pread(fd, b, n, at) \
     (NKI_FAIL(pread) ? -1 : NKI_PREAD((fd), (b), NKI_CLIP(pread, n), (at)))
 #define NKI_SYS_pipe(fds) (NKI_FAIL(pipe) ? -1 : pipe(fds))
@@ -5762,19 +5765,19 @@ static ssize_t nki_os_sendfile_masked(int s, int file, int64_t *offset, size_t l
     sigset_t pipe, before, pending;
     (void)sigemptyset(&pipe);
     (void)sigaddset(&pipe, SIGPIPE);
-    (void)pthread_sigmask(SIG_BLOCK, &pipe, &before);
+    (void)NKI_SYS_sigmask(SIG_BLOCK, &pipe, &before);
     bool was_blocked = sigismember(&before, SIGPIPE) == 1;
     bool was_pending =
-        was_blocked && sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
+        was_blocked && NKI_SYS_sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
     ssize_t sent = NKI_SYS_sendfile(s, file, offset, len);
     int error = errno;
     if (sent < 0 && error == EPIPE && !was_pending) {
         struct timespec now = {0, 0};
-        while (sigtimedwait(&pipe, NULL, &now) < 0 && errno == EINTR) {
+        while (NKI_SYS_sigtimedwait(&pipe, NULL, &now) < 0 && errno == EINTR) {
         }
     }
     if (!was_blocked) {
-        (void)pthread_sigmask(SIG_UNBLOCK, &pipe, NULL);
+        (void)NKI_SYS_sigmask(SIG_UNBLOCK, &pipe, NULL);
     }
     errno = error;
     return sent;

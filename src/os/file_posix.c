@@ -17,19 +17,19 @@ static ssize_t nki_os_sendfile_masked(int s, int file, int64_t *offset, size_t l
     sigset_t pipe, before, pending;
     (void)sigemptyset(&pipe);
     (void)sigaddset(&pipe, SIGPIPE);
-    (void)pthread_sigmask(SIG_BLOCK, &pipe, &before);
+    (void)NKI_SYS_sigmask(SIG_BLOCK, &pipe, &before);
     bool was_blocked = sigismember(&before, SIGPIPE) == 1;
     bool was_pending =
-        was_blocked && sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
+        was_blocked && NKI_SYS_sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
     ssize_t sent = NKI_SYS_sendfile(s, file, offset, len);
     int error = errno;
     if (sent < 0 && error == EPIPE && !was_pending) {
         struct timespec now = {0, 0};
-        while (sigtimedwait(&pipe, NULL, &now) < 0 && errno == EINTR) {
+        while (NKI_SYS_sigtimedwait(&pipe, NULL, &now) < 0 && errno == EINTR) {
         }
     }
     if (!was_blocked) {
-        (void)pthread_sigmask(SIG_UNBLOCK, &pipe, NULL);
+        (void)NKI_SYS_sigmask(SIG_UNBLOCK, &pipe, NULL);
     }
     errno = error;
     return sent;

@@ -33,6 +33,9 @@
 #define NKI_SYS_fstat(fd, st) (NKI_FAIL(fstat) ? -1 : fstat((fd), (st)))
 #define NKI_SYS_read(fd, b, n) (NKI_FAIL(read) ? -1 : read((fd), (b), (n)))
 #define NKI_SYS_write(fd, b, n) (NKI_FAIL(write) ? -1 : write((fd), (b), (n)))
+#define NKI_SYS_sigmask(how, set, old) pthread_sigmask((how), (set), (old))
+#define NKI_SYS_sigpending(set) sigpending(set)
+#define NKI_SYS_sigtimedwait(set, info, time) sigtimedwait((set), (info), (time))
 #define NKI_SYS_pread(fd, b, n, at) \
     (NKI_FAIL(pread) ? -1 : NKI_PREAD((fd), (b), NKI_CLIP(pread, n), (at)))
 #define NKI_SYS_pipe(fds) (NKI_FAIL(pipe) ? -1 : pipe(fds))
