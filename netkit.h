@@ -3113,16 +3113,21 @@ static uint32_t nki_timers_slot_detach(nki_timers *t, uint32_t slot) {
     return end;
 }
 
+/* The last node has left. */
+static NKI_OUTLINE void nki_timers_slot_drop(nki_timers *t, uint32_t slot) {
+    uint32_t end = nki_timers_slot_detach(t, slot);
+    while (end != 0) {
+        end = nki_timers_chunk_give(t, end);
+    }
+}
+
 /* Leave a hole, but none at the end, and nothing when it was the only one. */
 static void nki_timers_slot_remove(nki_timers *t, const nki_timer_node *n) {
     nki_timer_slot *s = &t->slots[n->slot];
     s->count--;
-    if (s->count == 0) {
-        uint32_t end = nki_timers_slot_detach(t, n->slot);
-        while (end != 0) {
-            end = nki_timers_chunk_give(t, end);
-        }
-    } else if (n->at == s->end && n->at % NKI_TIMER_CHUNK != 1) {
+    if (NKI_UNLIKELY(s->count == 0)) {
+        nki_timers_slot_drop(t, n->slot);
+    } else if (NKI_UNLIKELY(n->at == s->end) && n->at % NKI_TIMER_CHUNK != 1) {
         s->end--;
         t->places--;
     } else {
@@ -3173,7 +3178,7 @@ static void nki_timers_slot_pour(nki_timers *t, uint32_t slot) {
 }
 
 /* Rid all slots of holes. */
-static void nki_timers_sweep(nki_timers *t) {
+static NKI_OUTLINE void nki_timers_sweep(nki_timers *t) {
     uint32_t level;
     for (level = 0; level < NKI_TIMER_LEVELS; level++) {
         uint64_t filled = t->filled[level];
@@ -3279,22 +3284,26 @@ static void nki_timers_remove(nki_timers *t, const nki_timer_node *n) {
     }
 }
 
+/* Move `n`, which lies too late for its due time, or in `soon` and not in its order. */
+static NKI_OUTLINE void nki_timers_replace(nki_timers *t, nki_timer_node *n) {
+    if ((n->at & NKI_TIMER_SOON) != 0 && nki_timers_tick(n->due_ns) <= t->base) {
+        nki_timers_soon_settle(t, n->at & ~NKI_TIMER_SOON, nki_timers_entry(n));
+        return;
+    }
+    nki_timers_remove(t, n);
+    nki_timers_place(t, n);
+}
+
 /* `n` is in. It comes behind those that are due at the same time. */
 static void nki_timers_restart(nki_timers *t, nki_timer_node *n, uint64_t due_ns) {
     NETKIT_ASSERT(n->at != 0);
     nki_timers_first_changed(t, n, due_ns);
     n->due_ns = due_ns;
     n->order = t->order++;
-    if ((n->at & NKI_TIMER_SOON) == 0) {
-        if (nki_timers_tick(due_ns) >= nki_timers_slot_start(t, n->slot)) {
-            return;
-        }
-    } else if (nki_timers_tick(due_ns) <= t->base) {
-        nki_timers_soon_settle(t, n->at & ~NKI_TIMER_SOON, nki_timers_entry(n));
-        return;
+    if ((n->at & NKI_TIMER_SOON) != 0 ||
+        nki_timers_tick(due_ns) < nki_timers_slot_start(t, n->slot)) {
+        nki_timers_replace(t, n);
     }
-    nki_timers_remove(t, n);
-    nki_timers_place(t, n);
 }
 
 /* Take out `n`, if it is in. From then on its memory is not looked at. */
@@ -9594,8 +9603,8 @@ static nki_timer *nki_timer_of_node(nki_timer_node *node) {
     return (nki_timer *)(void *)((char *)node - offsetof(nki_timer, node));
 }
 
-static int nki_timer_find(netkit_loop *loop, netkit_timer timer, nki_timer **out) {
-    int error = nki_enter(loop);
+static NKI_HOT int nki_timer_find(netkit_loop *loop, netkit_timer timer, nki_timer **out) {
+    int error = nki_enter_now(loop);
     if (NKI_UNLIKELY(error != NETKIT_OK)) {
         return error;
     }

@@ -10,8 +10,8 @@ static nki_timer *nki_timer_of_node(nki_timer_node *node) {
     return (nki_timer *)(void *)((char *)node - offsetof(nki_timer, node));
 }
 
-static int nki_timer_find(netkit_loop *loop, netkit_timer timer, nki_timer **out) {
-    int error = nki_enter(loop);
+static NKI_HOT int nki_timer_find(netkit_loop *loop, netkit_timer timer, nki_timer **out) {
+    int error = nki_enter_now(loop);
     if (NKI_UNLIKELY(error != NETKIT_OK)) {
         return error;
     }
