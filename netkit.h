@@ -2820,7 +2820,10 @@ typedef struct nki_timer_node {
     uint64_t order; /* of the last start: breaks ties */
     uint32_t at;    /* where the queue keeps it, 0 = not in it */
     uint16_t slot;  /* the slot of that place */
-    uint16_t kind;  /* whose node this is: the queue does not look */
+    uint8_t kind;   /* whose node this is: the queue does not look */
+    /* Its memory stays until the queue is freed, and whatever lives there meanwhile, nobody but
+     * the queue writes to `at` (but a 0): then leaving a slot need not touch the slot. */
+    uint8_t is_lasting;
 } nki_timer_node;
 
 /* What the heap moves about: comparing seldom touches the node. */
@@ -2828,11 +2831,6 @@ typedef struct nki_timer_entry {
     uint64_t due_ns;
     nki_timer_node *node;
 } nki_timer_entry;
-
-typedef struct nki_timer_slot {
-    uint32_t end;   /* the place after the last one filled, 0 = none is */
-    uint32_t count; /* nodes, without the holes */
-} nki_timer_slot;
 
 enum {
     NKI_TIMER_TICK_BITS = 20, /* a tick is about a millisecond */
@@ -2847,7 +2845,7 @@ typedef struct nki_timers {
     void *memory; /* of soon, pool and before */
     size_t memory_size;
     nki_timer_entry *soon;
-    nki_timer_node **pool; /* the places of the slots in chunks; NULL = a hole */
+    nki_timer_node **pool; /* the places of the slots, in chunks */
     uint32_t *before;      /* of each chunk: the one filled before it, or the next free one; +1 */
     nki_timer_node *first; /* as last found, or NULL: not known */
     uint32_t capacity;     /* nodes there is memory for */
@@ -2859,7 +2857,7 @@ typedef struct nki_timers {
     uint64_t order;      /* of the next start */
     uint64_t base;       /* all up to this tick is in `soon`, all after in slots */
     uint64_t filled[NKI_TIMER_LEVELS];
-    nki_timer_slot slots[NKI_TIMER_LEVELS * NKI_TIMER_SLOTS];
+    uint32_t slots[NKI_TIMER_LEVELS * NKI_TIMER_SLOTS]; /* the place after the last one filled */
 } nki_timers;
 
 /* ---- src/base/timers.c ---- */
@@ -3088,49 +3086,40 @@ static uint64_t nki_timers_slot_start(const nki_timers *t, uint32_t slot) {
     return (above << NKI_TIMER_SLOT_BITS | slot % NKI_TIMER_SLOTS) << shift;
 }
 
+/* Not a hole: the node in this place lies here, and has not gone elsewhere. */
+static bool nki_timers_is_at(const nki_timers *t, uint32_t place) {
+    return t->pool[place] != NULL && t->pool[place]->at == place + 1;
+}
+
 static void nki_timers_slot_add(nki_timers *t, uint32_t slot, nki_timer_node *n) {
-    nki_timer_slot *s = &t->slots[slot];
-    uint32_t end = s->end;
+    uint32_t end = t->slots[slot];
     if (end % NKI_TIMER_CHUNK == 0) {
         uint32_t chunk = nki_timers_chunk_take(t);
         t->before[chunk] = end / NKI_TIMER_CHUNK;
         end = chunk * NKI_TIMER_CHUNK;
     }
     t->pool[end] = n;
+    t->places++;
+    t->slots[slot] = end + 1;
     n->at = end + 1;
     n->slot = (uint16_t)slot;
-    s->end = end + 1;
-    s->count++;
-    t->places++;
 }
 
 /* Make the slot an empty one. Returns where its chain ended. */
 static uint32_t nki_timers_slot_detach(nki_timers *t, uint32_t slot) {
-    uint32_t end = t->slots[slot].end;
-    t->slots[slot].end = 0;
-    t->slots[slot].count = 0;
+    uint32_t end = t->slots[slot];
+    t->slots[slot] = 0;
     t->filled[slot / NKI_TIMER_SLOTS] &= ~((uint64_t)1 << slot % NKI_TIMER_SLOTS);
     return end;
 }
 
-/* The last node has left. */
-static NKI_OUTLINE void nki_timers_slot_drop(nki_timers *t, uint32_t slot) {
-    uint32_t end = nki_timers_slot_detach(t, slot);
-    while (end != 0) {
-        end = nki_timers_chunk_give(t, end);
-    }
-}
-
-/* Leave a hole, but none at the end, and nothing when it was the only one. */
+/* Leave a hole, but none at the end. When `n` lasts, it is one by `n` being elsewhere. */
 static void nki_timers_slot_remove(nki_timers *t, const nki_timer_node *n) {
-    nki_timer_slot *s = &t->slots[n->slot];
-    s->count--;
-    if (NKI_UNLIKELY(s->count == 0)) {
-        nki_timers_slot_drop(t, n->slot);
-    } else if (NKI_UNLIKELY(n->at == s->end) && n->at % NKI_TIMER_CHUNK != 1) {
-        s->end--;
+    uint32_t *end = &t->slots[n->slot];
+    if (NKI_UNLIKELY(n->at == *end) && n->at % NKI_TIMER_CHUNK != 1) {
+        *end -= 1;
         t->places--;
-    } else {
+    } else if (!n->is_lasting) {
         t->pool[n->at - 1] = NULL;
     }
 }
@@ -3150,10 +3139,22 @@ static void nki_timers_add(nki_timers *t, nki_timer_node *n) {
 
 /* Have the nodes of the chunk that is filled up to `end` on their way. */
 static void nki_timers_fetch(const nki_timers *t, uint32_t end) {
-    uint32_t i = (end - (end != 0)) / NKI_TIMER_CHUNK * NKI_TIMER_CHUNK;
-    for (; i < end; i++) {
-        NKI_PREFETCH(t->pool[i]);
+    uint32_t first = (end - 1) / NKI_TIMER_CHUNK * NKI_TIMER_CHUNK;
+    for (; end > first; end--) {
+        NKI_PREFETCH(t->pool[end - 1]);
     }
+}
+
+/* Copy out the nodes of the chunk that is filled up to `end`. Returns how many there are. */
+static uint32_t nki_timers_chunk_read(const nki_timers *t, uint32_t end, nki_timer_node **out) {
+    uint32_t place = (end - 1) / NKI_TIMER_CHUNK * NKI_TIMER_CHUNK;
+    uint32_t count = 0;
+    for (; place < end; place++) {
+        if (nki_timers_is_at(t, place)) {
+            out[count++] = t->pool[place];
+        }
+    }
+    return count;
 }
 
 /* Take all out of a slot and place it where it belongs now. A chunk is copied out and given
@@ -3163,16 +3164,14 @@ static void nki_timers_slot_pour(nki_timers *t, uint32_t slot) {
     nki_timers_fetch(t, end);
     while (end != 0) {
         nki_timer_node *nodes[NKI_TIMER_CHUNK];
-        uint32_t first = (end - 1) / NKI_TIMER_CHUNK * NKI_TIMER_CHUNK;
-        uint32_t count = end - first;
+        uint32_t count = nki_timers_chunk_read(t, end, nodes);
         uint32_t i;
-        memcpy(nodes, &t->pool[first], sizeof(*nodes) * count);
         end = nki_timers_chunk_give(t, end);
-        nki_timers_fetch(t, end);
+        if (end != 0) {
+            nki_timers_fetch(t, end);
+        }
         for (i = 0; i < count; i++) {
-            if (nodes[i] != NULL) {
-                nki_timers_add(t, nodes[i]);
-            }
+            nki_timers_add(t, nodes[i]);
         }
     }
 }
@@ -3188,20 +3187,46 @@ static NKI_OUTLINE void nki_timers_sweep(nki_timers *t) {
     }
 }
 
-/* The earliest of a slot of one chunk; NULL when it is due after the slot, as all are then,
- * and may not be the earliest of all. */
-static nki_timer_node *nki_timers_slot_first(const nki_timers *t, uint32_t slot) {
-    uint32_t end = t->slots[slot].end;
-    uint32_t shift = slot / NKI_TIMER_SLOTS * NKI_TIMER_SLOT_BITS;
-    uint32_t i = (end - 1) / NKI_TIMER_CHUNK * NKI_TIMER_CHUNK;
-    nki_timer_entry first;
-    while (t->pool[i] == NULL) {
-        i++;
+/* No node is in, only holes are left. */
+static void nki_timers_clear(nki_timers *t) {
+    uint32_t level;
+    for (level = 0; level < NKI_TIMER_LEVELS; level++) {
+        while (t->filled[level] != 0) {
+            uint32_t slot = level * NKI_TIMER_SLOTS + nki_lowest_bit(t->filled[level]);
+            (void)nki_timers_slot_detach(t, slot);
+        }
     }
-    first = nki_timers_entry(t->pool[i]);
-    for (i++; i < end; i++) {
-        if (t->pool[i] != NULL && nki_timers_before(nki_timers_entry(t->pool[i]), first)) {
-            first = nki_timers_entry(t->pool[i]);
+    t->places = 0;
+    t->chunk_used = 0;
+    t->chunk_free = 0;
+}
+
+/* More than a chunk of them. */
+static bool nki_timers_slot_has_many(const nki_timers *t, uint32_t slot) {
+    nki_timer_node *nodes[NKI_TIMER_CHUNK];
+    uint32_t end = t->slots[slot];
+    uint32_t count = 0;
+    while (end != 0 && count <= NKI_TIMER_CHUNK) {
+        count += nki_timers_chunk_read(t, end, nodes);
+        end = t->before[(end - 1) / NKI_TIMER_CHUNK] * NKI_TIMER_CHUNK;
+    }
+    return count > NKI_TIMER_CHUNK;
+}
+
+/* The earliest of a slot of one chunk; NULL when there is none, or when it is due after the
+ * slot, as all are then, and may not be the earliest of all. */
+static nki_timer_node *nki_timers_slot_first(const nki_timers *t, uint32_t slot) {
+    nki_timer_node *nodes[NKI_TIMER_CHUNK];
+    uint32_t count = nki_timers_chunk_read(t, t->slots[slot], nodes);
+    uint32_t shift = slot / NKI_TIMER_SLOTS * NKI_TIMER_SLOT_BITS;
+    nki_timer_entry first;
+    if (count == 0) {
+        return NULL;
+    }
+    first = nki_timers_entry(nodes[0]);
+    while (--count > 0) {
+        if (nki_timers_before(nki_timers_entry(nodes[count]), first)) {
+            first = nki_timers_entry(nodes[count]);
         }
     }
     if (nki_timers_tick(first.due_ns) >> shift != nki_timers_slot_start(t, slot) >> shift) {
@@ -3224,13 +3249,13 @@ static uint32_t nki_timers_first_slot(const nki_timers *t) {
 static nki_timer_node *nki_timers_find_first(nki_timers *t) {
     while (t->soon_count == 0 && t->count > 0) {
         uint32_t slot = nki_timers_first_slot(t);
-        if (t->slots[slot].count > NKI_TIMER_CHUNK) {
-            t->base = nki_timers_slot_start(t, slot);
-        } else if (t->before[(t->slots[slot].end - 1) / NKI_TIMER_CHUNK] == 0) {
+        if (t->before[(t->slots[slot] - 1) / NKI_TIMER_CHUNK] == 0) {
             nki_timer_node *first = nki_timers_slot_first(t, slot);
             if (first != NULL) {
                 return first;
             }
+        } else if (nki_timers_slot_has_many(t, slot)) {
+            t->base = nki_timers_slot_start(t, slot);
         }
         nki_timers_slot_pour(t, slot);
     }
@@ -3276,12 +3301,13 @@ static int nki_timers_start(nki_timers *t, nki_timer_node *n, uint64_t due_ns) {
     return NETKIT_OK;
 }
 
-static void nki_timers_remove(nki_timers *t, const nki_timer_node *n) {
+static void nki_timers_remove(nki_timers *t, nki_timer_node *n) {
     if ((n->at & NKI_TIMER_SOON) != 0) {
         nki_timers_soon_remove(t, n->at & ~NKI_TIMER_SOON);
     } else {
         nki_timers_slot_remove(t, n);
     }
+    n->at = 0;
 }
 
 /* Move `n`, which lies too late for its due time, or in `soon` and not in its order. */
@@ -3306,7 +3332,7 @@ static void nki_timers_restart(nki_timers *t, nki_timer_node *n, uint64_t due_ns
     }
 }
 
-/* Take out `n`, if it is in. From then on its memory is not looked at. */
+/* Take out `n`, if it is in. Unless it lasts, its memory is not looked at any more. */
 static void nki_timers_stop(nki_timers *t, nki_timer_node *n) {
     if (n->at == 0) {
         return;
@@ -3315,8 +3341,10 @@ static void nki_timers_stop(nki_timers *t, nki_timer_node *n) {
         t->first = NULL;
     }
     nki_timers_remove(t, n);
-    n->at = 0;
     t->count--;
+    if (t->count == 0) {
+        nki_timers_clear(t);
+    }
 }
 
 /* ---- src/base/posts.c ---- */
@@ -9643,6 +9671,7 @@ NETKIT_API int netkit_timer_start(netkit_loop *loop, netkit_timer *out, uint64_t
     }
     nki_timer *t = (nki_timer *)object;
     t->node.kind = NKI_KIND_TIMER;
+    t->node.is_lasting = 1; /* slots stay with the loop, and a free one is not written to there */
     t->fn = fn;
     t->user = user;
     t->period_ns =

@@ -223,49 +223,40 @@ static uint64_t nki_timers_slot_start(const nki_timers *t, uint32_t slot) {
     return (above << NKI_TIMER_SLOT_BITS | slot % NKI_TIMER_SLOTS) << shift;
 }
 
+/* Not a hole: the node in this place lies here, and has not gone elsewhere. */
+static bool nki_timers_is_at(const nki_timers *t, uint32_t place) {
+    return t->pool[place] != NULL && t->pool[place]->at == place + 1;
+}
+
 static void nki_timers_slot_add(nki_timers *t, uint32_t slot, nki_timer_node *n) {
-    nki_timer_slot *s = &t->slots[slot];
-    uint32_t end = s->end;
+    uint32_t end = t->slots[slot];
     if (end % NKI_TIMER_CHUNK == 0) {
         uint32_t chunk = nki_timers_chunk_take(t);
         t->before[chunk] = end / NKI_TIMER_CHUNK;
         end = chunk * NKI_TIMER_CHUNK;
     }
     t->pool[end] = n;
+    t->places++;
+    t->slots[slot] = end + 1;
     n->at = end + 1;
     n->slot = (uint16_t)slot;
-    s->end = end + 1;
-    s->count++;
-    t->places++;
 }
 
 /* Make the slot an empty one. Returns where its chain ended. */
 static uint32_t nki_timers_slot_detach(nki_timers *t, uint32_t slot) {
-    uint32_t end = t->slots[slot].end;
-    t->slots[slot].end = 0;
-    t->slots[slot].count = 0;
+    uint32_t end = t->slots[slot];
+    t->slots[slot] = 0;
     t->filled[slot / NKI_TIMER_SLOTS] &= ~((uint64_t)1 << slot % NKI_TIMER_SLOTS);
     return end;
 }
 
-/* The last node has left. */
-static NKI_OUTLINE void nki_timers_slot_drop(nki_timers *t, uint32_t slot) {
-    uint32_t end = nki_timers_slot_detach(t, slot);
-    while (end != 0) {
-        end = nki_timers_chunk_give(t, end);
-    }
-}
-
-/* Leave a hole, but none at the end, and nothing when it was the only one. */
+/* Leave a hole, but none at the end. When `n` lasts, it is one by `n` being elsewhere. */
 static void nki_timers_slot_remove(nki_timers *t, const nki_timer_node *n) {
-    nki_timer_slot *s = &t->slots[n->slot];
-    s->count--;
-    if (NKI_UNLIKELY(s->count == 0)) {
-        nki_timers_slot_drop(t, n->slot);
-    } else if (NKI_UNLIKELY(n->at == s->end) && n->at % NKI_TIMER_CHUNK != 1) {
-        s->end--;
+    uint32_t *end = &t->slots[n->slot];
+    if (NKI_UNLIKELY(n->at == *end) && n->at % NKI_TIMER_CHUNK != 1) {
+        *end -= 1;
         t->places--;
-    } else {
+    } else if (!n->is_lasting) {
         t->pool[n->at - 1] = NULL;
     }
 }
@@ -285,10 +276,22 @@ static void nki_timers_add(nki_timers *t, nki_timer_node *n) {
 
 /* Have the nodes of the chunk that is filled up to `end` on their way. */
 static void nki_timers_fetch(const nki_timers *t, uint32_t end) {
-    uint32_t i = (end - (end != 0)) / NKI_TIMER_CHUNK * NKI_TIMER_CHUNK;
-    for (; i < end; i++) {
-        NKI_PREFETCH(t->pool[i]);
+    uint32_t first = (end - 1) / NKI_TIMER_CHUNK * NKI_TIMER_CHUNK;
+    for (; end > first; end--) {
+        NKI_PREFETCH(t->pool[end - 1]);
     }
+}
+
+/* Copy out the nodes of the chunk that is filled up to `end`. Returns how many there are. */
+static uint32_t nki_timers_chunk_read(const nki_timers *t, uint32_t end, nki_timer_node **out) {
+    uint32_t place = (end - 1) / NKI_TIMER_CHUNK * NKI_TIMER_CHUNK;
+    uint32_t count = 0;
+    for (; place < end; place++) {
+        if (nki_timers_is_at(t, place)) {
+            out[count++] = t->pool[place];
+        }
+    }
+    return count;
 }
 
 /* Take all out of a slot and place it where it belongs now. A chunk is copied out and given
@@ -298,16 +301,14 @@ static void nki_timers_slot_pour(nki_timers *t, uint32_t slot) {
     nki_timers_fetch(t, end);
     while (end != 0) {
         nki_timer_node *nodes[NKI_TIMER_CHUNK];
-        uint32_t first = (end - 1) / NKI_TIMER_CHUNK * NKI_TIMER_CHUNK;
-        uint32_t count = end - first;
+        uint32_t count = nki_timers_chunk_read(t, end, nodes);
         uint32_t i;
-        memcpy(nodes, &t->pool[first], sizeof(*nodes) * count);
         end = nki_timers_chunk_give(t, end);
-        nki_timers_fetch(t, end);
+        if (end != 0) {
+            nki_timers_fetch(t, end);
+        }
         for (i = 0; i < count; i++) {
-            if (nodes[i] != NULL) {
-                nki_timers_add(t, nodes[i]);
-            }
+            nki_timers_add(t, nodes[i]);
         }
     }
 }
@@ -323,20 +324,46 @@ static NKI_OUTLINE void nki_timers_sweep(nki_timers *t) {
     }
 }
 
-/* The earliest of a slot of one chunk; NULL when it is due after the slot, as all are then,
- * and may not be the earliest of all. */
-static nki_timer_node *nki_timers_slot_first(const nki_timers *t, uint32_t slot) {
-    uint32_t end = t->slots[slot].end;
-    uint32_t shift = slot / NKI_TIMER_SLOTS * NKI_TIMER_SLOT_BITS;
-    uint32_t i = (end - 1) / NKI_TIMER_CHUNK * NKI_TIMER_CHUNK;
-    nki_timer_entry first;
-    while (t->pool[i] == NULL) {
-        i++;
+/* No node is in, only holes are left. */
+static void nki_timers_clear(nki_timers *t) {
+    uint32_t level;
+    for (level = 0; level < NKI_TIMER_LEVELS; level++) {
+        while (t->filled[level] != 0) {
+            uint32_t slot = level * NKI_TIMER_SLOTS + nki_lowest_bit(t->filled[level]);
+            (void)nki_timers_slot_detach(t, slot);
+        }
     }
-    first = nki_timers_entry(t->pool[i]);
-    for (i++; i < end; i++) {
-        if (t->pool[i] != NULL && nki_timers_before(nki_timers_entry(t->pool[i]), first)) {
-            first = nki_timers_entry(t->pool[i]);
+    t->places = 0;
+    t->chunk_used = 0;
+    t->chunk_free = 0;
+}
+
+/* More than a chunk of them. */
+static bool nki_timers_slot_has_many(const nki_timers *t, uint32_t slot) {
+    nki_timer_node *nodes[NKI_TIMER_CHUNK];
+    uint32_t end = t->slots[slot];
+    uint32_t count = 0;
+    while (end != 0 && count <= NKI_TIMER_CHUNK) {
+        count += nki_timers_chunk_read(t, end, nodes);
+        end = t->before[(end - 1) / NKI_TIMER_CHUNK] * NKI_TIMER_CHUNK;
+    }
+    return count > NKI_TIMER_CHUNK;
+}
+
+/* The earliest of a slot of one chunk; NULL when there is none, or when it is due after the
+ * slot, as all are then, and may not be the earliest of all. */
+static nki_timer_node *nki_timers_slot_first(const nki_timers *t, uint32_t slot) {
+    nki_timer_node *nodes[NKI_TIMER_CHUNK];
+    uint32_t count = nki_timers_chunk_read(t, t->slots[slot], nodes);
+    uint32_t shift = slot / NKI_TIMER_SLOTS * NKI_TIMER_SLOT_BITS;
+    nki_timer_entry first;
+    if (count == 0) {
+        return NULL;
+    }
+    first = nki_timers_entry(nodes[0]);
+    while (--count > 0) {
+        if (nki_timers_before(nki_timers_entry(nodes[count]), first)) {
+            first = nki_timers_entry(nodes[count]);
         }
     }
     if (nki_timers_tick(first.due_ns) >> shift != nki_timers_slot_start(t, slot) >> shift) {
@@ -359,13 +386,13 @@ static uint32_t nki_timers_first_slot(const nki_timers *t) {
 static nki_timer_node *nki_timers_find_first(nki_timers *t) {
     while (t->soon_count == 0 && t->count > 0) {
         uint32_t slot = nki_timers_first_slot(t);
-        if (t->slots[slot].count > NKI_TIMER_CHUNK) {
-            t->base = nki_timers_slot_start(t, slot);
-        } else if (t->before[(t->slots[slot].end - 1) / NKI_TIMER_CHUNK] == 0) {
+        if (t->before[(t->slots[slot] - 1) / NKI_TIMER_CHUNK] == 0) {
             nki_timer_node *first = nki_timers_slot_first(t, slot);
             if (first != NULL) {
                 return first;
             }
+        } else if (nki_timers_slot_has_many(t, slot)) {
+            t->base = nki_timers_slot_start(t, slot);
         }
         nki_timers_slot_pour(t, slot);
     }
@@ -411,12 +438,13 @@ static int nki_timers_start(nki_timers *t, nki_timer_node *n, uint64_t due_ns) {
     return NETKIT_OK;
 }
 
-static void nki_timers_remove(nki_timers *t, const nki_timer_node *n) {
+static void nki_timers_remove(nki_timers *t, nki_timer_node *n) {
     if ((n->at & NKI_TIMER_SOON) != 0) {
         nki_timers_soon_remove(t, n->at & ~NKI_TIMER_SOON);
     } else {
         nki_timers_slot_remove(t, n);
     }
+    n->at = 0;
 }
 
 /* Move `n`, which lies too late for its due time, or in `soon` and not in its order. */
@@ -441,7 +469,7 @@ static void nki_timers_restart(nki_timers *t, nki_timer_node *n, uint64_t due_ns
     }
 }
 
-/* Take out `n`, if it is in. From then on its memory is not looked at. */
+/* Take out `n`, if it is in. Unless it lasts, its memory is not looked at any more. */
 static void nki_timers_stop(nki_timers *t, nki_timer_node *n) {
     if (n->at == 0) {
         return;
@@ -450,6 +478,8 @@ static void nki_timers_stop(nki_timers *t, nki_timer_node *n) {
         t->first = NULL;
     }
     nki_timers_remove(t, n);
-    n->at = 0;
     t->count--;
+    if (t->count == 0) {
+        nki_timers_clear(t);
+    }
 }

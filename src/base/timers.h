@@ -6,7 +6,10 @@ typedef struct nki_timer_node {
     uint64_t order; /* of the last start: breaks ties */
     uint32_t at;    /* where the queue keeps it, 0 = not in it */
     uint16_t slot;  /* the slot of that place */
-    uint16_t kind;  /* whose node this is: the queue does not look */
+    uint8_t kind;   /* whose node this is: the queue does not look */
+    /* Its memory stays until the queue is freed, and whatever lives there meanwhile, nobody but
+     * the queue writes to `at` (but a 0): then leaving a slot need not touch the slot. */
+    uint8_t is_lasting;
 } nki_timer_node;
 
 /* What the heap moves about: comparing seldom touches the node. */
@@ -14,11 +17,6 @@ typedef struct nki_timer_entry {
     uint64_t due_ns;
     nki_timer_node *node;
 } nki_timer_entry;
-
-typedef struct nki_timer_slot {
-    uint32_t end;   /* the place after the last one filled, 0 = none is */
-    uint32_t count; /* nodes, without the holes */
-} nki_timer_slot;
 
 enum {
     NKI_TIMER_TICK_BITS = 20, /* a tick is about a millisecond */
@@ -33,7 +31,7 @@ typedef struct nki_timers {
     void *memory; /* of soon, pool and before */
     size_t memory_size;
     nki_timer_entry *soon;
-    nki_timer_node **pool; /* the places of the slots in chunks; NULL = a hole */
+    nki_timer_node **pool; /* the places of the slots, in chunks */
     uint32_t *before;      /* of each chunk: the one filled before it, or the next free one; +1 */
     nki_timer_node *first; /* as last found, or NULL: not known */
     uint32_t capacity;     /* nodes there is memory for */
@@ -45,5 +43,5 @@ typedef struct nki_timers {
     uint64_t order;      /* of the next start */
     uint64_t base;       /* all up to this tick is in `soon`, all after in slots */
     uint64_t filled[NKI_TIMER_LEVELS];
-    nki_timer_slot slots[NKI_TIMER_LEVELS * NKI_TIMER_SLOTS];
+    uint32_t slots[NKI_TIMER_LEVELS * NKI_TIMER_SLOTS]; /* the place after the last one filled */
 } nki_timers;

@@ -50,6 +50,7 @@ NETKIT_API int netkit_timer_start(netkit_loop *loop, netkit_timer *out, uint64_t
     }
     nki_timer *t = (nki_timer *)object;
     t->node.kind = NKI_KIND_TIMER;
+    t->node.is_lasting = 1; /* slots stay with the loop, and a free one is not written to there */
     t->fn = fn;
     t->user = user;
     t->period_ns =
