@@ -250,17 +250,6 @@ static uint32_t nki_timers_slot_detach(nki_timers *t, uint32_t slot) {
     return end;
 }
 
-/* Leave a hole, but none at the end. When `n` lasts, it is one by `n` being elsewhere. */
-static void nki_timers_slot_remove(nki_timers *t, const nki_timer_node *n) {
-    uint32_t *end = &t->slots[n->slot];
-    if (NKI_UNLIKELY(n->at == *end) && n->at % NKI_TIMER_CHUNK != 1) {
-        *end -= 1;
-        t->places--;
-    } else if (!n->is_lasting) {
-        t->pool[n->at - 1] = NULL;
-    }
-}
-
 static void nki_timers_add(nki_timers *t, nki_timer_node *n) {
     uint64_t tick = nki_timers_tick(n->due_ns);
     uint32_t level, digit;
@@ -438,11 +427,12 @@ static int nki_timers_start(nki_timers *t, nki_timer_node *n, uint64_t due_ns) {
     return NETKIT_OK;
 }
 
+/* A place in a slot becomes a hole: by `n` being elsewhere, if it lasts. */
 static void nki_timers_remove(nki_timers *t, nki_timer_node *n) {
-    if ((n->at & NKI_TIMER_SOON) != 0) {
+    if (NKI_UNLIKELY((n->at & NKI_TIMER_SOON) != 0)) {
         nki_timers_soon_remove(t, n->at & ~NKI_TIMER_SOON);
-    } else {
-        nki_timers_slot_remove(t, n);
+    } else if (!n->is_lasting) {
+        t->pool[n->at - 1] = NULL;
     }
     n->at = 0;
 }

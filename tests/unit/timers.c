@@ -561,22 +561,3 @@ NKT_TEST(timers_grow_and_look_with_holes) {
     }
     timers_model_free(m);
 }
-
-/* M-04: who started last and leaves first leaves no hole: a request's timeout, again and again. */
-NKT_TEST(timers_last_in_first_out_needs_no_place) {
-    timers_model *m = timers_model_new(1000000000000u);
-    uint32_t i, before;
-    for (before = 1; before < 40; before++) {
-        timers_model_start(m, before, m->now + (uint64_t)NKI_NS_PER_S);
-        for (i = 0; i < 100; i++) {
-            timers_model_start(m, 0, m->now + (uint64_t)NKI_NS_PER_S);
-            timers_model_stop(m, 0);
-            CHECK(m->queue.places <= before + 3);
-        }
-        timers_check_inside(&m->queue);
-    }
-    while (m->count > 0) {
-        timers_model_fire(m);
-    }
-    timers_model_free(m);
-}
