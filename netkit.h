@@ -5321,6 +5321,9 @@ static int nki_unix_made(const nki_path *path, const netkit_addr *addr, uint32_t
                          netkit_unix_file *file) {
     struct stat st;
     int rc = nki_path_look(path, &st);
+    if (rc != NETKIT_OK) {
+        rc = nki_path_look(path, &st); /* so much depends on it that bad luck is tried twice */
+    }
     bool is_known = rc == NETKIT_OK && S_ISSOCK(st.st_mode);
     if (is_known) {
         file->device = (uint64_t)st.st_dev;
