@@ -4646,6 +4646,21 @@ static int nki_os_check_peer(int fd) {
     return NETKIT_OK;
 }
 
+/* With Fast Open connect only notes where to, and has no peer before the first send. */
+static bool nki_os_is_deferred(int fd) {
+#if defined(TCP_FASTOPEN_CONNECT)
+    int os_code = errno;
+    int is_on = 0;
+    socklen_t len = (socklen_t)sizeof is_on;
+    int rc = NKI_SYS_getsockopt(fd, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, &is_on, &len);
+    errno = os_code;
+    return rc == 0 && is_on != 0;
+#else
+    NKI_UNUSED(fd);
+    return false;
+#endif
+}
+
 static int nki_os_connect(uintptr_t s, const netkit_addr *addr) {
     struct sockaddr_storage sa;
     socklen_t len;
@@ -4669,7 +4684,8 @@ static int nki_os_connect(uintptr_t s, const netkit_addr *addr) {
         }
         was_interrupted = true;
     }
-    return nki_os_check_peer(fd);
+    rc = nki_os_check_peer(fd);
+    return rc == NETKIT_E_NOTCONN && nki_os_is_deferred(fd) ? (int)NETKIT_OK : rc;
 }
 
 static int nki_os_pending_error(int fd, int *error) {

@@ -223,8 +223,7 @@ NKT_TEST(option_refusals) {
     nkt_fault_at("setsockopt", 1, EPERM, false);
     CHECK_ERR(netkit_socket_set_text(s, NETKIT_OPT_CONGESTION, "reno"), NETKIT_E_ACCESS);
     nkt_fault_at("getsockopt", 1, ENOBUFS, false);
-    CHECK_ERR(netkit_socket_get_text(s, NETKIT_OPT_CONGESTION, text, sizeof(text)),
-              NETKIT_E_NOMEM);
+    CHECK_ERR(netkit_socket_get_text(s, NETKIT_OPT_CONGESTION, text, sizeof(text)), NETKIT_E_NOMEM);
     nkt_fault_clear();
     CHECK_OK(netkit_socket_close(&s));
 }
