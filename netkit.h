@@ -20,6 +20,8 @@
        WATCHES AND EMBEDDING
        PULLING EVENTS (GAMES)
        MESSAGES AND SMALL PARTS
+       UNIX SOCKETS AND DESCRIPTORS
+       OPTIONS OF SOCKETS
 
 
    Do this
@@ -332,7 +334,9 @@
 
    TIMEOUTS
    --------
-   All in desc.conn; 0 is none, unless it says otherwise.
+   All in desc.conn; 0 is none, unless it says otherwise. loop_desc.timeouts sets
+   what 0 means for connecting, idling and closing on all conns of a loop, and
+   NETKIT_TIMEOUT_NONE in desc.conn.idle_timeout_ms is never, whatever it says.
 
        idle_timeout_ms     no byte either way for so long
        deadline_ms         so long after its start, whatever it does
@@ -469,6 +473,82 @@
    handles like netkit's. NETKIT_TRY: blocks over error codes, opt-in by
    #define NETKIT_WITH_TRY, exceptions in C++; read its traps first. All are bounded,
    and the first three take an allocator.
+
+
+   UNIX SOCKETS AND DESCRIPTORS
+   ----------------------------
+   A listener on a path is one on any other address:
+
+       desc.address = "unix:/run/x.sock";
+       desc.unix_mode = 0660;       // from the first moment; 0 = the umask's
+       desc.unix_replace = true;    // a file left over by a crash gives way
+
+   unix_replace removes nothing but a socket's file that no socket is bound to.
+   A server that is alive (listening or about to), and a file that is no socket,
+   stay, and listening gives NETKIT_E_ADDRINUSE. When the listener closes, its
+   file is removed, if it is still the one that it made; another's that has come
+   to the same path is not (unix_keep leaves it in any case, for a successor
+   that was handed the listening socket). A process that was forked off removes
+   nothing. Relative paths are looked up anew: do not change the folder between.
+
+       netkit_conn_credentials    pid, uid and gid of who connected, -1 where the
+                                  system does not tell
+
+   The credentials are those of the moment of connecting; a pid may be another
+   process's by now. Decide by the uid.
+
+   Open descriptors travel over unix conns, beside the bytes:
+
+       netkit_conn_send_fds(loop, conn, "take\n", 5, &fd, 1);
+
+   They are duplicated, so close yours when you like. A conn takes descriptors
+   when desc.conn.fds_max says how many may wait (as it is 0, those that come
+   are closed by the system). They come as a queue of their own:
+
+       while (next_message(...)) {          // in on_data
+           uintptr_t fd;
+           if (netkit_conn_take_fd(loop, conn, &fd) == NETKIT_OK) ...
+       }
+
+   When on_data is shown the first byte of a message, the descriptors that were
+   sent with it are in the queue; those of later messages may be too, so a
+   message says how many are its. What you take is yours to close. A peer that
+   sends more than fds_max ahead ends the conn with NETKIT_E_TOOBIG; when the
+   process has no room for what comes, so that some are lost, it ends with
+   NETKIT_E_TRUNCATED: the queue would be out of step.
+
+   Plain sockets have netkit_socket_send_msg and netkit_socket_recv_msg for the
+   same and more: the addresses of datagrams, the sender's credentials with each
+   message (NETKIT_OPT_CREDENTIALS), other ancillary data of the system. What
+   there is no room for is closed or dropped and flagged, and the next message is
+   whole. netkit_socket_bind_unix is bind with a mode, and remembers the file for
+   netkit_unix_unlink. netkit_socket_pair makes two connected sockets,
+   netkit_unix_temp_path an address that nobody has.
+
+   Never pass on the descriptor of a conn that you then close: closing ends the
+   connection for all who hold it. See examples/unix_daemon.c.
+
+
+   OPTIONS OF SOCKETS
+   ------------------
+   netkit_socket_set and netkit_socket_get take a NETKIT_OPT_ and an int, on each
+   system the same; netkit_conn_set_option and netkit_listener_set_option do so
+   in a loop, and each has a form with _text for what is a name. NETKIT_E_NOSYS:
+   the system, or this kind of socket, has none such; NETKIT_E_INVALID: not a
+   value of it. Read back what matters: systems round, and have limits.
+
+       NODELAY, KEEPALIVE, KEEPALIVE_IDLE, _PERIOD, _COUNT, USER_TIMEOUT (Linux)
+       RECV_BUFFER, SEND_BUFFER       in a loop: desc.conn.recv_buffer, send_buffer
+       RECV_TIMEOUT, SEND_TIMEOUT     of blocking calls
+       LINGER                         -1 = off, 0 = reset, else seconds
+       REUSE_ADDR, REUSE_PORT, EXCLUSIVE_ADDR (Windows), V6ONLY
+       FAST_OPEN, FAST_OPEN_CONNECT (Linux)
+       CONGESTION                     a text, "cubic" (Linux)
+       CREDENTIALS (Linux)            with each message on unix sockets
+       BLOCKING, CLOSE_ON_EXEC, ERROR
+
+   A port is never shared unless every listener asks (reuse_port). exclusive in
+   netkit_listen_desc also refuses one that has connections in TIME_WAIT.
 
 
    ADDRESSES
@@ -635,7 +715,7 @@
    one loop behind one listener without reuse_port, files sent by the kernel.
    One loop holds at most 16,777,216 objects of a kind. A blocking call in a
    callback (a disk, a resolver) holds up everything on that loop: use a thread
-   and a post. The file of a unix listener stays behind when it is closed.
+   and a post.
 
 
    VERSIONING
@@ -672,6 +752,8 @@
        netkit_close_describe              netkit_listen
        netkit_listener_close              netkit_listener_local
        netkit_listener_set_referenced     netkit_connect
+       netkit_listener_set_option         netkit_listener_get_option
+       netkit_listener_set_option_text    netkit_listener_get_option_text
        netkit_adopt                       netkit_conn_send
        netkit_conn_sendv                  netkit_conn_send_borrowed
        netkit_conn_send_file              netkit_conn_reserve
@@ -683,6 +765,9 @@
        netkit_conn_phase                  netkit_conn_local
        netkit_conn_remote                 netkit_conn_native
        netkit_conn_set_option             netkit_conn_get_option
+       netkit_conn_set_option_text        netkit_conn_get_option_text
+       netkit_conn_send_fds               netkit_conn_take_fd
+       netkit_conn_credentials
        netkit_conn_user                   netkit_conn_set_user
        netkit_conn_ext                    netkit_conn_set_handler
        netkit_conn_set_idle_timeout       netkit_conn_set_deadline
@@ -724,6 +809,12 @@
        netkit_socket_reset                netkit_socket_local
        netkit_socket_remote               netkit_socket_set
        netkit_socket_get                  netkit_socket_os_code
+       netkit_socket_set_text             netkit_socket_get_text
+       netkit_socket_recvv                netkit_socket_sendv_all
+       netkit_socket_recvv_all            netkit_socket_send_msg
+       netkit_socket_recv_msg             netkit_socket_credentials
+       netkit_socket_bind_unix            netkit_unix_unlink
+       netkit_unix_temp_path
    backends and poller
        netkit_backend_name                netkit_backend_from_name
        netkit_poller_create               netkit_poller_destroy
@@ -905,6 +996,12 @@ typedef struct netkit_span {
     size_t len;
 } netkit_span;
 
+/* Room for bytes that a call fills. */
+typedef struct netkit_room {
+    void *data;
+    size_t len;
+} netkit_room;
+
 /* ---- src/api/addr.h ---- */
 /* ---- addresses -----------------------------------------------------------
  *
@@ -1018,7 +1115,13 @@ enum {
     NETKIT_SOCKET_REUSE_PORT = 2, /* bind: several sockets share the port; NOSYS where it cannot
                                      balance */
     NETKIT_SOCKET_V6ONLY = 4,     /* bind: an IPv6 wildcard takes no IPv4 */
-    NETKIT_SOCKET_NO_REUSE = 8    /* bind: not even over connections in TIME_WAIT */
+    NETKIT_SOCKET_NO_REUSE = 8,   /* bind: not even over connections in TIME_WAIT */
+    NETKIT_SOCKET_REPLACE = 16    /* bind, unix: in place of a socket's file that nobody has bound
+                                     any more; what is alive or no socket stays */
+};
+
+enum {
+    NETKIT_SPANS_MAX = 64 /* pieces in one gathered send or scattered receive */
 };
 
 enum {
@@ -1027,7 +1130,8 @@ enum {
     NETKIT_SHUT_BOTH = 3
 };
 
-/* Options of a socket: integers, booleans as 0 and 1. */
+/* Options of a socket: integers, booleans as 0 and 1, one of them a text. What
+ * the system has not, or not for this kind of socket, is NETKIT_E_NOSYS. */
 typedef enum netkit_option {
     NETKIT_OPT_NODELAY = 1,      /* TCP: send small segments at once */
     NETKIT_OPT_KEEPALIVE,        /* probe a silent peer */
@@ -1041,7 +1145,21 @@ typedef enum netkit_option {
     NETKIT_OPT_V6ONLY,           /* an IPv6 socket takes no IPv4 */
     NETKIT_OPT_BLOCKING,         /* calls wait */
     NETKIT_OPT_CLOSE_ON_EXEC,    /* not inherited by a program that is started */
-    NETKIT_OPT_ERROR             /* read only: pending error as a netkit code, cleared by reading */
+    NETKIT_OPT_ERROR,            /* read only: pending error as a netkit code, cleared by reading */
+    NETKIT_OPT_RECV_BUFFER,      /* bytes the system holds until they are received: it has limits,
+                                    and Linux doubles the number. Before listening or connecting */
+    NETKIT_OPT_SEND_BUFFER,      /* the same for bytes to be sent */
+    NETKIT_OPT_RECV_TIMEOUT,     /* ms until a blocking call that receives or accepts gives up with
+                                    NETKIT_E_AGAIN, 0 = never; rounded up to ticks */
+    NETKIT_OPT_SEND_TIMEOUT,     /* the same for one that sends */
+    NETKIT_OPT_LINGER,           /* seconds that close waits until all is sent; 0 = it resets;
+                                    -1 = it does not wait, and sending goes on (the default) */
+    NETKIT_OPT_FAST_OPEN,        /* TCP, listening: how many may wait whose first segment brought
+                                    data, 0 = none */
+    NETKIT_OPT_FAST_OPEN_CONNECT, /* TCP, before connecting: the first data goes with the first
+                                     segment; it is sending that then says what is wrong (Linux) */
+    NETKIT_OPT_CREDENTIALS,       /* unix: messages tell who sent them (Linux) */
+    NETKIT_OPT_CONGESTION         /* text. TCP: the congestion control, "cubic", "bbr" (Linux) */
 } netkit_option;
 
 /* Open a socket. `family` is NETKIT_AF_*, `type` NETKIT_SOCK_*, `flags` 0 or
@@ -1058,7 +1176,9 @@ NETKIT_API int netkit_socket_pair(netkit_socket out[2], int type, int flags);
 NETKIT_API netkit_socket netkit_socket_from_native(uintptr_t native);
 NETKIT_API uintptr_t netkit_socket_native(netkit_socket s);
 
-/* Bind to an address; `flags` are NETKIT_SOCKET_REUSE_PORT, _V6ONLY, _NO_REUSE.
+/* Bind to an address; `flags` are NETKIT_SOCKET_REUSE_PORT, _V6ONLY, _NO_REUSE,
+ * _REPLACE. A unix address without a path takes a name of the system's choice
+ * (Linux).
  * SO_REUSEADDR is set for streams (exclusive use on Windows): restarting a
  * server works, stealing its port does not. Port 0 takes a free one: read it
  * back with netkit_socket_local. */
@@ -1069,7 +1189,8 @@ NETKIT_API int netkit_socket_listen(netkit_socket s, int backlog);
 
 /* Open, bind and listen in one call: a stream socket for `addr` (an address
  * made from ":port" gives one IPv6 socket that takes IPv4 too, or an IPv4 one
- * where there is no IPv6). `flags` as for bind, and NETKIT_SOCKET_BLOCKING. */
+ * where there is no IPv6). `flags` as for bind, and NETKIT_SOCKET_BLOCKING. When
+ * it fails no file of a unix path is left either. */
 NETKIT_API int netkit_socket_listen_on(netkit_socket *out, const netkit_addr *addr, int flags,
                                        int backlog);
 
@@ -1097,8 +1218,10 @@ NETKIT_API int netkit_socket_connect_result(netkit_socket s);
 NETKIT_API int netkit_socket_send(netkit_socket s, const void *data, size_t len);
 NETKIT_API int netkit_socket_recv(netkit_socket s, void *data, size_t len);
 
-/* Gathered send of at most 64 spans; NETKIT_E_INVALID for more. */
+/* Gathered send, scattered receive: at most NETKIT_SPANS_MAX pieces,
+ * NETKIT_E_INVALID for more. */
 NETKIT_API int netkit_socket_sendv(netkit_socket s, const netkit_span *spans, size_t count);
+NETKIT_API int netkit_socket_recvv(netkit_socket s, const netkit_room *rooms, size_t count);
 
 /* Move all of `len` bytes within timeout_ms (negative: no limit). *done (may be
  * NULL) is what was moved, on failure too.
@@ -1120,6 +1243,13 @@ NETKIT_API int netkit_socket_send_file(netkit_socket s, uintptr_t file, uint64_t
 NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint64_t offset,
                                            uint64_t len, int timeout_ms, uint64_t *done);
 
+/* The same for any number of pieces. Streams only: a datagram of so many parts
+ * is netkit_socket_sendv's. */
+NETKIT_API int netkit_socket_sendv_all(netkit_socket s, const netkit_span *spans, size_t count,
+                                       int timeout_ms, size_t *done);
+NETKIT_API int netkit_socket_recvv_all(netkit_socket s, const netkit_room *rooms, size_t count,
+                                       int timeout_ms, size_t *done);
+
 /* Wait until the socket can be read and/or written (NETKIT_POLL_READ,
  * NETKIT_POLL_WRITE). Returns the NETKIT_POLL_* that hold, or NETKIT_E_TIMEOUT. */
 NETKIT_API int netkit_socket_wait(netkit_socket s, int events, int timeout_ms);
@@ -1138,14 +1268,124 @@ NETKIT_API int netkit_socket_reset(netkit_socket *s);
 NETKIT_API int netkit_socket_local(netkit_socket s, netkit_addr *out);
 NETKIT_API int netkit_socket_remote(netkit_socket s, netkit_addr *out);
 
-/* Set and get an option. NETKIT_E_NOSYS where the system has none such. */
+/* Set and get an option that is a number. NETKIT_E_NOSYS where the system has
+ * none such, NETKIT_E_INVALID for a value out of its range. */
 NETKIT_API int netkit_socket_set(netkit_socket s, netkit_option option, int value);
 NETKIT_API int netkit_socket_get(netkit_socket s, netkit_option option, int *value);
+
+/* The same for one that is a text (NETKIT_OPT_CONGESTION). Setting gives
+ * NETKIT_E_NOTFOUND for a name that the system does not know, NETKIT_E_ACCESS for
+ * one that is not for everybody. Getting writes the text with its NUL and returns
+ * its length, or NETKIT_E_TOOBIG (text is then ""). */
+NETKIT_API int netkit_socket_set_text(netkit_socket s, netkit_option option, const char *value);
+NETKIT_API int netkit_socket_get_text(netkit_socket s, netkit_option option, char *text,
+                                      size_t size);
 
 /* The code of the operating system behind the last failure of a socket call on
  * this thread (errno, WSAGetLastError): ask at once, any other call may change
  * it. */
 NETKIT_API int netkit_socket_os_code(void);
+
+/* ---- src/api/unix.h ---- */
+/* ---- messages and unix sockets ----------------------------------------------
+ *
+ * What plain sockets move beside bytes: the address of a datagram, open
+ * descriptors and the sender's credentials (unix sockets), other ancillary data
+ * of the system. And what unix sockets have beside their messages: a file, and a
+ * peer on the same machine. Thread: as for all plain sockets. */
+
+enum {
+    NETKIT_FDS_MAX = 253,    /* descriptors in one message: the most that Linux takes */
+    NETKIT_CONTROL_MAX = 512 /* bytes of other ancillary data in one message */
+};
+
+/* Who somebody is; each is -1 where the system does not tell. */
+typedef struct netkit_credentials {
+    int64_t pid;
+    int64_t uid;
+    int64_t gid;
+} netkit_credentials;
+
+/* A message to send; all zero but what is wanted. */
+typedef struct netkit_message_out {
+    const netkit_span *spans; /* its bytes, at most NETKIT_SPANS_MAX pieces */
+    size_t spans_count;
+    const netkit_addr *to; /* a datagram's destination, NULL = the connected peer */
+    const uintptr_t *fds;  /* descriptors to hand over; they stay open here as well */
+    size_t fds_count;      /* at most NETKIT_FDS_MAX */
+    const void *control;   /* other ancillary data, laid out as CMSG_DATA(3) says */
+    size_t control_len;    /* at most NETKIT_CONTROL_MAX */
+} netkit_message_out;
+
+/* Send a message. A stream may take less than all of the bytes: what comes beside
+ * them went with the first one, so send the rest as plain bytes. With descriptors
+ * a stream needs one byte at least.
+ * Returns the bytes taken; NETKIT_E_AGAIN; NETKIT_E_TOOBIG: a larger datagram, or
+ * more beside it, than there can be; NETKIT_E_MFILE: too many descriptors are on
+ * their way already; NETKIT_E_NOSYS: not on this kind of socket;
+ * NETKIT_E_INVALID; ... as netkit_socket_send. */
+NETKIT_API int netkit_socket_send_msg(netkit_socket s, const netkit_message_out *msg);
+
+/* Room for a message, and what came. */
+typedef struct netkit_message_in {
+    const netkit_room *rooms; /* for its bytes, at most NETKIT_SPANS_MAX pieces */
+    size_t rooms_count;
+    uintptr_t *fds; /* room for descriptors; those that come are the caller's to close,
+                                 and close-on-exec */
+    size_t fds_max;
+    void *control; /* room for other ancillary data */
+    size_t control_max;
+    /* Written by the call: */
+    size_t fds_count;
+    size_t control_len;
+    netkit_addr from;          /* who sent a datagram; NETKIT_AF_NONE on a stream */
+    netkit_credentials sender; /* with NETKIT_OPT_CREDENTIALS, else all -1 */
+    bool is_cut;               /* the datagram was longer than the room; the rest is gone */
+    bool is_fds_cut;           /* descriptors came that are closed again: there was no room in fds,
+                                 or none in the process (NETKIT_E_MFILE) */
+    bool is_control_cut;       /* other ancillary data came that is gone */
+} netkit_message_in;
+
+/* Receive a message, or what there is of a stream; on a stream descriptors come no
+ * later than the first byte they were sent with. What does not fit is closed or
+ * dropped and said, it never leaks, and the next message is whole.
+ * Returns the bytes received (0 for an empty datagram), NETKIT_E_AGAIN,
+ * NETKIT_E_EOF, ... as netkit_socket_recv; on failure nothing has come. */
+NETKIT_API int netkit_socket_recv_msg(netkit_socket s, netkit_message_in *msg);
+
+/* Who is at the other end of a unix stream: who they were when they connected, or
+ * listened, whatever they are now. *out is all -1 on failure.
+ * Returns NETKIT_OK; NETKIT_E_NOTCONN; NETKIT_E_NOSYS: not a unix socket, or the
+ * system does not tell. */
+NETKIT_API int netkit_socket_credentials(netkit_socket s, netkit_credentials *out);
+
+/* The file that binding to a unix path has made, for taking it away again. */
+typedef struct netkit_unix_file {
+    uint64_t device; /* of the system: which file it is, whatever is at its path later */
+    uint64_t inode;  /* both 0: none */
+    netkit_addr addr;
+} netkit_unix_file;
+
+/* Bind to a unix path as netkit_socket_bind, with the file's permissions: `mode`
+ * (0660, ...; 0 = what the umask leaves) holds from the moment there is a file, so
+ * nobody slips in. `flags` is 0 or NETKIT_SOCKET_REPLACE. *file (may be NULL) is for
+ * netkit_unix_unlink; for an abstract name it is none, and the rest means nothing.
+ * When it fails no file is left. */
+NETKIT_API int netkit_socket_bind_unix(netkit_socket s, const netkit_addr *addr, int flags,
+                                       uint32_t mode, netkit_unix_file *file);
+
+/* Remove that file if it is still there, before its socket is closed (until then no
+ * other file can be mistaken for it). Whatever else has come to its path stays.
+ * *file becomes all zero then, and doing it again is NETKIT_OK.
+ * Returns NETKIT_OK; NETKIT_E_NOTFOUND: nothing is there; NETKIT_E_STALE: something
+ * else is; NETKIT_E_ACCESS, ... */
+NETKIT_API int netkit_unix_unlink(netkit_unix_file *file);
+
+/* An address for a socket nobody has: a random name in `folder`, NULL = "/tmp".
+ * Nothing is created. *out is zeroed on failure.
+ * Returns NETKIT_OK; NETKIT_E_TOOBIG: no path so long; what the system's random
+ * numbers failed with. Thread: any. */
+NETKIT_API int netkit_unix_temp_path(netkit_addr *out, const char *folder);
 
 /* ---- src/api/poller.h ---- */
 /* ---- poller ---------------------------------------------------------------
@@ -1259,6 +1499,16 @@ typedef struct netkit_watch {
 
 typedef void (*netkit_loop_hook_fn)(netkit_loop *loop, void *user);
 
+/* Time limits of all conns of a loop: each is what 0 means in the desc of a conn,
+ * where any other value comes first and NETKIT_TIMEOUT_NONE switches it off. */
+typedef struct netkit_timeouts {
+    uint32_t connect_ms; /* connecting, 0 = 30,000; cannot be switched off */
+    uint32_t idle_ms;    /* no byte either way, 0 = never */
+    uint32_t close_ms;   /* a whole graceful close, 0 = 5,000; cannot be switched off */
+} netkit_timeouts;
+
+#define NETKIT_TIMEOUT_NONE UINT32_MAX
+
 typedef struct netkit_loop_desc {
     int backend;               /* NETKIT_BACKEND_*, 0 = AUTO */
     uint32_t objects_max;      /* listeners, conns and watches together, 0 = 1,048,576 */
@@ -1275,6 +1525,7 @@ typedef struct netkit_loop_desc {
     uint32_t slow_callback_ms; /* debug: a callback slower than this is logged, 0 = 50 */
     bool pull;                 /* events are fetched with netkit_loop_next */
     bool debug;                /* log mistakes with a hint */
+    netkit_timeouts timeouts;  /* of its conns, unless theirs say otherwise */
     uint64_t seed;             /* first generations of handles, 0 = random */
     netkit_loop_hook_fn before_turn; /* called before a turn waits */
     netkit_loop_hook_fn after_turn;  /* called when a turn is done */
@@ -1499,13 +1750,18 @@ typedef struct netkit_conn_options {
     uint32_t send_max;          /* bytes the queue takes, 0 = 262,144 */
     uint32_t chunks_max;        /* borrowed chunks the queue takes, 0 = 1,024 */
     uint32_t drain_max;         /* input discarded by a graceful close, 0 = 1 MiB */
-    uint32_t close_deadline_ms; /* for a whole graceful close, 0 = 5,000 */
-    uint32_t idle_timeout_ms;   /* no byte either way for so long ends it, 0 = never */
+    uint32_t close_deadline_ms; /* for a whole graceful close, 0 = the loop's, 5,000 */
+    uint32_t idle_timeout_ms;   /* no byte either way for so long ends it, 0 = the loop's, never */
     uint32_t deadline_ms;       /* end it so long after its start, 0 = never */
     uint32_t rate_min;          /* bytes to be received in each rate_period_ms, 0 = any */
     uint32_t rate_period_ms;    /* 0 = 5,000 */
     uint32_t user_timeout_ms;   /* sent data unacknowledged for so long ends it (Linux), 0 = off */
     uint32_t keepalive_s;       /* probe after so many silent seconds, 0 = off */
+    uint32_t recv_buffer;       /* NETKIT_OPT_RECV_BUFFER, 0 = the system's; in time for TCP to
+                                   tell the peer. For accepted and dialled ones */
+    uint32_t send_buffer;       /* NETKIT_OPT_SEND_BUFFER, 0 = the system's */
+    uint32_t fds_max;           /* unix: descriptors that may have come and wait for
+                                   netkit_conn_take_fd, 0 = what comes is closed */
     bool duplex;                /* on_data comes even while the queue could not take an answer */
     bool no_nodelay;            /* leave Nagle's algorithm on */
 } netkit_conn_options;
@@ -1520,7 +1776,13 @@ typedef struct netkit_listen_desc {
     uint32_t conns_max;       /* conns alive at a time, closing ones too; 0 = no limit but the
                                  loop's. At the limit connections wait in the backlog */
     bool reuse_port;          /* several listeners share the port, the kernel balances */
+    bool exclusive;           /* the port must be all free: no connection in TIME_WAIT either */
     bool v6only;              /* an IPv6 wildcard takes no IPv4 */
+    bool unix_replace;        /* unix: take the place of a socket's file that is left over, that is,
+                                 nobody has it bound; never of anything else */
+    bool unix_keep;           /* unix: leave the file when the listener closes; else it is removed,
+                                 if it is the one made here, by the process that made it */
+    uint32_t unix_mode;       /* unix: permissions of the file (0660, ...), 0 = as umask leaves */
     netkit_handler handler;   /* of the conns */
     netkit_conn_options conn; /* of the conns */
     void *user;               /* for the callbacks below and, at first, of each conn */
@@ -1552,6 +1814,17 @@ NETKIT_API int netkit_listener_close(netkit_loop *loop, netkit_listener listener
 /* The address it is bound to: the real port after port 0. */
 NETKIT_API int netkit_listener_local(netkit_loop *loop, netkit_listener listener, netkit_addr *out);
 
+/* Options of its socket, as netkit_socket_set, _get, _set_text and _get_text. Most
+ * pass to the conns it accepts from then on. NETKIT_E_CLOSED when it is closing. */
+NETKIT_API int netkit_listener_set_option(netkit_loop *loop, netkit_listener listener,
+                                          netkit_option option, int value);
+NETKIT_API int netkit_listener_get_option(netkit_loop *loop, netkit_listener listener,
+                                          netkit_option option, int *value);
+NETKIT_API int netkit_listener_set_option_text(netkit_loop *loop, netkit_listener listener,
+                                               netkit_option option, const char *value);
+NETKIT_API int netkit_listener_get_option_text(netkit_loop *loop, netkit_listener listener,
+                                               netkit_option option, char *text, size_t size);
+
 /* Whether it keeps netkit_loop_run going (at first it does). */
 NETKIT_API int netkit_listener_set_referenced(netkit_loop *loop, netkit_listener listener,
                                               bool referenced);
@@ -1562,7 +1835,7 @@ typedef struct netkit_connect_desc {
     const char *address;       /* a literal, as netkit_addr_parse; used during the call */
     const netkit_addr *addr;   /* or an address; used during the call */
     const netkit_addr *source; /* bind to this first, NULL = the system chooses */
-    uint32_t timeout_ms;       /* for connecting, 0 = 30,000 */
+    uint32_t timeout_ms;       /* for connecting, 0 = the loop's, 30,000 */
     netkit_handler handler;
     netkit_conn_options conn;
     void *user;
@@ -1642,6 +1915,30 @@ NETKIT_API int netkit_conn_commit(netkit_loop *loop, netkit_conn conn, size_t le
  * close, or the cork is taken out. */
 NETKIT_API int netkit_conn_cork(netkit_loop *loop, netkit_conn conn, bool corked);
 
+/* Queue bytes together with open descriptors, for the other end of a unix conn:
+ * they come no later than the first of the bytes, of which there must be one. The
+ * descriptors are duplicated: close your own whenever you like. Takes all or
+ * nothing; counts as a borrowed chunk, and its bytes do not count.
+ * Returns what netkit_conn_send does, and NETKIT_E_MFILE: no descriptor left for
+ * the duplicates; NETKIT_E_NOSYS: not a unix conn; NETKIT_E_TOOBIG: more than
+ * NETKIT_FDS_MAX of them, or more than send_max bytes. */
+NETKIT_API int netkit_conn_send_fds(netkit_loop *loop, netkit_conn conn, const void *data,
+                                    size_t len, const uintptr_t *fds, size_t count);
+
+/* Take the oldest descriptor that has come and was not taken: it is yours to close
+ * from then on, and close-on-exec. Descriptors are a queue of their own, beside the
+ * bytes: when on_data is shown the first byte of a message, all that were sent with
+ * it are there, and perhaps those of later ones; so have messages tell how many
+ * belong to them. A peer that makes more than fds_max wait ends the conn
+ * (NETKIT_E_TOOBIG), and so does losing some because the process had no room for
+ * them (NETKIT_E_TRUNCATED). What nobody took is closed with the conn.
+ * Returns NETKIT_OK; NETKIT_E_AGAIN: none waits, *out is UINTPTR_MAX. */
+NETKIT_API int netkit_conn_take_fd(netkit_loop *loop, netkit_conn conn, uintptr_t *out);
+
+/* Who is at the other end of a unix conn, as netkit_socket_credentials. */
+NETKIT_API int netkit_conn_credentials(netkit_loop *loop, netkit_conn conn,
+                                       netkit_credentials *out);
+
 /* Have on_drain called once, in a later turn, when `room` bytes fit into the queue:
  * for those who send a lot piece by piece and let others have their turn between.
  * NETKIT_E_TOOBIG: so much never fits. */
@@ -1683,11 +1980,16 @@ NETKIT_API int netkit_conn_remote(netkit_loop *loop, netkit_conn conn, netkit_ad
 /* The system's descriptor: look, set options; never close it. */
 NETKIT_API int netkit_conn_native(netkit_loop *loop, netkit_conn conn, uintptr_t *native);
 
-/* Options of its socket, as netkit_socket_set and _get. */
+/* Options of its socket, as netkit_socket_set, _get, _set_text and _get_text; what
+ * would make the loop wait is NETKIT_E_INVALID. */
 NETKIT_API int netkit_conn_set_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
                                       int value);
 NETKIT_API int netkit_conn_get_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
                                       int *value);
+NETKIT_API int netkit_conn_set_option_text(netkit_loop *loop, netkit_conn conn,
+                                           netkit_option option, const char *value);
+NETKIT_API int netkit_conn_get_option_text(netkit_loop *loop, netkit_conn conn,
+                                           netkit_option option, char *text, size_t size);
 
 /* The pointer given to callbacks; NULL for a stale handle. */
 NETKIT_API void *netkit_conn_user(netkit_loop *loop, netkit_conn conn);
@@ -4459,7 +4761,8 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
  *
  * NKI_FAIL(name) is 0, or in tests a function that counts the call, may set errno
  * and returns true to have it fail. close is special: it must really close.
- * NKI_CLIP(name, len) shortens transfers; sendmsg's caller asks it for its total. */
+ * NKI_CLIP(name, len) shortens transfers; the callers of sendmsg and recvmsg ask it for their
+ * total. */
 
 #if NKI_POSIX
 
@@ -4478,6 +4781,7 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 #define NKI_SYS_recv(s, b, n, f) (NKI_FAIL(recv) ? -1 : recv((s), (b), NKI_CLIP(recv, n), (f)))
 #define NKI_SYS_send(s, b, n, f) (NKI_FAIL(send) ? -1 : send((s), (b), NKI_CLIP(send, n), (f)))
 #define NKI_SYS_sendmsg(s, m, f) (NKI_FAIL(sendmsg) ? -1 : sendmsg((s), (m), (f)))
+#define NKI_SYS_recvmsg(s, m, f) (NKI_FAIL(recvmsg) ? -1 : recvmsg((s), (m), (f)))
 #define NKI_SYS_shutdown(s, how) (NKI_FAIL(shutdown) ? -1 : shutdown((s), (how)))
 #define NKI_SYS_close(fd) (close(fd) != 0 || NKI_FAIL(close) ? -1 : 0)
 #define NKI_SYS_getsockopt(s, l, o, v, n) \
@@ -4497,6 +4801,13 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
     (NKI_FAIL(pread) ? -1 : NKI_PREAD((fd), (b), NKI_CLIP(pread, n), (at)))
 #define NKI_SYS_pipe(fds) (NKI_FAIL(pipe) ? -1 : pipe(fds))
 #define NKI_SYS_unlink(path) (NKI_FAIL(unlink) ? -1 : unlink(path))
+#define NKI_SYS_lstat(path, st) (NKI_FAIL(lstat) ? -1 : lstat((path), (st)))
+#define NKI_SYS_chmod(path, mode) (NKI_FAIL(chmod) ? -1 : chmod((path), (mode)))
+#define NKI_SYS_lchmod(path, mode) \
+    (NKI_FAIL(lchmod) ? -1 : fchmodat(AT_FDCWD, (path), (mode), AT_SYMLINK_NOFOLLOW))
+#define NKI_SYS_fchmod(fd, mode) (NKI_FAIL(fchmod) ? -1 : fchmod((fd), (mode)))
+#define NKI_SYS_getpeereid(s, u, g) (NKI_FAIL(getpeereid) ? -1 : getpeereid((s), (u), (g)))
+#define NKI_SYS_getpid() getpid()
 #define NKI_SYS_open(path, flags) (NKI_FAIL(open) ? -1 : open((path), (flags)))
 #define NKI_SYS_poll(p, n, ms) (NKI_FAIL(poll) ? -1 : poll((p), (n), (ms)))
 #define NKI_SYS_clock_gettime(id, t) (NKI_FAIL(clock_gettime) ? -1 : clock_gettime((id), (t)))
@@ -4623,14 +4934,15 @@ static int nki_os_recv_now(uintptr_t s, void *data, size_t len);
 static NKI_HOT int nki_os_send(uintptr_t s, const void *data, size_t len); /* len up to INT_MAX */
 static int nki_os_send_flags(uintptr_t s, const void *data, size_t len, int flags);
 static int nki_os_send_now(uintptr_t s, const void *data, size_t len);
-/* At most 64 spans; has_more: something follows at once. */
-static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, bool has_more);
+static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, int flags);
+static int nki_os_sendv_now(uintptr_t s, const netkit_span *spans, size_t count);
+static int nki_os_recvv(uintptr_t s, const netkit_room *rooms, size_t count, int flags);
+static int nki_os_recvv_now(uintptr_t s, const netkit_room *rooms, size_t count);
 static bool nki_os_is_datagram(uintptr_t s);
 /* Up to a part of a file, 1 MiB at most; NETKIT_E_TRUNCATED: the file has no more. */
 static int nki_os_send_file(uintptr_t s, uintptr_t file, uint64_t offset, uint64_t len,
                             bool is_waiting);
 static int nki_os_file_size(uintptr_t file, uint64_t *out); /* NETKIT_E_INVALID: not a plain file */
-static int nki_os_file_dup(uintptr_t file, uintptr_t *out);
 
 /* Wait for NETKIT_POLL_* until the clock says deadline_ns (NKI_NEVER: no limit). Returns those
  * that hold or NETKIT_E_TIMEOUT. */
@@ -4645,6 +4957,26 @@ static int nki_os_local(uintptr_t s, netkit_addr *out);
 static int nki_os_remote(uintptr_t s, netkit_addr *out);
 static int nki_os_set_option(uintptr_t s, netkit_option option, int value);
 static int nki_os_get_option(uintptr_t s, netkit_option option, int *value);
+static int nki_os_set_text(uintptr_t s, netkit_option option, const char *value);
+static int nki_os_get_text(uintptr_t s, netkit_option option, char *text, size_t size);
+
+/* Messages. The forms with fds are for streams in drivers: send as the bytes they begin with,
+ * receive as recv, NETKIT_E_TRUNCATED when descriptors were lost (fds: room for NETKIT_FDS_MAX). */
+static int nki_os_send_msg(uintptr_t s, const netkit_message_out *out);
+static int nki_os_recv_msg(uintptr_t s, netkit_message_in *in);
+static void nki_os_forget_in(netkit_message_in *in); /* nothing has come */
+static int nki_os_send_fds(uintptr_t s, const void *data, size_t len, const uintptr_t *fds,
+                           size_t count);
+static int nki_os_recv_fds(uintptr_t s, void *data, size_t len, uintptr_t *fds, size_t *count);
+static int nki_os_dup(uintptr_t native, uintptr_t *out);
+
+/* Unix sockets. bind_unix binds whatever address: *file is none for those without a file. */
+static int nki_os_bind_unix(uintptr_t s, const netkit_addr *addr, int flags, uint32_t mode,
+                            netkit_unix_file *file);
+static int nki_os_unlink_unix(const netkit_unix_file *file);
+static void nki_os_undo_unix(netkit_unix_file *file); /* keeps the code, as nki_os_abandon */
+static int nki_os_credentials(uintptr_t s, netkit_credentials *out);
+static uint64_t nki_os_process(void);
 
 /* ---- src/os/sockaddr_posix.c ---- */
 /* Addresses as the kernel takes and gives them: netkit_addr to and from struct sockaddr_*.
@@ -4892,6 +5224,7 @@ NETKIT_API int netkit_error_from_os(int os_code) {
         {EADDRNOTAVAIL, NETKIT_E_ADDRNOTAVAIL},
         {EMFILE, NETKIT_E_MFILE},
         {ENFILE, NETKIT_E_MFILE},
+        {ETOOMANYREFS, NETKIT_E_MFILE}, /* of descriptors that are on their way */
         {ENOMEM, NETKIT_E_NOMEM},
         {ENOBUFS, NETKIT_E_NOMEM},
         {ENOSPC, NETKIT_E_FULL},
@@ -5157,7 +5490,6 @@ static void nki_os_wake_drain(const nki_wake *wake) {
 
 /* A poll that need not wait is interrupted too: how often to insist on looking. */
 enum {
-    NKI_SENDV_MAX = 64,
     NKI_LAST_LOOKS = 16
 };
 
@@ -5300,15 +5632,34 @@ static int nki_os_bind_options(int fd, const netkit_addr *addr, int flags) {
     return rc;
 }
 
-/* A path that exists stays: removing it could cut off a server that is alive. */
+/* As nki_sockaddr_from, and the address without a path by which Linux chooses a name: the family
+ * alone (unix(7), autobind). */
+static int nki_os_bind_address(struct sockaddr_storage *sa, socklen_t *len,
+                               const netkit_addr *addr) {
+    if (NKI_LINUX && addr->family == NETKIT_AF_UNIX && !addr->is_abstract && addr->path_len == 0) {
+        memset(sa, 0, sizeof *sa);
+        sa->ss_family = AF_UNIX;
+        *len = (socklen_t)sizeof(sa->ss_family);
+        return NETKIT_OK;
+    }
+    return nki_sockaddr_from(sa, len, addr);
+}
+
+/* A path that exists stays, unless it is asked for: removing it could cut off a server that is
+ * alive. */
 static int nki_os_bind(uintptr_t s, const netkit_addr *addr, int flags) {
-    const int known = NETKIT_SOCKET_REUSE_PORT | NETKIT_SOCKET_V6ONLY | NETKIT_SOCKET_NO_REUSE;
+    const int known = NETKIT_SOCKET_REUSE_PORT | NETKIT_SOCKET_V6ONLY | NETKIT_SOCKET_NO_REUSE |
+                      NETKIT_SOCKET_REPLACE;
     struct sockaddr_storage sa;
     socklen_t len;
+    netkit_unix_file file;
     if ((flags & ~known) != 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_sockaddr_from(&sa, &len, addr);
+    if (addr->family == NETKIT_AF_UNIX && (flags & NETKIT_SOCKET_REPLACE) != 0) {
+        return nki_os_bind_unix(s, addr, flags, 0, &file);
+    }
+    int rc = nki_os_bind_address(&sa, &len, addr);
     if (rc == NETKIT_OK && addr->family != NETKIT_AF_UNIX) {
         rc = nki_os_bind_options(nki_os_fd(s), addr, flags);
     } else if (rc == NETKIT_OK && (flags & NETKIT_SOCKET_REUSE_PORT) != 0) {
@@ -5430,6 +5781,21 @@ static int nki_os_check_peer(int fd) {
     return NETKIT_OK;
 }
 
+/* With Fast Open connect only notes where to, and has no peer before the first send. */
+static bool nki_os_is_deferred(int fd) {
+#if defined(TCP_FASTOPEN_CONNECT)
+    int os_code = errno;
+    int is_on = 0;
+    socklen_t len = (socklen_t)sizeof is_on;
+    int rc = NKI_SYS_getsockopt(fd, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, &is_on, &len);
+    errno = os_code;
+    return rc == 0 && is_on != 0;
+#else
+    NKI_UNUSED(fd);
+    return false;
+#endif
+}
+
 static int nki_os_connect(uintptr_t s, const netkit_addr *addr) {
     struct sockaddr_storage sa;
     socklen_t len;
@@ -5453,7 +5819,8 @@ static int nki_os_connect(uintptr_t s, const netkit_addr *addr) {
         }
         was_interrupted = true;
     }
-    return nki_os_check_peer(fd);
+    rc = nki_os_check_peer(fd);
+    return rc == NETKIT_E_NOTCONN && nki_os_is_deferred(fd) ? (int)NETKIT_OK : rc;
 }
 
 static int nki_os_pending_error(int fd, int *error) {
@@ -5533,37 +5900,6 @@ static NKI_HOT int nki_os_send(uintptr_t s, const void *data, size_t len) {
 
 static int nki_os_send_now(uintptr_t s, const void *data, size_t len) {
     return nki_os_send_flags(s, data, len, MSG_DONTWAIT);
-}
-
-/* More than INT_MAX bytes at once is EINVAL to the BSDs: what is beyond is left for the next
- * call, as after any short send. */
-static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, bool has_more) {
-    struct iovec iov[NKI_SENDV_MAX];
-    struct msghdr msg;
-    size_t left = NKI_CLIP(sendmsg, (size_t)INT_MAX);
-    uint8_t used = 0; /* fits msg_iovlen, which is a size_t here and an int there */
-    ssize_t sent;
-    if (count > NKI_SENDV_MAX) {
-        return NETKIT_E_INVALID;
-    }
-    for (; used < count && left > 0; used++) {
-        size_t len = NKI_MIN(spans[used].len, left);
-        /* The system only reads, but iovec has no const. */
-        memcpy(&iov[used].iov_base, &spans[used].data, sizeof iov[used].iov_base);
-        iov[used].iov_len = len;
-        left -= len;
-    }
-    memset(&msg, 0, sizeof(msg));
-    msg.msg_iov = iov;
-    msg.msg_iovlen = used;
-    do {
-        sent =
-            NKI_SYS_sendmsg(nki_os_fd(s), &msg, NKI_MSG_NOSIGNAL | (has_more ? NKI_MSG_MORE : 0));
-    } while (sent < 0 && errno == EINTR);
-    if (sent >= 0) {
-        return (int)sent;
-    }
-    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
 }
 
 static short nki_os_poll_from(uint32_t events) {
@@ -5680,7 +6016,8 @@ static int nki_os_reset(uintptr_t s) {
  * A row that the system has no name for says so with the level -1 and gives NETKIT_E_NOSYS; so
  * does an option of TCP asked of another protocol, by the kernel's own ENOPROTOOPT or EOPNOTSUPP.
  * What a kernel returns for a boolean may be any number but 0 (the BSDs return the option's bit):
- * it is made 1. Blocking and close-on-exec are flags of the descriptor and go through fcntl. */
+ * it is made 1. Blocking and close-on-exec are flags of the descriptor and go through fcntl. Time
+ * limits are milliseconds here and a struct timeval there, lingering is one number here. */
 
 #if NKI_POSIX
 
@@ -5693,7 +6030,9 @@ static int nki_os_reset(uintptr_t s) {
 enum {
     NKI_OPTION_BOOL = 0,
     NKI_OPTION_POSITIVE = 1,
-    NKI_OPTION_NATURAL = 2
+    NKI_OPTION_NATURAL = 2,
+    NKI_OPTION_TIME = 3,  /* milliseconds */
+    NKI_OPTION_LINGER = 4 /* seconds, or -1 */
 };
 
 typedef struct nki_option_row {
@@ -5710,6 +6049,26 @@ static const nki_option_row *nki_option_find(netkit_option option) {
         {NETKIT_OPT_REUSE_ADDR, SOL_SOCKET, SO_REUSEADDR, NKI_OPTION_BOOL},
         {NETKIT_OPT_EXCLUSIVE_ADDR, -1, 0, NKI_OPTION_BOOL},
         {NETKIT_OPT_V6ONLY, IPPROTO_IPV6, IPV6_V6ONLY, NKI_OPTION_BOOL},
+        {NETKIT_OPT_RECV_BUFFER, SOL_SOCKET, SO_RCVBUF, NKI_OPTION_POSITIVE},
+        {NETKIT_OPT_SEND_BUFFER, SOL_SOCKET, SO_SNDBUF, NKI_OPTION_POSITIVE},
+        {NETKIT_OPT_RECV_TIMEOUT, SOL_SOCKET, SO_RCVTIMEO, NKI_OPTION_TIME},
+        {NETKIT_OPT_SEND_TIMEOUT, SOL_SOCKET, SO_SNDTIMEO, NKI_OPTION_TIME},
+        {NETKIT_OPT_LINGER, SOL_SOCKET, SO_LINGER, NKI_OPTION_LINGER},
+#if defined(TCP_FASTOPEN)
+        {NETKIT_OPT_FAST_OPEN, IPPROTO_TCP, TCP_FASTOPEN, NKI_OPTION_NATURAL},
+#else
+        {NETKIT_OPT_FAST_OPEN, -1, 0, NKI_OPTION_NATURAL},
+#endif
+#if defined(TCP_FASTOPEN_CONNECT)
+        {NETKIT_OPT_FAST_OPEN_CONNECT, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, NKI_OPTION_BOOL},
+#else
+        {NETKIT_OPT_FAST_OPEN_CONNECT, -1, 0, NKI_OPTION_BOOL},
+#endif
+#if NKI_LINUX && defined(SO_PASSCRED)
+        {NETKIT_OPT_CREDENTIALS, SOL_SOCKET, SO_PASSCRED, NKI_OPTION_BOOL},
+#else
+        {NETKIT_OPT_CREDENTIALS, -1, 0, NKI_OPTION_BOOL},
+#endif
 #if defined(NKI_TCP_KEEPIDLE)
         {NETKIT_OPT_KEEPALIVE_IDLE, IPPROTO_TCP, NKI_TCP_KEEPIDLE, NKI_OPTION_POSITIVE},
 #else
@@ -5769,7 +6128,64 @@ static bool nki_option_accepts(int values, int value) {
     if (values == NKI_OPTION_BOOL) {
         return value == 0 || value == 1;
     }
+    if (values == NKI_OPTION_LINGER) {
+        return value >= -1 && value <= INT16_MAX; /* macOS has 16 bits for it */
+    }
     return value >= (values == NKI_OPTION_POSITIVE ? 1 : 0);
+}
+
+static int nki_option_set_time(int fd, const nki_option_row *row, int value) {
+    struct timeval time;
+    memset(&time, 0, sizeof time);
+    time.tv_sec = value / 1000;
+    time.tv_usec = (value % 1000) * 1000;
+    return NKI_SYS_setsockopt(fd, row->level, row->name, &time, (socklen_t)sizeof time) != 0
+               ? nki_os_error()
+               : NETKIT_OK;
+}
+
+static int nki_option_get_time(int fd, const nki_option_row *row, int *value) {
+    struct timeval time;
+    socklen_t len = (socklen_t)sizeof time;
+    memset(&time, 0, sizeof time);
+    if (NKI_SYS_getsockopt(fd, row->level, row->name, &time, &len) != 0) {
+        return nki_os_error();
+    }
+    int64_t ms = (int64_t)time.tv_sec * 1000 + ((int64_t)time.tv_usec + 999) / 1000;
+    *value = ms > INT_MAX ? INT_MAX : (int)ms;
+    return NETKIT_OK;
+}
+
+static int nki_option_set_linger(int fd, int value) {
+    struct linger linger;
+    memset(&linger, 0, sizeof linger);
+    linger.l_onoff = value >= 0;
+    linger.l_linger = value >= 0 ? value : 0;
+    return NKI_SYS_setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, (socklen_t)sizeof linger) != 0
+               ? nki_os_error()
+               : NETKIT_OK;
+}
+
+static int nki_option_get_linger(int fd, int *value) {
+    struct linger linger;
+    socklen_t len = (socklen_t)sizeof linger;
+    memset(&linger, 0, sizeof linger);
+    if (NKI_SYS_getsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, &len) != 0) {
+        return nki_os_error();
+    }
+    *value = linger.l_onoff != 0 ? linger.l_linger : -1;
+    return NETKIT_OK;
+}
+
+static int nki_option_set_row(int fd, const nki_option_row *row, int value) {
+    if (row->level < 0) {
+        return NETKIT_E_NOSYS;
+    }
+    switch (row->values) {
+    case NKI_OPTION_TIME: return nki_option_set_time(fd, row, value);
+    case NKI_OPTION_LINGER: return nki_option_set_linger(fd, value);
+    default: return nki_os_set_int(fd, row->level, row->name, value);
+    }
 }
 
 static int nki_os_set_option(uintptr_t s, netkit_option option, int value) {
@@ -5786,7 +6202,7 @@ static int nki_os_set_option(uintptr_t s, netkit_option option, int value) {
     if (option == NETKIT_OPT_CLOSE_ON_EXEC) {
         return nki_option_set_flag(fd, F_GETFD, F_SETFD, FD_CLOEXEC, value != 0);
     }
-    return row->level < 0 ? (int)NETKIT_E_NOSYS : nki_os_set_int(fd, row->level, row->name, value);
+    return nki_option_set_row(fd, row, value);
 }
 
 static int nki_option_get_int(int fd, const nki_option_row *row, int *value) {
@@ -5794,6 +6210,12 @@ static int nki_option_get_int(int fd, const nki_option_row *row, int *value) {
     socklen_t len = (socklen_t)sizeof(raw);
     if (row->level < 0) {
         return NETKIT_E_NOSYS;
+    }
+    if (row->values == NKI_OPTION_TIME) {
+        return nki_option_get_time(fd, row, value);
+    }
+    if (row->values == NKI_OPTION_LINGER) {
+        return nki_option_get_linger(fd, value);
     }
     if (NKI_SYS_getsockopt(fd, row->level, row->name, &raw, &len) != 0) {
         return nki_os_error();
@@ -5828,6 +6250,58 @@ static int nki_os_get_option(uintptr_t s, netkit_option option, int *value) {
     default: return NETKIT_E_INVALID;
     }
 }
+
+/* ---- texts ---- */
+
+#if defined(TCP_CONGESTION)
+enum {
+    NKI_CONGESTION_MAX = 16 /* with its NUL, on Linux and FreeBSD */
+};
+
+static int nki_os_set_text(uintptr_t s, netkit_option option, const char *value) {
+    size_t len = strlen(value);
+    if (option != NETKIT_OPT_CONGESTION || len == 0) {
+        return NETKIT_E_INVALID;
+    }
+    if (len >= NKI_CONGESTION_MAX) {
+        return NETKIT_E_NOTFOUND; /* Linux would cut it, and find another */
+    }
+    return NKI_SYS_setsockopt(nki_os_fd(s), IPPROTO_TCP, TCP_CONGESTION, value, (socklen_t)len) != 0
+               ? nki_os_error()
+               : NETKIT_OK;
+}
+
+static int nki_os_get_text(uintptr_t s, netkit_option option, char *text, size_t size) {
+    char name[NKI_CONGESTION_MAX + 1];
+    socklen_t len = (socklen_t)NKI_CONGESTION_MAX;
+    if (option != NETKIT_OPT_CONGESTION) {
+        return NETKIT_E_INVALID;
+    }
+    memset(name, 0, sizeof name);
+    if (NKI_SYS_getsockopt(nki_os_fd(s), IPPROTO_TCP, TCP_CONGESTION, name, &len) != 0) {
+        return nki_os_error();
+    }
+    size_t used = strlen(name);
+    if (used >= size) {
+        return NETKIT_E_TOOBIG;
+    }
+    memcpy(text, name, used + 1);
+    return (int)used;
+}
+#else
+static int nki_os_set_text(uintptr_t s, netkit_option option, const char *value) {
+    NKI_UNUSED(s);
+    NKI_UNUSED(value);
+    return option == NETKIT_OPT_CONGESTION ? NETKIT_E_NOSYS : NETKIT_E_INVALID;
+}
+
+static int nki_os_get_text(uintptr_t s, netkit_option option, char *text, size_t size) {
+    NKI_UNUSED(s);
+    NKI_UNUSED(text);
+    NKI_UNUSED(size);
+    return option == NETKIT_OPT_CONGESTION ? NETKIT_E_NOSYS : NETKIT_E_INVALID;
+}
+#endif
 
 #endif /* NKI_POSIX */
 
@@ -5947,10 +6421,659 @@ static int nki_os_file_size(uintptr_t file, uint64_t *out) {
     return NETKIT_OK;
 }
 
-static int nki_os_file_dup(uintptr_t file, uintptr_t *out) {
-    int fd = NKI_SYS_fcntl(nki_os_fd(file), F_DUPFD_CLOEXEC, 0);
+#endif /* NKI_POSIX */
+
+/* ---- src/os/unix_posix.c ---- */
+/* Unix sockets on POSIX: their files, and who is at the other end.
+ *
+ * Whether a socket's file is left over is asked by connecting a socket of another type, datagrams:
+ * a file that no socket is bound to refuses (ECONNREFUSED), a socket of streams that is alive says
+ * EPROTOTYPE, listening already or not yet, and one of datagrams takes it. So a server between
+ * bind and listen is not taken for dead, and one that is alive finds no stranger in its backlog
+ * (Linux unix_find_bsd, the BSDs' unp_connectat). Whatever is unclear counts as alive.
+ * Which file a socket made is known by device and inode. The system keeps a file's inode for as
+ * long as the socket is bound to it, so until it is closed no other file can have that number.
+ * No call here follows a symbolic link in the last place of a path. */
+
+#if NKI_POSIX
+
+#if NKI_APPLE
+#define NKI_CHANGED(st) (st).st_ctimespec
+#else
+#define NKI_CHANGED(st) (st).st_ctim
+#endif
+
+/* The path of an address as the system's calls want it. */
+typedef struct nki_path {
+    char text[NETKIT_UNIX_PATH_MAX + 1];
+} nki_path;
+
+static bool nki_path_of(nki_path *out, const netkit_addr *addr) {
+    memset(out, 0, sizeof *out);
+    if (addr->family != NETKIT_AF_UNIX || addr->is_abstract || addr->path_len == 0 ||
+        addr->path_len > NETKIT_UNIX_PATH_MAX) {
+        return false;
+    }
+    memcpy(out->text, addr->path, addr->path_len);
+    return true;
+}
+
+static int nki_path_look(const nki_path *path, struct stat *st) {
+    int rc;
+    do {
+        rc = NKI_SYS_lstat(path->text, st);
+    } while (rc != 0 && errno == EINTR);
+    return rc != 0 ? nki_os_error() : NETKIT_OK;
+}
+
+static bool nki_path_is_same(const struct stat *a, const struct stat *b) {
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* ---- left over? ---- */
+
+static int nki_unix_in_use(void) {
+    errno = EADDRINUSE;
+    return NETKIT_E_ADDRINUSE;
+}
+
+/* NETKIT_OK: a socket is bound there, or it cannot be told; NETKIT_E_REFUSED: none is. */
+static int nki_unix_probe(const netkit_addr *addr) {
+    struct sockaddr_storage sa;
+    socklen_t len;
+    uintptr_t s;
+    int rc = nki_sockaddr_from(&sa, &len, addr);
+    if (rc == NETKIT_OK) {
+        rc = nki_os_socket(NETKIT_AF_UNIX, NETKIT_SOCK_DGRAM, false, &s);
+    }
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    do {
+        rc = NKI_SYS_connect(nki_os_fd(s), (const struct sockaddr *)(const void *)&sa, len);
+    } while (rc != 0 && errno == EINTR);
+    bool is_refused = rc != 0 && errno == ECONNREFUSED;
+    nki_os_abandon(s);
+    return is_refused ? NETKIT_E_REFUSED : NETKIT_OK;
+}
+
+/* Remove a socket's file that nobody has bound. NETKIT_OK: the path is free. */
+static int nki_unix_clear(const nki_path *path, const netkit_addr *addr) {
+    struct stat before;
+    struct stat now;
+    int rc = nki_path_look(path, &before);
+    if (rc != NETKIT_OK) {
+        return rc == NETKIT_E_NOTFOUND ? (int)NETKIT_OK : rc;
+    }
+    rc = S_ISSOCK(before.st_mode) ? nki_unix_probe(addr) : (int)NETKIT_OK;
+    if (rc != NETKIT_E_REFUSED) {
+        return rc == NETKIT_OK ? nki_unix_in_use() : rc;
+    }
+    rc = nki_path_look(path, &now);
+    if (rc != NETKIT_OK) {
+        return rc == NETKIT_E_NOTFOUND ? (int)NETKIT_OK : rc;
+    }
+    /* Somebody may have done the same meanwhile, and been given the same inode again. */
+    if (!nki_path_is_same(&before, &now) ||
+        memcmp(&NKI_CHANGED(before), &NKI_CHANGED(now), sizeof NKI_CHANGED(now)) != 0) {
+        return nki_unix_in_use();
+    }
+    rc = NKI_SYS_unlink(path->text) != 0 ? nki_os_error() : (int)NETKIT_OK;
+    return rc == NETKIT_E_NOTFOUND ? (int)NETKIT_OK : rc;
+}
+
+/* ---- mode ---- */
+
+/* Permissions that the umask took away are given back. By way of a descriptor on Linux, as chmod
+ * follows links; the BSDs have a call that does not. */
+static int nki_unix_widen(const nki_path *path, const struct stat *st, uint32_t mode) {
+#if NKI_LINUX
+    char link[32];
+    struct stat opened;
+    int fd = NKI_SYS_open(path->text, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) {
+        return nki_os_error();
+    }
+    int rc = NKI_SYS_fstat(fd, &opened) != 0 ? nki_os_error() : (int)NETKIT_OK;
+    if (rc == NETKIT_OK && !nki_path_is_same(st, &opened)) {
+        rc = NETKIT_E_STALE;
+    }
+    if (rc == NETKIT_OK) {
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        rc = NKI_SYS_chmod(link, (mode_t)mode) != 0 ? nki_os_error() : (int)NETKIT_OK;
+        rc = rc == NETKIT_E_NOTFOUND ? (int)NETKIT_E_NOSYS : rc; /* no /proc here */
+    }
+    nki_os_abandon((uintptr_t)fd);
+    return rc;
+#else
+    NKI_UNUSED(st);
+    return NKI_SYS_lchmod(path->text, (mode_t)mode) != 0 ? nki_os_error() : NETKIT_OK;
+#endif
+}
+
+/* Until listen nobody can connect, so what is granted late is granted in time; what is denied must
+ * be denied from the start only where the file is made with more than that: Linux makes it with
+ * the mode of the socket, less the umask (unix_bind_bsd). */
+static int nki_unix_narrow(uintptr_t s, uint32_t mode) {
+#if NKI_LINUX
+    return NKI_SYS_fchmod(nki_os_fd(s), (mode_t)mode) != 0 ? nki_os_error() : NETKIT_OK;
+#else
+    NKI_UNUSED(s);
+    NKI_UNUSED(mode);
+    return NETKIT_OK;
+#endif
+}
+
+/* ---- binding ---- */
+
+static int nki_unix_bind(uintptr_t s, const netkit_addr *addr, const nki_path *path, int flags) {
+    struct sockaddr_storage sa;
+    socklen_t len;
+    int rc = nki_sockaddr_from(&sa, &len, addr);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    const struct sockaddr *at = (const struct sockaddr *)(const void *)&sa;
+    rc = NKI_SYS_bind(nki_os_fd(s), at, len) != 0 ? nki_os_error() : (int)NETKIT_OK;
+    if (rc == NETKIT_E_ADDRINUSE && (flags & NETKIT_SOCKET_REPLACE) != 0) {
+        rc = nki_unix_clear(path, addr);
+        if (rc == NETKIT_OK) {
+            rc = NKI_SYS_bind(nki_os_fd(s), at, len) != 0 ? nki_os_error() : (int)NETKIT_OK;
+        }
+    }
+    return rc;
+}
+
+/* A socket bound to a path: which file that is, with the right mode. When the system does not say
+ * which, its file is left alone for ever. */
+static int nki_unix_made(const nki_path *path, const netkit_addr *addr, uint32_t mode,
+                         netkit_unix_file *file) {
+    struct stat st;
+    int rc = nki_path_look(path, &st);
+    if (rc != NETKIT_OK) {
+        rc = nki_path_look(path, &st); /* so much depends on it that bad luck is tried twice */
+    }
+    bool is_known = rc == NETKIT_OK && S_ISSOCK(st.st_mode);
+    if (is_known) {
+        file->device = (uint64_t)st.st_dev;
+        file->inode = (uint64_t)st.st_ino;
+        file->addr = *addr;
+    }
+    if (mode == 0) {
+        return NETKIT_OK;
+    }
+    if (is_known && (st.st_mode & 0777) != (mode_t)mode) {
+        rc = nki_unix_widen(path, &st, mode);
+    }
+    return is_known || rc != NETKIT_OK ? rc : (int)NETKIT_E_STALE;
+}
+
+static int nki_os_bind_unix(uintptr_t s, const netkit_addr *addr, int flags, uint32_t mode,
+                            netkit_unix_file *file) {
+    nki_path path;
+    memset(file, 0, sizeof *file);
+    if (!nki_path_of(&path, addr)) {
+        return nki_os_bind(s, addr, flags & ~NETKIT_SOCKET_REPLACE);
+    }
+    if ((flags & NETKIT_SOCKET_REUSE_PORT) != 0) {
+        return NETKIT_E_NOSYS; /* Linux before 6.12 would say yes and mean nothing by it */
+    }
+    int rc = mode != 0 ? nki_unix_narrow(s, mode) : (int)NETKIT_OK;
+    if (rc == NETKIT_OK) {
+        rc = nki_unix_bind(s, addr, &path, flags);
+    }
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    rc = nki_unix_made(&path, addr, mode, file);
+    if (rc != NETKIT_OK) {
+        nki_os_undo_unix(file);
+    }
+    return rc;
+}
+
+static int nki_os_unlink_unix(const netkit_unix_file *file) {
+    nki_path path;
+    struct stat st;
+    if ((file->device == 0 && file->inode == 0) || !nki_path_of(&path, &file->addr)) {
+        return NETKIT_OK;
+    }
+    int rc = nki_path_look(&path, &st);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    bool is_ours = S_ISSOCK(st.st_mode) && (uint64_t)st.st_dev == file->device &&
+                   (uint64_t)st.st_ino == file->inode;
+    if (!is_ours) {
+        return NETKIT_E_STALE;
+    }
+    return NKI_SYS_unlink(path.text) != 0 ? nki_os_error() : NETKIT_OK;
+}
+
+/* On the way out of a failure, whose code is kept. */
+static void nki_os_undo_unix(netkit_unix_file *file) {
+    int os_code = errno;
+    (void)nki_os_unlink_unix(file);
+    memset(file, 0, sizeof *file);
+    errno = os_code;
+}
+
+static uint64_t nki_os_process(void) {
+    return (uint64_t)NKI_SYS_getpid();
+}
+
+/* ---- who ---- */
+
+#if NKI_LINUX
+/* A process in a namespace we cannot see has the number 0; without a peer the user is -1. */
+static netkit_credentials nki_os_credentials_of(const struct ucred *who) {
+    netkit_credentials c;
+    c.pid = who->pid > 0 ? (int64_t)who->pid : -1;
+    c.uid = who->uid != (uid_t)-1 ? (int64_t)who->uid : -1;
+    c.gid = who->gid != (gid_t)-1 ? (int64_t)who->gid : -1;
+    return c;
+}
+
+static int nki_os_ask_credentials(int fd, netkit_credentials *out) {
+    struct ucred who;
+    socklen_t len = (socklen_t)sizeof who;
+    memset(&who, 0xFF, sizeof who);
+    if (NKI_SYS_getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) != 0) {
+        return nki_os_error();
+    }
+    *out = nki_os_credentials_of(&who);
+    return out->uid < 0 && out->pid < 0 ? (int)NETKIT_E_NOTCONN : (int)NETKIT_OK;
+}
+#else
+/* The process, where there is a way to ask for it. */
+static int64_t nki_os_peer_process(int fd) {
+#if defined(LOCAL_PEERPID)
+    pid_t pid = -1;
+    socklen_t len = (socklen_t)sizeof pid;
+    int rc = NKI_SYS_getsockopt(fd, 0 /* SOL_LOCAL */, LOCAL_PEERPID, &pid, &len);
+    return rc == 0 && pid > 0 ? (int64_t)pid : -1;
+#elif defined(__OpenBSD__)
+    struct sockpeercred who;
+    socklen_t len = (socklen_t)sizeof who;
+    int rc = NKI_SYS_getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len);
+    return rc == 0 ? (int64_t)who.pid : -1;
+#else
+    NKI_UNUSED(fd);
+    return -1;
+#endif
+}
+
+static int nki_os_ask_credentials(int fd, netkit_credentials *out) {
+    uid_t uid;
+    gid_t gid;
+    if (NKI_SYS_getpeereid(fd, &uid, &gid) != 0) {
+        return nki_os_error();
+    }
+    out->pid = nki_os_peer_process(fd);
+    out->uid = (int64_t)uid;
+    out->gid = (int64_t)gid;
+    return NETKIT_OK;
+}
+#endif
+
+static int nki_os_credentials(uintptr_t s, netkit_credentials *out) {
+    netkit_addr self;
+    out->pid = out->uid = out->gid = -1;
+    int rc = nki_os_local(s, &self);
+    if (rc == NETKIT_OK && self.family != NETKIT_AF_UNIX) {
+        rc = NETKIT_E_NOSYS;
+    }
+    return rc != NETKIT_OK ? rc : nki_os_ask_credentials(nki_os_fd(s), out);
+}
+
+/* ---- duplicates ---- */
+
+static int nki_os_dup(uintptr_t native, uintptr_t *out) {
+    int fd = NKI_SYS_fcntl(nki_os_fd(native), F_DUPFD_CLOEXEC, 0);
     *out = fd < 0 ? UINTPTR_MAX : (uintptr_t)fd;
     return fd < 0 ? nki_os_error() : NETKIT_OK;
+}
+
+#endif /* NKI_POSIX */
+
+/* ---- src/os/message_posix.c ---- */
+/* Messages on POSIX: sendmsg and recvmsg with all that can go beside bytes.
+ *
+ * Descriptors in a message that was received are open in this process whether or not anybody looks
+ * at them: so the room for them is always the most that can come, and what the caller has no room
+ * for is closed here. Then only the system itself can lose some (MSG_CTRUNC: the process's table
+ * is full), and it closes those. They are close-on-exec from the start where the system can say
+ * so (MSG_CMSG_CLOEXEC; not on macOS, where another thread's program may inherit one).
+ * A stream carries descriptors with the first byte of a send, so one of 0 bytes would lose them in
+ * silence (seen on Linux): it is refused. */
+
+#if NKI_POSIX
+
+#if defined(MSG_CMSG_CLOEXEC)
+#define NKI_MSG_CMSG_CLOEXEC MSG_CMSG_CLOEXEC
+#else
+#define NKI_MSG_CMSG_CLOEXEC 0
+#endif
+
+#if NKI_LINUX && defined(SCM_CREDENTIALS)
+#define NKI_HAS_SCM_CREDENTIALS 1
+#else
+#define NKI_HAS_SCM_CREDENTIALS 0
+#endif
+
+/* Room for the most descriptors, credentials, and what else may come; aligned for cmsghdr. */
+typedef union nki_control {
+    struct cmsghdr align;
+    unsigned char
+        bytes[CMSG_SPACE(NETKIT_FDS_MAX * sizeof(int)) + CMSG_SPACE(64) + NETKIT_CONTROL_MAX];
+} nki_control;
+
+/* More than INT_MAX bytes at once is EINVAL to the BSDs: what is beyond is left for the next
+ * call, as after any short transfer. Returns the pieces used, which fit msg_iovlen whatever its
+ * type. */
+static uint8_t nki_os_iov(struct iovec *iov, const netkit_span *spans, size_t count, size_t most) {
+    uint8_t used = 0;
+    for (; used < count && most > 0; used++) {
+        size_t len = NKI_MIN(spans[used].len, most);
+        /* Of spans the system only reads, but iovec has no const. */
+        memcpy(&iov[used].iov_base, &spans[used].data, sizeof iov[used].iov_base);
+        iov[used].iov_len = len;
+        most -= len;
+    }
+    return used;
+}
+
+static uint8_t nki_os_iov_rooms(struct iovec *iov, const netkit_room *rooms, size_t count) {
+    size_t most = NKI_CLIP(recvmsg, (size_t)INT_MAX);
+    uint8_t used = 0;
+    for (; used < count && most > 0; used++) {
+        iov[used].iov_base = rooms[used].data;
+        iov[used].iov_len = NKI_MIN(rooms[used].len, most);
+        most -= iov[used].iov_len;
+    }
+    return used;
+}
+
+static int nki_os_sendmsg(uintptr_t s, const struct msghdr *msg, int flags) {
+    ssize_t sent;
+    do {
+        sent = NKI_SYS_sendmsg(nki_os_fd(s), msg, flags | NKI_MSG_NOSIGNAL);
+    } while (sent < 0 && errno == EINTR);
+    if (sent >= 0) {
+        return (int)sent;
+    }
+    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+}
+
+static ssize_t nki_os_recvmsg(uintptr_t s, struct msghdr *msg, int flags) {
+    ssize_t got;
+    do {
+        got = NKI_SYS_recvmsg(nki_os_fd(s), msg, flags | NKI_MSG_CMSG_CLOEXEC);
+    } while (got < 0 && errno == EINTR);
+    return got;
+}
+
+static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, int flags) {
+    struct iovec iov[NETKIT_SPANS_MAX];
+    struct msghdr msg;
+    if (count > NETKIT_SPANS_MAX) {
+        return NETKIT_E_INVALID;
+    }
+    memset(&msg, 0, sizeof(msg));
+    msg.msg_iov = iov;
+    msg.msg_iovlen = nki_os_iov(iov, spans, count, NKI_CLIP(sendmsg, (size_t)INT_MAX));
+    return nki_os_sendmsg(s, &msg, flags);
+}
+
+static int nki_os_sendv_now(uintptr_t s, const netkit_span *spans, size_t count) {
+    return nki_os_sendv(s, spans, count, MSG_DONTWAIT);
+}
+
+static int nki_os_recvv(uintptr_t s, const netkit_room *rooms, size_t count, int flags) {
+    struct iovec iov[NETKIT_SPANS_MAX];
+    struct msghdr msg;
+    size_t room = 0;
+    if (count > NETKIT_SPANS_MAX) {
+        return NETKIT_E_INVALID;
+    }
+    memset(&msg, 0, sizeof(msg));
+    msg.msg_iov = iov;
+    msg.msg_iovlen = nki_os_iov_rooms(iov, rooms, count);
+    for (size_t i = 0; i < count && room == 0; i++) {
+        room = rooms[i].len;
+    }
+    return nki_os_recv_result(nki_os_recvmsg(s, &msg, flags), room);
+}
+
+static int nki_os_recvv_now(uintptr_t s, const netkit_room *rooms, size_t count) {
+    return nki_os_recvv(s, rooms, count, MSG_DONTWAIT);
+}
+
+/* ---- out ---- */
+
+/* Put descriptors into the control buffer. Returns its length. */
+static int nki_control_fds(nki_control *control, const uintptr_t *fds, size_t count, size_t *len) {
+    struct cmsghdr *head = &control->align;
+    size_t size = count * sizeof(int);
+    *len = 0;
+    if (count == 0) {
+        return NETKIT_OK;
+    }
+    memset(control->bytes, 0, CMSG_SPACE(size));
+    head->cmsg_level = SOL_SOCKET;
+    head->cmsg_type = SCM_RIGHTS;
+    head->cmsg_len = (socklen_t)CMSG_LEN(size);
+    for (size_t i = 0; i < count; i++) {
+        int fd = nki_os_fd(fds[i]);
+        if (fd < 0) {
+            errno = EBADF;
+            return NETKIT_E_INVALID;
+        }
+        memcpy(CMSG_DATA(head) + i * sizeof fd, &fd, sizeof fd);
+    }
+    *len = CMSG_SPACE(size);
+    return NETKIT_OK;
+}
+
+static bool nki_os_is_empty(const netkit_span *spans, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        if (spans[i].len != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* What can be known to be wrong without asking the system. */
+static int nki_os_check_out(uintptr_t s, const netkit_message_out *out) {
+    if (out->spans_count > NETKIT_SPANS_MAX) {
+        return NETKIT_E_INVALID;
+    }
+    if (out->fds_count > NETKIT_FDS_MAX || out->control_len > NETKIT_CONTROL_MAX) {
+        return NETKIT_E_TOOBIG;
+    }
+    bool is_lost = out->fds_count + out->control_len != 0 &&
+                   nki_os_is_empty(out->spans, out->spans_count) && !nki_os_is_datagram(s);
+    return is_lost ? NETKIT_E_INVALID : NETKIT_OK;
+}
+
+static int nki_os_send_msg(uintptr_t s, const netkit_message_out *out) {
+    struct iovec iov[NETKIT_SPANS_MAX];
+    struct sockaddr_storage sa;
+    struct msghdr msg;
+    nki_control control;
+    socklen_t sa_len = 0;
+    size_t len = 0;
+    int rc = nki_os_check_out(s, out);
+    if (rc == NETKIT_OK && out->to != NULL) {
+        rc = nki_sockaddr_from(&sa, &sa_len, out->to);
+    }
+    if (rc == NETKIT_OK) {
+        rc = nki_control_fds(&control, out->fds, out->fds_count, &len);
+    }
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    if (out->control_len != 0) {
+        memcpy(control.bytes + len, out->control, out->control_len);
+        len += out->control_len;
+    }
+    memset(&msg, 0, sizeof(msg));
+    msg.msg_name = out->to != NULL ? &sa : NULL;
+    msg.msg_namelen = sa_len;
+    msg.msg_iov = iov;
+    msg.msg_iovlen =
+        nki_os_iov(iov, out->spans, out->spans_count, NKI_CLIP(sendmsg, (size_t)INT_MAX));
+    msg.msg_control = len != 0 ? control.bytes : NULL;
+    msg.msg_controllen = (socklen_t)len;
+    return nki_os_sendmsg(s, &msg, 0);
+}
+
+/* One span with descriptors, for drivers. */
+static int nki_os_send_fds(uintptr_t s, const void *data, size_t len, const uintptr_t *fds,
+                           size_t count) {
+    netkit_message_out out;
+    netkit_span span;
+    memset(&out, 0, sizeof(out));
+    span.data = data;
+    span.len = len;
+    out.spans = &span;
+    out.spans_count = 1;
+    out.fds = fds;
+    out.fds_count = count;
+    return nki_os_send_msg(s, &out);
+}
+
+/* ---- in ---- */
+
+/* Keep a descriptor that came, or close it when there is no room. */
+static void nki_os_take_fd(netkit_message_in *in, int fd) {
+    bool is_room = in->fds_count < in->fds_max;
+#if !defined(MSG_CMSG_CLOEXEC)
+    is_room = is_room && NKI_SYS_fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
+#endif
+    if (is_room) {
+        in->fds[in->fds_count++] = (uintptr_t)fd;
+    } else {
+        in->is_fds_cut = true;
+        nki_os_abandon((uintptr_t)fd);
+    }
+}
+
+static void nki_os_take_credentials(netkit_message_in *in, const struct cmsghdr *head) {
+#if NKI_HAS_SCM_CREDENTIALS
+    struct ucred who;
+    memcpy(&who, CMSG_DATA(head), sizeof who);
+    in->sender = nki_os_credentials_of(&who);
+#else
+    NKI_UNUSED(in);
+    NKI_UNUSED(head);
+#endif
+}
+
+/* The caller's: as the system wrote it, head and all, with the room that keeps the next in line. */
+static void nki_os_take_other(netkit_message_in *in, const struct cmsghdr *head) {
+    size_t len = (size_t)head->cmsg_len;
+    size_t space = CMSG_SPACE(len - CMSG_LEN(0));
+    if (space > in->control_max - in->control_len) {
+        in->is_control_cut = true;
+        return;
+    }
+    memset((char *)in->control + in->control_len, 0, space);
+    memcpy((char *)in->control + in->control_len, head, len);
+    in->control_len += space;
+}
+
+static void nki_os_take_control(netkit_message_in *in, struct msghdr *msg) {
+    for (struct cmsghdr *head = CMSG_FIRSTHDR(msg); head != NULL; head = CMSG_NXTHDR(msg, head)) {
+        size_t len = (size_t)head->cmsg_len - CMSG_LEN(0);
+        if (head->cmsg_level != SOL_SOCKET) {
+            nki_os_take_other(in, head);
+        } else if (head->cmsg_type == SCM_RIGHTS) {
+            for (size_t at = 0; at + sizeof(int) <= len; at += sizeof(int)) {
+                int fd;
+                memcpy(&fd, CMSG_DATA(head) + at, sizeof fd);
+                nki_os_take_fd(in, fd);
+            }
+#if NKI_HAS_SCM_CREDENTIALS
+        } else if (head->cmsg_type == SCM_CREDENTIALS && len >= sizeof(struct ucred)) {
+            nki_os_take_credentials(in, head);
+#endif
+        } else {
+            nki_os_take_other(in, head);
+        }
+    }
+}
+
+static void nki_os_forget_in(netkit_message_in *in) {
+    in->fds_count = 0;
+    in->control_len = 0;
+    memset(&in->from, 0, sizeof in->from);
+    in->sender.pid = in->sender.uid = in->sender.gid = -1;
+    in->is_cut = in->is_fds_cut = in->is_control_cut = false;
+}
+
+static bool nki_os_has_room(const netkit_room *rooms, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        if (rooms[i].len != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int nki_os_recv_msg(uintptr_t s, netkit_message_in *in) {
+    struct iovec iov[NETKIT_SPANS_MAX];
+    struct sockaddr_storage sa;
+    struct msghdr msg;
+    nki_control control;
+    nki_os_forget_in(in);
+    if (in->rooms_count > NETKIT_SPANS_MAX) {
+        return NETKIT_E_INVALID;
+    }
+    memset(&msg, 0, sizeof(msg));
+    memset(&sa, 0, sizeof(sa));
+    msg.msg_name = &sa;
+    msg.msg_namelen = (socklen_t)sizeof(sa);
+    msg.msg_iov = iov;
+    msg.msg_iovlen = nki_os_iov_rooms(iov, in->rooms, in->rooms_count);
+    msg.msg_control = control.bytes;
+    msg.msg_controllen = (socklen_t)sizeof(control.bytes);
+    ssize_t got = nki_os_recvmsg(s, &msg, 0);
+    if (got < 0) {
+        return nki_os_recv_result(got, 0);
+    }
+    nki_sockaddr_to(&in->from, &sa, msg.msg_namelen);
+    nki_os_take_control(in, &msg);
+    in->is_cut = (msg.msg_flags & MSG_TRUNC) != 0;
+    if ((msg.msg_flags & MSG_CTRUNC) != 0) {
+        in->is_fds_cut = true; /* there was room here for all of them: the process had none */
+    }
+    bool is_end = got == 0 && nki_os_has_room(in->rooms, in->rooms_count) && !nki_os_is_datagram(s);
+    return is_end ? (int)NETKIT_E_EOF : (int)got;
+}
+
+/* For drivers: one span, with room for all descriptors that can come. NETKIT_E_TRUNCATED when some
+ * are lost; those that came are closed then. */
+static int nki_os_recv_fds(uintptr_t s, void *data, size_t len, uintptr_t *fds, size_t *count) {
+    netkit_message_in in;
+    netkit_room room;
+    memset(&in, 0, sizeof(in));
+    room.data = data;
+    room.len = len;
+    in.rooms = &room;
+    in.rooms_count = 1;
+    in.fds = fds;
+    in.fds_max = NETKIT_FDS_MAX;
+    int rc = nki_os_recv_msg(s, &in);
+    if (rc >= 0 && in.is_fds_cut) {
+        while (in.fds_count > 0) {
+            nki_os_abandon(fds[--in.fds_count]);
+        }
+        rc = NETKIT_E_TRUNCATED;
+    }
+    *count = in.fds_count;
+    return rc;
 }
 
 #endif /* NKI_POSIX */
@@ -6026,15 +7149,18 @@ NETKIT_API int netkit_socket_listen(netkit_socket s, int backlog) {
  * socket is closed by the caller's netkit_socket_close, or quietly here. */
 static int nki_socket_listen_one(uintptr_t *out, const netkit_addr *addr, int flags, int backlog) {
     bool is_blocking = (flags & NETKIT_SOCKET_BLOCKING) != 0;
+    netkit_unix_file file;
+    memset(&file, 0, sizeof file);
     int rc = nki_os_socket(addr->family, NETKIT_SOCK_STREAM, is_blocking, out);
     if (rc != NETKIT_OK) {
         return rc;
     }
-    rc = nki_os_bind(*out, addr, flags & ~NETKIT_SOCKET_BLOCKING);
+    rc = nki_os_bind_unix(*out, addr, flags & ~NETKIT_SOCKET_BLOCKING, 0, &file);
     if (rc == NETKIT_OK) {
         rc = nki_os_listen(*out, backlog);
     }
     if (rc != NETKIT_OK) {
+        nki_os_undo_unix(&file);
         nki_os_abandon(*out);
         *out = UINTPTR_MAX;
     }
@@ -6050,7 +7176,7 @@ static bool nki_socket_lacks_ipv6(int rc) {
 NETKIT_API int netkit_socket_listen_on(netkit_socket *out, const netkit_addr *addr, int flags,
                                        int backlog) {
     const int known = NETKIT_SOCKET_BLOCKING | NETKIT_SOCKET_REUSE_PORT | NETKIT_SOCKET_V6ONLY |
-                      NETKIT_SOCKET_NO_REUSE;
+                      NETKIT_SOCKET_NO_REUSE | NETKIT_SOCKET_REPLACE;
     uintptr_t native = UINTPTR_MAX;
     if (out == NULL) {
         return NETKIT_E_INVALID;
@@ -6145,6 +7271,41 @@ NETKIT_API int netkit_socket_connect_result(netkit_socket s) {
     return s.value == 0 ? (int)NETKIT_E_INVALID : nki_os_connect_result(nki_socket_native(s));
 }
 
+static bool nki_spans_are_valid(const netkit_span *spans, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        if (spans == NULL || (spans[i].data == NULL && spans[i].len > 0)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool nki_rooms_are_valid(const netkit_room *rooms, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        if (rooms == NULL || (rooms[i].data == NULL && rooms[i].len > 0)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Pieces of memory that exist side by side cannot add up to more than a size_t holds. */
+static size_t nki_spans_len(const netkit_span *spans, size_t count) {
+    size_t sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        sum += spans[i].len;
+    }
+    return sum;
+}
+
+static size_t nki_rooms_len(const netkit_room *rooms, size_t count) {
+    size_t sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        sum += rooms[i].len;
+    }
+    return sum;
+}
+
 NETKIT_API int netkit_socket_send(netkit_socket s, const void *data, size_t len) {
     if (s.value == 0 || (data == NULL && len > 0)) {
         return NETKIT_E_INVALID;
@@ -6165,15 +7326,22 @@ NETKIT_API int netkit_socket_recv(netkit_socket s, void *data, size_t len) {
 }
 
 NETKIT_API int netkit_socket_sendv(netkit_socket s, const netkit_span *spans, size_t count) {
-    if (s.value == 0 || (spans == NULL && count > 0)) {
+    if (s.value == 0 || !nki_spans_are_valid(spans, count)) {
         return NETKIT_E_INVALID;
     }
-    for (size_t i = 0; i < count; i++) {
-        if (spans[i].data == NULL && spans[i].len > 0) {
-            return NETKIT_E_INVALID;
-        }
+    return nki_os_sendv(nki_socket_native(s), spans, count, 0);
+}
+
+NETKIT_API int netkit_socket_recvv(netkit_socket s, const netkit_room *rooms, size_t count) {
+    uintptr_t native = nki_socket_native(s);
+    if (s.value == 0 || !nki_rooms_are_valid(rooms, count)) {
+        return NETKIT_E_INVALID;
     }
-    return nki_os_sendv(nki_socket_native(s), spans, count, false);
+    if (nki_rooms_len(rooms, count) == 0) {
+        return 0; /* as netkit_socket_recv */
+    }
+    int rc = nki_os_recvv(native, rooms, count, 0);
+    return rc == NETKIT_E_EOF && nki_os_is_datagram(native) ? 0 : rc;
 }
 
 /* After a step of a _all call that moved `rc` bytes or failed with it: NETKIT_OK to go on. The
@@ -6277,6 +7445,93 @@ NETKIT_API int netkit_socket_recv_all(netkit_socket s, void *data, size_t len, i
     return rc;
 }
 
+/* Where a _all call over pieces is: each step moves a window of those not yet done. */
+typedef struct nki_vector {
+    size_t next;  /* the first piece that is not done */
+    size_t begin; /* bytes of it that are */
+} nki_vector;
+
+static size_t nki_vector_spans(const nki_vector *v, const netkit_span *spans, size_t count,
+                               netkit_span *out) {
+    size_t used = NKI_MIN(count - v->next, (size_t)NETKIT_SPANS_MAX);
+    memcpy(out, spans + v->next, used * sizeof *out);
+    out[0].data = (const char *)out[0].data + v->begin;
+    out[0].len -= v->begin;
+    return used;
+}
+
+static size_t nki_vector_rooms(const nki_vector *v, const netkit_room *rooms, size_t count,
+                               netkit_room *out) {
+    size_t used = NKI_MIN(count - v->next, (size_t)NETKIT_SPANS_MAX);
+    memcpy(out, rooms + v->next, used * sizeof *out);
+    out[0].data = (char *)out[0].data + v->begin;
+    out[0].len -= v->begin;
+    return used;
+}
+
+NETKIT_API int netkit_socket_sendv_all(netkit_socket s, const netkit_span *spans, size_t count,
+                                       int timeout_ms, size_t *done) {
+    uintptr_t native = nki_socket_native(s);
+    netkit_span window[NETKIT_SPANS_MAX];
+    nki_vector v = {0, 0};
+    size_t moved = 0;
+    bool is_valid = s.value != 0 && nki_spans_are_valid(spans, count);
+    int rc = is_valid ? NETKIT_OK : NETKIT_E_INVALID;
+    size_t len = is_valid ? nki_spans_len(spans, count) : 0;
+    uint64_t deadline = is_valid ? nki_socket_deadline(timeout_ms) : 0;
+    while (rc == NETKIT_OK && moved < len) {
+        while (spans[v.next].len == v.begin) {
+            v.next++;
+            v.begin = 0;
+        }
+        rc = nki_os_sendv_now(native, window, nki_vector_spans(&v, spans, count, window));
+        size_t step = rc > 0 ? (size_t)rc : 0u;
+        moved += step;
+        for (; step > 0 && step >= spans[v.next].len - v.begin; v.begin = 0) {
+            step -= spans[v.next++].len - v.begin;
+        }
+        v.begin += step;
+        rc = moved == len ? (int)NETKIT_OK
+                          : nki_socket_after_step(native, rc, NETKIT_POLL_WRITE, deadline);
+    }
+    if (done != NULL) {
+        *done = moved;
+    }
+    return rc;
+}
+
+NETKIT_API int netkit_socket_recvv_all(netkit_socket s, const netkit_room *rooms, size_t count,
+                                       int timeout_ms, size_t *done) {
+    uintptr_t native = nki_socket_native(s);
+    netkit_room window[NETKIT_SPANS_MAX];
+    nki_vector v = {0, 0};
+    size_t moved = 0;
+    bool is_valid = s.value != 0 && nki_rooms_are_valid(rooms, count);
+    int rc = is_valid ? NETKIT_OK : NETKIT_E_INVALID;
+    size_t len = is_valid ? nki_rooms_len(rooms, count) : 0;
+    uint64_t deadline = is_valid ? nki_socket_deadline(timeout_ms) : 0;
+    while (rc == NETKIT_OK && moved < len) {
+        while (rooms[v.next].len == v.begin) {
+            v.next++;
+            v.begin = 0;
+        }
+        rc = nki_os_recvv_now(native, window, nki_vector_rooms(&v, rooms, count, window));
+        size_t step = rc > 0 ? (size_t)rc : 0u;
+        moved += step;
+        for (; step > 0 && step >= rooms[v.next].len - v.begin; v.begin = 0) {
+            step -= rooms[v.next++].len - v.begin;
+        }
+        v.begin += step;
+        rc = rc == NETKIT_E_EOF && nki_os_is_datagram(native) ? 0 : rc;
+        rc = moved == len ? (int)NETKIT_OK
+                          : nki_socket_after_step(native, rc, NETKIT_POLL_READ, deadline);
+    }
+    if (done != NULL) {
+        *done = moved;
+    }
+    return rc;
+}
+
 NETKIT_API int netkit_socket_wait(netkit_socket s, int events, int timeout_ms) {
     const int known = NETKIT_POLL_READ | NETKIT_POLL_WRITE | NETKIT_POLL_PRIORITY;
     if (s.value == 0 || events == 0 || (events & ~known) != 0) {
@@ -6343,8 +7598,114 @@ NETKIT_API int netkit_socket_get(netkit_socket s, netkit_option option, int *val
                         : nki_os_get_option(nki_socket_native(s), option, value);
 }
 
+NETKIT_API int netkit_socket_set_text(netkit_socket s, netkit_option option, const char *value) {
+    if (s.value == 0 || value == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    return nki_os_set_text(nki_socket_native(s), option, value);
+}
+
+NETKIT_API int netkit_socket_get_text(netkit_socket s, netkit_option option, char *text,
+                                      size_t size) {
+    if (text == NULL || size == 0) {
+        return NETKIT_E_INVALID;
+    }
+    text[0] = 0;
+    return s.value == 0 ? (int)NETKIT_E_INVALID
+                        : nki_os_get_text(nki_socket_native(s), option, text, size);
+}
+
 NETKIT_API int netkit_socket_os_code(void) {
     return nki_os_code();
+}
+
+/* ---- src/os/unix.c ---- */
+/* Messages and unix sockets, as users call them: arguments are checked, the system does it. */
+
+NETKIT_API int netkit_socket_send_msg(netkit_socket s, const netkit_message_out *msg) {
+    bool is_valid = s.value != 0 && msg != NULL &&
+                    nki_spans_are_valid(msg->spans, msg->spans_count) &&
+                    (msg->fds != NULL || msg->fds_count == 0) &&
+                    (msg->control != NULL || msg->control_len == 0);
+    return is_valid ? nki_os_send_msg(nki_socket_native(s), msg) : NETKIT_E_INVALID;
+}
+
+NETKIT_API int netkit_socket_recv_msg(netkit_socket s, netkit_message_in *msg) {
+    if (msg == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    bool is_valid = s.value != 0 && nki_rooms_are_valid(msg->rooms, msg->rooms_count) &&
+                    (msg->fds != NULL || msg->fds_max == 0) &&
+                    (msg->control != NULL || msg->control_max == 0);
+    if (!is_valid) {
+        nki_os_forget_in(msg);
+        return NETKIT_E_INVALID;
+    }
+    return nki_os_recv_msg(nki_socket_native(s), msg);
+}
+
+NETKIT_API int netkit_socket_credentials(netkit_socket s, netkit_credentials *out) {
+    if (out == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    out->pid = out->uid = out->gid = -1;
+    return s.value == 0 ? (int)NETKIT_E_INVALID : nki_os_credentials(nki_socket_native(s), out);
+}
+
+NETKIT_API int netkit_socket_bind_unix(netkit_socket s, const netkit_addr *addr, int flags,
+                                       uint32_t mode, netkit_unix_file *file) {
+    netkit_unix_file made;
+    memset(&made, 0, sizeof made);
+    bool is_valid = s.value != 0 && addr != NULL && addr->family == NETKIT_AF_UNIX &&
+                    (flags & ~NETKIT_SOCKET_REPLACE) == 0 && mode <= 0777;
+    int rc = is_valid ? nki_os_bind_unix(nki_socket_native(s), addr, flags, mode, &made)
+                      : NETKIT_E_INVALID;
+    if (file != NULL) {
+        *file = made;
+    }
+    return rc;
+}
+
+NETKIT_API int netkit_unix_unlink(netkit_unix_file *file) {
+    if (file == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    int rc = nki_os_unlink_unix(file);
+    if (rc == NETKIT_OK || rc == NETKIT_E_NOTFOUND || rc == NETKIT_E_STALE) {
+        memset(file, 0, sizeof *file);
+    }
+    return rc;
+}
+
+NETKIT_API int netkit_unix_temp_path(netkit_addr *out, const char *folder) {
+    static const char digits[] = "0123456789abcdef";
+    char path[NETKIT_UNIX_PATH_MAX];
+    unsigned char random[8];
+    if (out == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    memset(out, 0, sizeof *out);
+    folder = folder == NULL ? "/tmp" : folder;
+    size_t len = strlen(folder);
+    bool has_slash = len > 0 && folder[len - 1] == '/';
+    if (len + 1 + 7 + 2 * sizeof random > sizeof path) {
+        return NETKIT_E_TOOBIG;
+    }
+    int rc = nki_os_random(random, sizeof random);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    memcpy(path, folder, len);
+    if (len > 0 && !has_slash) {
+        path[len++] = '/';
+    }
+    memcpy(path + len, "netkit-", 7);
+    len += 7;
+    for (size_t i = 0; i < sizeof random; i++) {
+        path[len++] = digits[random[i] >> 4];
+        path[len++] = digits[random[i] & 15];
+    }
+    return netkit_addr_from_path(out, path, len, false);
 }
 
 /* ---- src/poll/poll.h ---- */
@@ -7713,8 +9074,9 @@ enum {
     NKI_C_TCP = 1 << 16,
     NKI_C_COUNTED = 1 << 18, /* rate_min: bytes received are counted */
     NKI_C_REFUSED = 1 << 17, /* on_drain is owed for a send of `refused` bytes */
-    NKI_C_CORKED = 1 << 20,  /* what is queued waits for more */
+    NKI_C_CORKED = 1 << 21,  /* what is queued waits for more */
     NKI_C_UNTOLD = 1 << 19,  /* accepted, and nobody has heard of it before on_open */
+    NKI_C_FDS = 1 << 20,     /* descriptors are received too */
     NKI_C_DUE = NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_OPEN_DUE,
     NKI_C_PLAIN = NKI_C_OPENED | NKI_C_TCP | NKI_C_DUPLEX, /* nothing is out of the ordinary */
     NKI_C_ENDING = NKI_C_SHUT | NKI_C_CLOSING | NKI_C_DEAD,
@@ -7752,7 +9114,7 @@ typedef struct nki_conn {
     nki_carry *carry;
     nki_cold *cold;
     struct nki_conn *next; /* in the dirty list, later in that of the dead */
-    void *driver_data;
+    struct nki_fds *fds;   /* descriptors that have come and nobody took */
     uint32_t flags;
     uint32_t queued;    /* copied bytes in `out` */
     uint32_t tally;     /* alive: read so far out of the turn's budget; dead: bytes unsent */
@@ -7786,9 +9148,15 @@ typedef struct nki_listener {
     uint8_t is_deferred;
     uint8_t is_full; /* at conns_max: woken by the end of a conn */
     uint8_t is_tcp;
+    struct nki_listener_file *file; /* of a unix path that was bound here, to be removed */
 } nki_listener;
 
 NKI_STATIC_ASSERT(listener_size, sizeof(nki_listener) <= NKI_SOURCE_SIZE);
+
+typedef struct nki_listener_file {
+    netkit_unix_file file;
+    uint64_t process; /* that bound it: a forked one must not take it away */
+} nki_listener_file;
 
 typedef struct nki_watch {
     nki_source source;
@@ -7923,7 +9291,9 @@ struct netkit_loop {
 typedef struct nki_listen_how {
     const netkit_addr *addr;
     int backlog;
-    int flags; /* NETKIT_SOCKET_* */
+    int flags;                          /* NETKIT_SOCKET_* */
+    uint32_t mode;                      /* of a unix path's file, 0 = as umask leaves it */
+    const netkit_conn_options *options; /* of the conns to be: buffers */
 } nki_listen_how;
 
 typedef struct nki_driver {
@@ -7955,7 +9325,8 @@ typedef struct nki_driver {
     void (*unwatch)(netkit_loop *loop, nki_source *source);
 
     /* Streams. */
-    int (*listen)(netkit_loop *loop, const nki_listen_how *how, uintptr_t *out);
+    int (*listen)(netkit_loop *loop, const nki_listen_how *how, uintptr_t *out,
+                  netkit_unix_file *file); /* made with it, or none */
     int (*accept)(netkit_loop *loop, nki_listener *l, uintptr_t *out, netkit_addr *peer);
     /* Whether a socket is a connected stream, made non-blocking; and of TCP. */
     int (*adopt)(netkit_loop *loop, uintptr_t socket, bool *is_tcp);
@@ -7982,6 +9353,18 @@ typedef struct nki_driver {
     int (*set_option)(netkit_loop *loop, uintptr_t socket, netkit_option option, int value);
     int (*get_option)(netkit_loop *loop, uintptr_t socket, netkit_option option, int *value);
     int (*os_code)(void); /* behind the error just returned */
+
+    /* Unix sockets. read_fds is read with room for NETKIT_FDS_MAX descriptors; NETKIT_E_TRUNCATED:
+     * some that came were lost. Queued ones go out with the chunk that nki_fds_of() knows. */
+    int (*read_fds)(netkit_loop *loop, nki_conn *c, size_t max, uintptr_t *fds, size_t *count);
+    int (*dup)(netkit_loop *loop, uintptr_t native, uintptr_t *out);
+    int (*credentials)(netkit_loop *loop, uintptr_t socket, netkit_credentials *out);
+    int (*unlink)(netkit_loop *loop, const netkit_unix_file *file);
+    uint64_t (*process)(netkit_loop *loop); /* the number of this one */
+
+    int (*set_text)(netkit_loop *loop, uintptr_t socket, netkit_option option, const char *value);
+    int (*get_text)(netkit_loop *loop, uintptr_t socket, netkit_option option, char *text,
+                    size_t size);
 } nki_driver;
 
 /* ---- src/loop/objects.c ---- */
@@ -8281,6 +9664,17 @@ static NKI_OUTLINE netkit_event *nki_pull(netkit_loop *loop, netkit_event_type t
  * chunks by chunks_max. Empty queues own nothing: a chunk goes back to the loop, which keeps
  * some. */
 
+/* Descriptors to be sent, and the bytes they go with: lent memory of our own, so it is released as
+ * such, once it was sent or the conn has died. */
+typedef struct nki_batch {
+    size_t count;
+    size_t len;
+    size_t size; /* of this block */
+    uintptr_t fds[1];
+} nki_batch;
+
+static void nki_batch_done(netkit_loop *loop, int status, void *user);
+
 /* A chunk out of the reserve. */
 static nki_chunk *nki_chunk_take(netkit_loop *loop) {
     nki_chunk *chunk = loop->chunks;
@@ -8486,10 +9880,21 @@ static nki_chunk *nki_chunk_lent(netkit_loop *loop, size_t len, netkit_release_f
     return chunk;
 }
 
-static void nki_out_lend(nki_conn *c, nki_chunk *chunk) {
+static void nki_out_lend_chunk(nki_conn *c, nki_chunk *chunk) {
     nki_out_append(c, chunk);
     c->borrowed++;
     nki_out_count(c, chunk->end);
+}
+
+static int nki_out_lend(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
+                        netkit_release_fn release, void *user) {
+    nki_chunk *chunk = nki_chunk_lent(loop, len, release, user);
+    if (chunk == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    chunk->data = (const unsigned char *)data;
+    nki_out_lend_chunk(c, chunk);
+    return NETKIT_OK;
 }
 
 /* Bytes waiting, borrowed ones too. */
@@ -8501,11 +9906,18 @@ static NKI_OUTLINE size_t nki_out_bytes(const netkit_loop *loop, const nki_conn 
     return sum;
 }
 
-/* For drivers: the first spans of what waits, up to a file; returns their number. */
+/* For drivers: the descriptors that must go with the first byte of this chunk, or NULL. */
+static nki_batch *nki_fds_of(const nki_chunk *chunk) {
+    bool has = chunk->release == nki_batch_done && chunk->begin == 0;
+    return has ? (nki_batch *)chunk->user : NULL;
+}
+
+/* For drivers: the first spans of what waits, up to a file; returns their number. Bytes that have
+ * descriptors with them are not among them, as those go with the first byte of a send. */
 static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_max) {
     size_t count = 0;
     for (const nki_chunk *chunk = c->out; chunk != NULL && count < count_max; chunk = chunk->next) {
-        if (chunk->file != 0) {
+        if (NKI_UNLIKELY(chunk->file != 0 || nki_fds_of(chunk) != NULL)) {
             break;
         }
         if (chunk->end > chunk->begin) {
@@ -8856,6 +10268,8 @@ static const char *const nki_why_texts[] = {
     "memory ran out while bytes were being received",
     "memory ran out while the connection was being closed",
     "closed here before it was connected",
+    "more descriptors came than may wait to be taken",
+    "descriptors that came were lost, as the process had no room for them",
 };
 
 enum {
@@ -8877,6 +10291,8 @@ enum {
     NKI_WHY_NOMEM_RECV,
     NKI_WHY_NOMEM_CLOSE,
     NKI_WHY_CANCELLED,
+    NKI_WHY_FDS_MAX,
+    NKI_WHY_FDS_LOST,
     NKI_WHY_COUNT_
 };
 
@@ -8884,21 +10300,28 @@ NKI_STATIC_ASSERT(why_texts, NKI_COUNT(nki_why_texts) == NKI_WHY_COUNT_);
 
 static NKI_HOT size_t nki_conn_room(const nki_conn *c);
 static void nki_listener_room(netkit_loop *loop, uint64_t listener);
+static void nki_fds_forget(netkit_loop *loop, nki_conn *c);
 
 /* ---- behaviours ---- */
 
-static int nki_options_init(netkit_conn_options *out, const netkit_conn_options *given) {
+static int nki_options_init(netkit_conn_options *out, const netkit_conn_options *given,
+                            const netkit_timeouts *timeouts) {
     *out = *given;
+    uint32_t idle_ms = given->idle_timeout_ms == 0 ? timeouts->idle_ms : given->idle_timeout_ms;
+    out->idle_timeout_ms = idle_ms == NETKIT_TIMEOUT_NONE ? 0 : idle_ms;
     out->send_max = given->send_max == 0 ? 262144 : given->send_max;
     out->recv_max = given->recv_max == 0 ? NKI_MIN(65536u, out->send_max) : given->recv_max;
     out->chunks_max = given->chunks_max == 0 ? 1024 : given->chunks_max;
     out->drain_max = given->drain_max == 0 ? 1048576 : given->drain_max;
-    out->close_deadline_ms = given->close_deadline_ms == 0 ? 5000 : given->close_deadline_ms;
+    out->close_deadline_ms =
+        given->close_deadline_ms == 0 ? timeouts->close_ms : given->close_deadline_ms;
     out->rate_period_ms = given->rate_period_ms == 0 ? 5000 : given->rate_period_ms;
     bool is_valid = out->send_max <= INT32_MAX && out->recv_max <= INT32_MAX &&
                     out->drain_max <= INT32_MAX && out->chunks_max <= UINT16_MAX &&
                     out->ext_size <= INT32_MAX && out->idle_timeout_ms <= INT32_MAX &&
                     out->keepalive_s <= INT16_MAX && out->user_timeout_ms <= INT32_MAX &&
+                    out->recv_buffer <= INT32_MAX && out->send_buffer <= INT32_MAX &&
+                    out->fds_max <= UINT16_MAX && out->close_deadline_ms != NETKIT_TIMEOUT_NONE &&
                     (out->duplex || out->recv_max <= out->send_max);
     return is_valid ? NETKIT_OK : NETKIT_E_INVALID;
 }
@@ -8906,7 +10329,7 @@ static int nki_options_init(netkit_conn_options *out, const netkit_conn_options 
 static int nki_behaviour_create(netkit_loop *loop, const netkit_handler *handler,
                                 const netkit_conn_options *options, nki_behaviour **out) {
     netkit_conn_options filled;
-    int error = nki_options_init(&filled, options);
+    int error = nki_options_init(&filled, options, &loop->desc.timeouts);
     if (error != NETKIT_OK) {
         return error;
     }
@@ -9038,6 +10461,7 @@ static NKI_OUTLINE void nki_conn_die(netkit_loop *loop, nki_conn *c, bool reset)
     nki_stage_close(loop, c);
     c->flags |= NKI_C_DEAD;
     nki_cold_free(loop, c);
+    nki_fds_forget(loop, c);
     loop->driver->shut(loop, &c->source, reset);
 }
 
@@ -9430,15 +10854,24 @@ static int nki_option_wanted(netkit_loop *loop, uintptr_t socket, netkit_option 
     return error == NETKIT_E_NOSYS ? NETKIT_OK : error;
 }
 
-/* Options of TCP that an accepted socket did not inherit. */
-static int nki_conn_set_options(netkit_loop *loop, nki_conn *c, bool has_nodelay) {
+static int nki_buffers_wanted(netkit_loop *loop, uintptr_t socket, const netkit_conn_options *o) {
+    int error = nki_option_wanted(loop, socket, NETKIT_OPT_RECV_BUFFER, o->recv_buffer);
+    return error != NETKIT_OK
+               ? error
+               : nki_option_wanted(loop, socket, NETKIT_OPT_SEND_BUFFER, o->send_buffer);
+}
+
+/* Options that an accepted socket did not inherit: those of unix sockets inherit none. */
+static int nki_conn_set_options(netkit_loop *loop, nki_conn *c, bool is_accepted) {
     const netkit_conn_options *o = &c->behaviour->options;
     uintptr_t s = c->source.socket;
-    if ((c->flags & NKI_C_TCP) == 0) {
-        return NETKIT_OK;
+    bool is_tcp = (c->flags & NKI_C_TCP) != 0;
+    int error = is_tcp && is_accepted ? NETKIT_OK : nki_buffers_wanted(loop, s, o);
+    if (!is_tcp) {
+        c->flags |= o->fds_max != 0 ? (uint32_t)NKI_C_FDS : 0;
+        return error;
     }
-    int error = NETKIT_OK;
-    if (!has_nodelay && !o->no_nodelay) {
+    if (error == NETKIT_OK && !is_accepted && !o->no_nodelay) {
         error = nki_option_wanted(loop, s, NETKIT_OPT_NODELAY, 1);
     }
     if (error == NETKIT_OK && o->keepalive_s != 0) {
@@ -9694,6 +11127,8 @@ static void nki_conn_read_failed(netkit_loop *loop, nki_conn *c, int error) {
     }
 }
 
+static int nki_conn_read_fds(netkit_loop *loop, nki_conn *c, size_t max);
+
 /* Read one span of at most `max` bytes. */
 static NKI_OUTLINE void nki_conn_read_span(netkit_loop *loop, nki_conn *c, size_t max) {
     if (NKI_UNLIKELY(c->tally >= loop->desc.conn_budget)) {
@@ -9701,7 +11136,11 @@ static NKI_OUTLINE void nki_conn_read_span(netkit_loop *loop, nki_conn *c, size_
         nki_enqueue_later(loop, &c->source);
         return;
     }
-    int n = loop->driver->read(loop, c, max);
+    bool has_fds = (c->flags & (NKI_C_FDS | NKI_C_CLOSING)) == NKI_C_FDS;
+    int n = has_fds ? nki_conn_read_fds(loop, c, max) : loop->driver->read(loop, c, max);
+    if (NKI_UNLIKELY(n == 0)) {
+        return; /* it has died of its descriptors */
+    }
     if (NKI_LIKELY(n > 0)) {
         c->tally = (c->source.ready & NKI_READABLE) == 0 ? 0 : c->tally + (uint32_t)n;
         nki_conn_received(loop, c, loop->span.data, (size_t)n);
@@ -10039,10 +11478,28 @@ static int nki_listener_find(netkit_loop *loop, netkit_listener listener, nki_li
     return *out == NULL ? NETKIT_E_STALE : NETKIT_OK;
 }
 
+/* Remove the file, while the socket is still bound to it: nobody can have its inode. */
+static void nki_listener_unlink(netkit_loop *loop, nki_listener_file *f) {
+    if (f == NULL) {
+        return;
+    }
+    int error = NETKIT_OK;
+    if (f->process == loop->driver->process(loop)) {
+        error = loop->driver->unlink(loop, &f->file);
+    }
+    if (error != NETKIT_OK && error != NETKIT_E_NOTFOUND && error != NETKIT_E_STALE) {
+        nki_log(loop, NETKIT_LOG_WARN, NETKIT_LOGID_OS_ERROR,
+                "the file of a unix listener could not be removed", loop->driver->os_code());
+    }
+    nki_free(&loop->allocator, f, sizeof *f);
+}
+
 static void nki_listener_close(netkit_loop *loop, nki_listener *l) {
     if (!l->is_closing) {
         l->is_closing = 1;
         nki_timers_stop(&loop->timers, &l->timer);
+        nki_listener_unlink(loop, l->file);
+        l->file = NULL;
         loop->driver->shut(loop, &l->source, false);
     }
 }
@@ -10069,6 +11526,57 @@ NETKIT_API int netkit_listener_local(netkit_loop *loop, netkit_listener listener
     return l->is_closing ? NETKIT_E_CLOSED : loop->driver->local(loop, l->source.socket, out);
 }
 
+/* A listener whose descriptor is still there. */
+static int nki_listener_find_socket(netkit_loop *loop, netkit_listener listener, const void *out,
+                                    nki_listener **found) {
+    int error = nki_listener_find(loop, listener, found);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if ((*found)->is_closing) {
+        return NETKIT_E_CLOSED;
+    }
+    return out == NULL ? NETKIT_E_INVALID : NETKIT_OK;
+}
+
+NETKIT_API int netkit_listener_set_option(netkit_loop *loop, netkit_listener listener,
+                                          netkit_option option, int value) {
+    nki_listener *l;
+    int error = nki_listener_find_socket(loop, listener, &value, &l);
+    if (error == NETKIT_OK && option == NETKIT_OPT_BLOCKING) {
+        return NETKIT_E_INVALID;
+    }
+    return error != NETKIT_OK ? error
+                              : loop->driver->set_option(loop, l->source.socket, option, value);
+}
+
+NETKIT_API int netkit_listener_get_option(netkit_loop *loop, netkit_listener listener,
+                                          netkit_option option, int *value) {
+    nki_listener *l;
+    int error = nki_listener_find_socket(loop, listener, value, &l);
+    return error != NETKIT_OK ? error
+                              : loop->driver->get_option(loop, l->source.socket, option, value);
+}
+
+NETKIT_API int netkit_listener_set_option_text(netkit_loop *loop, netkit_listener listener,
+                                               netkit_option option, const char *value) {
+    nki_listener *l;
+    int error = nki_listener_find_socket(loop, listener, value, &l);
+    return error != NETKIT_OK ? error
+                              : loop->driver->set_text(loop, l->source.socket, option, value);
+}
+
+NETKIT_API int netkit_listener_get_option_text(netkit_loop *loop, netkit_listener listener,
+                                               netkit_option option, char *text, size_t size) {
+    nki_listener *l;
+    if (text != NULL && size != 0) {
+        text[0] = 0;
+    }
+    int error = nki_listener_find_socket(loop, listener, size == 0 ? NULL : text, &l);
+    return error != NETKIT_OK ? error
+                              : loop->driver->get_text(loop, l->source.socket, option, text, size);
+}
+
 NETKIT_API int netkit_listener_set_referenced(netkit_loop *loop, netkit_listener listener,
                                               bool referenced) {
     nki_listener *l;
@@ -10092,7 +11600,8 @@ static int nki_desc_addr(const char *text, const netkit_addr *addr, netkit_addr 
 
 /* A listening socket as the desc says, or the one it brings. */
 static int nki_listener_socket(netkit_loop *loop, const netkit_listen_desc *desc,
-                               uintptr_t *socket) {
+                               const nki_behaviour *b, uintptr_t *socket, netkit_unix_file *file) {
+    memset(file, 0, sizeof *file);
     if (desc->socket.value != 0) {
         *socket = netkit_socket_native(desc->socket);
         bool is_alone = desc->address == NULL && desc->addr == NULL;
@@ -10108,8 +11617,12 @@ static int nki_listener_socket(netkit_loop *loop, const netkit_listen_desc *desc
     how.addr = &addr;
     how.backlog = desc->backlog;
     how.flags = (desc->reuse_port ? NETKIT_SOCKET_REUSE_PORT : 0) |
-                (desc->v6only ? NETKIT_SOCKET_V6ONLY : 0);
-    return loop->driver->listen(loop, &how, socket);
+                (desc->v6only ? NETKIT_SOCKET_V6ONLY : 0) |
+                (desc->exclusive ? NETKIT_SOCKET_NO_REUSE : 0) |
+                (desc->unix_replace ? NETKIT_SOCKET_REPLACE : 0);
+    how.mode = desc->unix_mode;
+    how.options = &b->options;
+    return loop->driver->listen(loop, &how, socket, file);
 }
 
 static bool nki_is_tcp(netkit_loop *loop, uintptr_t socket) {
@@ -10154,6 +11667,17 @@ static int nki_listener_create(netkit_loop *loop, const netkit_listen_desc *desc
     return NETKIT_OK;
 }
 
+static int nki_listener_file_create(netkit_loop *loop, const netkit_unix_file *file,
+                                    nki_listener_file **out) {
+    *out = (nki_listener_file *)nki_alloc_zero(&loop->allocator, sizeof **out);
+    if (*out == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    (*out)->file = *file;
+    (*out)->process = loop->driver->process(loop);
+    return NETKIT_OK;
+}
+
 NETKIT_API int netkit_listen(netkit_loop *loop, const netkit_listen_desc *desc,
                              netkit_listener *out) {
     if (out != NULL) {
@@ -10163,32 +11687,175 @@ NETKIT_API int netkit_listen(netkit_loop *loop, const netkit_listen_desc *desc,
     if (error != NETKIT_OK) {
         return error;
     }
-    if (desc == NULL || desc->backlog < 0) {
+    if (desc == NULL || desc->backlog < 0 || desc->unix_mode > 0777) {
         return NETKIT_E_INVALID;
     }
     nki_behaviour *b;
     uintptr_t socket;
+    netkit_unix_file file;
     error = nki_behaviour_create(loop, &desc->handler, &desc->conn, &b);
     if (error != NETKIT_OK) {
         return error;
     }
-    error = nki_listener_socket(loop, desc, &socket);
+    error = nki_listener_socket(loop, desc, b, &socket, &file);
     if (error == NETKIT_OK) {
         nki_listener *l;
-        error = nki_listener_create(loop, desc, b, socket, &l);
+        nki_listener_file *kept = NULL;
+        if (file.inode != 0 && !desc->unix_keep) {
+            error = nki_listener_file_create(loop, &file, &kept);
+        }
         if (error == NETKIT_OK) {
+            error = nki_listener_create(loop, desc, b, socket, &l);
+        }
+        if (error == NETKIT_OK) {
+            l->file = kept;
             if (out != NULL) {
                 *out = nki_listener_handle(l);
             }
             nki_listener_arm(loop, l);
             return NETKIT_OK;
         }
+        nki_free(&loop->allocator, kept, sizeof *kept);
+        (void)loop->driver->unlink(loop, &file);
         if (desc->socket.value == 0) {
             loop->driver->discard(loop, socket, false);
         }
     }
     nki_behaviour_drop(loop, b);
     return error;
+}
+
+/* ---- src/loop/fds.c ---- */
+/* Descriptors over unix conns.
+ *
+ * Out: duplicates, in the send queue as a lent chunk of ours that owns them and the first of the
+ * bytes they go with. In: a queue of its own beside the carry, since the system tells no more than
+ * that they come with, or before, the first byte they were sent with. Each descriptor has one
+ * owner at any time: the batch, the queue, or the user. */
+
+typedef struct nki_fds {
+    size_t begin; /* the oldest */
+    size_t end;
+    size_t capacity;
+} nki_fds;
+
+enum {
+    NKI_BATCH_BYTES =
+        512 /* of a message are kept with its descriptors, the rest is copied as ever */
+};
+
+/* ---- in ---- */
+
+static uintptr_t *nki_fds_at(nki_fds *fds) {
+    return (uintptr_t *)(void *)(fds + 1);
+}
+
+static size_t nki_fds_size(size_t capacity) {
+    return sizeof(nki_fds) + capacity * sizeof(uintptr_t);
+}
+
+static void nki_fds_forget(netkit_loop *loop, nki_conn *c) {
+    nki_fds *fds = c->fds;
+    if (fds != NULL) {
+        c->fds = NULL;
+        while (fds->begin != fds->end) {
+            loop->driver->discard(loop, nki_fds_at(fds)[fds->begin++], false);
+        }
+        nki_free(&loop->allocator, fds, nki_fds_size(fds->capacity));
+    }
+}
+
+/* Append. On failure nothing is taken. */
+static int nki_fds_push(netkit_loop *loop, nki_conn *c, const uintptr_t *from, size_t count) {
+    nki_fds *old = c->fds;
+    size_t had = old == NULL ? 0 : old->end - old->begin;
+    if (had + count > c->behaviour->options.fds_max) {
+        return NETKIT_E_TOOBIG;
+    }
+    if (old == NULL || old->capacity - old->end < count) {
+        size_t capacity = NKI_MAX((had + count) * 2, (size_t)8);
+        nki_fds *fds = (nki_fds *)nki_alloc(&loop->allocator, nki_fds_size(capacity));
+        if (fds == NULL) {
+            return NETKIT_E_NOMEM;
+        }
+        fds->begin = 0;
+        fds->end = had;
+        fds->capacity = capacity;
+        if (had != 0) {
+            memcpy(nki_fds_at(fds), nki_fds_at(old) + old->begin, had * sizeof *from);
+        }
+        if (old != NULL) {
+            nki_free(&loop->allocator, old, nki_fds_size(old->capacity));
+        }
+        c->fds = fds;
+    }
+    memcpy(nki_fds_at(c->fds) + c->fds->end, from, count * sizeof *from);
+    c->fds->end += count;
+    return NETKIT_OK;
+}
+
+static void nki_fds_fail(netkit_loop *loop, nki_conn *c, int error) {
+    int why = error == NETKIT_E_TOOBIG      ? NKI_WHY_FDS_MAX
+              : error == NETKIT_E_TRUNCATED ? NKI_WHY_FDS_LOST
+                                            : NKI_WHY_NOMEM_RECV;
+    nki_conn_fail(loop, c, NETKIT_OP_READ, error, why, 0, true);
+}
+
+/* Read bytes and descriptors. As the driver's read, and 0: that was the end of the conn. */
+static int nki_conn_read_fds(netkit_loop *loop, nki_conn *c, size_t max) {
+    uintptr_t fds[NETKIT_FDS_MAX];
+    size_t count = 0;
+    int n = loop->driver->read_fds(loop, c, max, fds, &count);
+    if (n == NETKIT_E_TRUNCATED) {
+        nki_fds_fail(loop, c, n);
+        return 0;
+    }
+    int error = count == 0 ? (int)NETKIT_OK : nki_fds_push(loop, c, fds, count);
+    if (error != NETKIT_OK) {
+        while (count > 0) {
+            loop->driver->discard(loop, fds[--count], false);
+        }
+        nki_fds_fail(loop, c, error);
+        return 0;
+    }
+    return n;
+}
+
+/* ---- out ---- */
+
+/* Sent, or never to be sent. */
+static void nki_batch_done(netkit_loop *loop, int status, void *user) {
+    nki_batch *b = (nki_batch *)user;
+    NKI_UNUSED(status);
+    while (b->count > 0) {
+        loop->driver->discard(loop, b->fds[--b->count], false);
+    }
+    nki_free(&loop->allocator, b, b->size);
+}
+
+/* Duplicates, and a copy of the bytes behind them. */
+static int nki_batch_create(netkit_loop *loop, const void *data, size_t len, const uintptr_t *fds,
+                            size_t count, nki_batch **out) {
+    size_t size = sizeof(nki_batch) + count * sizeof(uintptr_t) + len;
+    nki_batch *b = (nki_batch *)nki_alloc(&loop->allocator, size);
+    *out = NULL;
+    if (b == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    b->count = 0;
+    b->len = len;
+    b->size = size;
+    for (size_t i = 0; i < count; i++) {
+        int error = loop->driver->dup(loop, fds[i], &b->fds[i]);
+        if (error != NETKIT_OK) {
+            nki_batch_done(loop, error, b);
+            return error;
+        }
+        b->count++;
+    }
+    memcpy(b->fds + count, data, len);
+    *out = b;
+    return NETKIT_OK;
 }
 
 /* ---- src/loop/conn_api.c ---- */
@@ -10363,13 +12030,8 @@ NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, co
     if (nki_stage_spill(loop, c) != NETKIT_OK) {
         return nki_send_nomem(loop, c);
     }
-    nki_chunk *chunk = nki_chunk_lent(loop, len, release, user);
-    if (chunk == NULL) {
-        return NETKIT_E_NOMEM;
-    }
-    chunk->data = (const unsigned char *)data;
-    nki_out_lend(c, chunk);
-    return nki_send_queued(loop, c);
+    error = nki_out_lend(loop, c, data, len, release, user);
+    return error != NETKIT_OK ? error : nki_send_queued(loop, c);
 }
 
 NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintptr_t file,
@@ -10398,7 +12060,7 @@ NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintpt
     }
     chunk->file = own + 1;
     chunk->offset = offset;
-    nki_out_lend(c, chunk);
+    nki_out_lend_chunk(c, chunk);
     return nki_send_queued(loop, c);
 }
 
@@ -10533,6 +12195,56 @@ NETKIT_API int netkit_conn_cork(netkit_loop *loop, netkit_conn conn, bool corked
     }
     c->flags |= NKI_C_CORKED;
     return NETKIT_OK;
+}
+
+/* What stands between a caller's descriptors and the queue, in the order of the codes. */
+static int nki_send_fds_check(netkit_loop *loop, nki_conn *c, size_t len, size_t count) {
+    if ((c->flags & NKI_C_TCP) != 0) {
+        return NETKIT_E_NOSYS;
+    }
+    if (count > NETKIT_FDS_MAX) {
+        return NETKIT_E_TOOBIG;
+    }
+    if (len > nki_out_room(loop, c)) {
+        return nki_send_refuse(loop, c, len);
+    }
+    return c->borrowed >= c->behaviour->options.chunks_max ? nki_send_refuse(loop, c, len)
+                                                           : (int)NETKIT_OK;
+}
+
+NETKIT_API int netkit_conn_send_fds(netkit_loop *loop, netkit_conn conn, const void *data,
+                                    size_t len, const uintptr_t *fds, size_t count) {
+    nki_conn *c;
+    nki_batch *b;
+    int error = nki_send_check(loop, conn, &c);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (data == NULL || len == 0 || fds == NULL || count == 0) {
+        return NETKIT_E_INVALID;
+    }
+    error = nki_send_fds_check(loop, c, len, count);
+    size_t first = NKI_MIN(len, (size_t)NKI_BATCH_BYTES);
+    if (error == NETKIT_OK) {
+        error = nki_batch_create(loop, data, first, fds, count, &b);
+    }
+    if (error != NETKIT_OK) {
+        return error; /* nothing was taken */
+    }
+    if (nki_stage_spill(loop, c) != NETKIT_OK) {
+        nki_batch_done(loop, NETKIT_E_NOMEM, b);
+        return nki_send_nomem(loop, c);
+    }
+    error = nki_out_lend(loop, c, b->fds + count, first, nki_batch_done, b);
+    if (error != NETKIT_OK) {
+        nki_batch_done(loop, error, b);
+        return error;
+    }
+    if (len > first &&
+        nki_out_copy(loop, c, (const char *)data + first, len - first) != NETKIT_OK) {
+        return nki_send_nomem(loop, c);
+    }
+    return nki_send_queued(loop, c);
 }
 
 NETKIT_API int netkit_conn_want_drain(netkit_loop *loop, netkit_conn conn, size_t room) {
@@ -10706,8 +12418,9 @@ NETKIT_API int netkit_conn_set_option(netkit_loop *loop, netkit_conn conn, netki
                                       int value) {
     nki_conn *c;
     int error = nki_conn_find_open(loop, conn, &c);
-    if (error == NETKIT_OK && option == NETKIT_OPT_BLOCKING) {
-        return NETKIT_E_INVALID; /* it would stop the loop */
+    bool would_wait = option == NETKIT_OPT_BLOCKING || (option == NETKIT_OPT_LINGER && value > 0);
+    if (error == NETKIT_OK && would_wait) {
+        return NETKIT_E_INVALID;
     }
     return error != NETKIT_OK ? error
                               : loop->driver->set_option(loop, c->source.socket, option, value);
@@ -10719,6 +12432,56 @@ NETKIT_API int netkit_conn_get_option(netkit_loop *loop, netkit_conn conn, netki
     int error = nki_conn_find_socket(loop, conn, value, &c);
     return error != NETKIT_OK ? error
                               : loop->driver->get_option(loop, c->source.socket, option, value);
+}
+
+NETKIT_API int netkit_conn_set_option_text(netkit_loop *loop, netkit_conn conn,
+                                           netkit_option option, const char *value) {
+    nki_conn *c;
+    int error = nki_conn_find_open(loop, conn, &c);
+    if (error != NETKIT_OK || value == NULL) {
+        return error != NETKIT_OK ? error : NETKIT_E_INVALID;
+    }
+    return loop->driver->set_text(loop, c->source.socket, option, value);
+}
+
+NETKIT_API int netkit_conn_get_option_text(netkit_loop *loop, netkit_conn conn,
+                                           netkit_option option, char *text, size_t size) {
+    nki_conn *c;
+    if (text != NULL && size != 0) {
+        text[0] = 0;
+    }
+    int error = nki_conn_find_socket(loop, conn, size == 0 ? NULL : text, &c);
+    return error != NETKIT_OK ? error
+                              : loop->driver->get_text(loop, c->source.socket, option, text, size);
+}
+
+NETKIT_API int netkit_conn_credentials(netkit_loop *loop, netkit_conn conn,
+                                       netkit_credentials *out) {
+    nki_conn *c;
+    if (out != NULL) {
+        out->pid = out->uid = out->gid = -1;
+    }
+    int error = nki_conn_find_socket(loop, conn, out, &c);
+    return error != NETKIT_OK ? error : loop->driver->credentials(loop, c->source.socket, out);
+}
+
+NETKIT_API int netkit_conn_take_fd(netkit_loop *loop, netkit_conn conn, uintptr_t *out) {
+    nki_conn *c;
+    if (out != NULL) {
+        *out = UINTPTR_MAX;
+    }
+    int error = nki_conn_find_open(loop, conn, &c);
+    if (error != NETKIT_OK || out == NULL) {
+        return error != NETKIT_OK ? error : NETKIT_E_INVALID;
+    }
+    if (c->fds == NULL) {
+        return NETKIT_E_AGAIN;
+    }
+    *out = nki_fds_at(c->fds)[c->fds->begin++];
+    if (c->fds->begin == c->fds->end) {
+        nki_fds_forget(loop, c);
+    }
+    return NETKIT_OK;
 }
 
 NETKIT_API void *netkit_conn_user(netkit_loop *loop, netkit_conn conn) {
@@ -10839,7 +12602,8 @@ static int nki_conn_dial(netkit_loop *loop, nki_conn *c, const netkit_connect_de
     c->flags |= NKI_C_CONNECTING;
     error = nki_conn_set_options(loop, c, false);
     if (error == NETKIT_OK) {
-        error = nki_conn_start_timeouts(loop, c, desc->timeout_ms == 0 ? 30000 : desc->timeout_ms);
+        error = nki_conn_start_timeouts(
+            loop, c, desc->timeout_ms == 0 ? loop->desc.timeouts.connect_ms : desc->timeout_ms);
     }
     if (error == NETKIT_OK) {
         error = loop->driver->attach(loop, &c->source);
@@ -11651,31 +13415,49 @@ static void nki_r_unwatch(netkit_loop *loop, nki_source *source) {
 
 /* ---- streams ---- */
 
-static int nki_r_bound(uintptr_t s, const netkit_addr *addr, int flags, int backlog) {
-    int error = nki_os_bind(s, addr, flags);
-    return error != NETKIT_OK ? error : nki_os_listen(s, backlog);
+/* Before connecting or listening: TCP tells the peer then how much there can ever be. */
+static int nki_r_buffers(uintptr_t s, const netkit_conn_options *o) {
+    int error = NETKIT_OK;
+    if (o->recv_buffer != 0) {
+        error = nki_os_set_option(s, NETKIT_OPT_RECV_BUFFER, (int)o->recv_buffer);
+    }
+    if (error == NETKIT_OK && o->send_buffer != 0) {
+        error = nki_os_set_option(s, NETKIT_OPT_SEND_BUFFER, (int)o->send_buffer);
+    }
+    return error;
 }
 
-static int nki_r_listen_one(const nki_listen_how *how, const netkit_addr *addr, uintptr_t *out) {
+static int nki_r_listen_one(const nki_listen_how *how, const netkit_addr *addr, uintptr_t *out,
+                            netkit_unix_file *file) {
+    memset(file, 0, sizeof *file);
     int error = nki_os_socket(addr->family, NETKIT_SOCK_STREAM, false, out);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    error = nki_r_buffers(*out, how->options);
     if (error == NETKIT_OK) {
-        error = nki_r_bound(*out, addr, how->flags, how->backlog);
-        if (error != NETKIT_OK) {
-            (void)nki_os_close(*out);
-        }
+        error = nki_os_bind_unix(*out, addr, how->flags, how->mode, file);
+    }
+    if (error == NETKIT_OK) {
+        error = nki_os_listen(*out, how->backlog);
+    }
+    if (error != NETKIT_OK) {
+        nki_os_undo_unix(file);
+        (void)nki_os_close(*out);
     }
     return error;
 }
 
 /* ":port" is one IPv6 socket that takes IPv4 too; where the machine has no IPv6, an IPv4 one. */
-static int nki_r_listen(netkit_loop *loop, const nki_listen_how *how, uintptr_t *out) {
+static int nki_r_listen(netkit_loop *loop, const nki_listen_how *how, uintptr_t *out,
+                        netkit_unix_file *file) {
     NKI_UNUSED(loop);
-    int error = nki_r_listen_one(how, how->addr, out);
+    int error = nki_r_listen_one(how, how->addr, out, file);
     bool is_missing = error == NETKIT_E_NOSYS || error == NETKIT_E_ADDRNOTAVAIL;
     if (is_missing && how->addr->is_any && how->addr->family == NETKIT_AF_IPV6) {
         netkit_addr v4 = *how->addr;
         v4.family = NETKIT_AF_IPV4;
-        error = nki_r_listen_one(how, &v4, out);
+        error = nki_r_listen_one(how, &v4, out, file);
     }
     return error;
 }
@@ -11711,7 +13493,8 @@ static int nki_r_connect(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
     if (error != NETKIT_OK) {
         return error;
     }
-    if (source != NULL) {
+    error = nki_r_buffers(s, &c->behaviour->options);
+    if (error == NETKIT_OK && source != NULL) {
         error = nki_os_bind(s, source, 0);
     }
     if (error == NETKIT_OK) {
@@ -11753,6 +13536,10 @@ static int nki_r_send_some(nki_conn *c) {
     if (NKI_UNLIKELY(first->file != 0)) {
         return nki_r_send_file(c);
     }
+    const nki_batch *batch = nki_fds_of(first);
+    if (NKI_UNLIKELY(batch != NULL)) {
+        return nki_os_send_fds(c->source.socket, first->data, first->end, batch->fds, batch->count);
+    }
     if (NKI_LIKELY(first->next == NULL && first->end > first->begin)) {
         return nki_os_send(c->source.socket, first->data + first->begin, first->end - first->begin);
     }
@@ -11761,8 +13548,8 @@ static int nki_r_send_some(nki_conn *c) {
     if (count == 0) {
         return 0; /* empty ones, to be taken off */
     }
-    bool has_file = nki_out_file_follows(c, count);
-    return nki_os_sendv(c->source.socket, spans, count, has_file);
+    int flags = nki_out_file_follows(c, count) ? NKI_MSG_MORE : 0;
+    return nki_os_sendv(c->source.socket, spans, count, flags);
 }
 
 /* Within the turn's budget, as reading: a fast peer and a long queue must not hold the others. */
@@ -11795,7 +13582,7 @@ static int nki_r_send(netkit_loop *loop, nki_conn *c, const void *data, size_t l
 
 static int nki_r_file_open(uintptr_t file, uint64_t offset, uint64_t *len, uintptr_t *out) {
     int error = nki_file_range(file, offset, len);
-    return error != NETKIT_OK ? error : nki_os_file_dup(file, out);
+    return error != NETKIT_OK ? error : nki_os_dup(file, out);
 }
 
 static int nki_r_half_close(netkit_loop *loop, nki_conn *c) {
@@ -11824,15 +13611,59 @@ static int nki_r_get_option(netkit_loop *loop, uintptr_t socket, netkit_option o
     return nki_os_get_option(socket, option, value);
 }
 
+static int nki_r_read_fds(netkit_loop *loop, nki_conn *c, size_t max, uintptr_t *fds,
+                          size_t *count) {
+    unsigned char *buffer = nki_block_data(loop->recv);
+    loop->span.data = buffer;
+    int n = nki_os_recv_fds(c->source.socket, buffer, max, fds, count);
+    if (n == NETKIT_E_AGAIN) {
+        c->source.ready = 0;
+    }
+    return n;
+}
+
+static int nki_r_dup(netkit_loop *loop, uintptr_t native, uintptr_t *out) {
+    NKI_UNUSED(loop);
+    return nki_os_dup(native, out);
+}
+
+static int nki_r_credentials(netkit_loop *loop, uintptr_t socket, netkit_credentials *out) {
+    NKI_UNUSED(loop);
+    return nki_os_credentials(socket, out);
+}
+
+static int nki_r_unlink(netkit_loop *loop, const netkit_unix_file *file) {
+    NKI_UNUSED(loop);
+    return nki_os_unlink_unix(file);
+}
+
+static uint64_t nki_r_process(netkit_loop *loop) {
+    NKI_UNUSED(loop);
+    return nki_os_process();
+}
+
+static int nki_r_set_text(netkit_loop *loop, uintptr_t socket, netkit_option option,
+                          const char *value) {
+    NKI_UNUSED(loop);
+    return nki_os_set_text(socket, option, value);
+}
+
+static int nki_r_get_text(netkit_loop *loop, uintptr_t socket, netkit_option option, char *text,
+                          size_t size) {
+    NKI_UNUSED(loop);
+    return nki_os_get_text(socket, option, text, size);
+}
+
 static const nki_driver *nki_readiness_driver(void) {
     static const nki_driver driver = {
-        nki_r_open,       nki_r_close,      nki_r_now,      nki_r_random, nki_r_wait,
-        nki_r_next,       nki_r_wake,       nki_r_native,   NULL,         NULL,
-        nki_r_attach,     nki_r_shut,       nki_r_discard,  nki_r_arm,    nki_r_watch,
-        nki_r_unwatch,    nki_r_listen,     nki_r_accept,   nki_r_adopt,  nki_r_connect,
-        nki_r_connected,  nki_r_read,       NULL,           nki_r_flush,  nki_r_send,
-        nki_r_half_close, nki_r_file_open,  nki_os_abandon, nki_r_local,  nki_r_remote,
-        nki_r_set_option, nki_r_get_option, nki_os_code,
+        nki_r_open,        nki_r_close,      nki_r_now,      nki_r_random,   nki_r_wait,
+        nki_r_next,        nki_r_wake,       nki_r_native,   NULL,           NULL,
+        nki_r_attach,      nki_r_shut,       nki_r_discard,  nki_r_arm,      nki_r_watch,
+        nki_r_unwatch,     nki_r_listen,     nki_r_accept,   nki_r_adopt,    nki_r_connect,
+        nki_r_connected,   nki_r_read,       NULL,           nki_r_flush,    nki_r_send,
+        nki_r_half_close,  nki_r_file_open,  nki_os_abandon, nki_r_local,    nki_r_remote,
+        nki_r_set_option,  nki_r_get_option, nki_os_code,    nki_r_read_fds, nki_r_dup,
+        nki_r_credentials, nki_r_unlink,     nki_r_process,  nki_r_set_text, nki_r_get_text,
     };
     return &driver;
 }
@@ -11868,6 +13699,7 @@ enum {
     NKI_U_RESET = 2,        /* and then closed with a reset */
     NKI_U_EOF = 4,          /* the end has come, and waits behind what is parked */
     NKI_U_ENDED = 8,        /* and has been read: only an error can follow */
+    NKI_U_ROOM = 16,        /* wants to hear of room to send, for what only a call sends */
     NKI_U_TURNED_AWAY = 32, /* its receive is being cancelled */
     NKI_U_POLLED = 64       /* never by a multishot receive */
 };
@@ -12135,6 +13967,13 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if ((c->flags & NKI_C_CONNECTING) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, NETKIT_POLL_WRITE, false);
     }
+    const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
+    if ((s->state & NKI_U_ROOM) != 0) {
+        /* What is known to be readable, as of a conn that is paused, would end the poll at once. */
+        bool is_read = (s->state & NKI_U_ENDED) != 0 || (c->source.ready & NETKIT_POLL_READ) != 0;
+        return nki_u_begin_poll(loop, u, &c->source, s, (is_read ? 0 : events) | NETKIT_POLL_WRITE,
+                                false);
+    }
     if ((s->state & NKI_U_ENDED) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, 0, false);
     }
@@ -12144,7 +13983,6 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if (s->bulk == 0 && (s->state & NKI_U_POLLED) == 0 && nki_u_has_pool(loop, u)) {
         return nki_u_begin_recv(loop, u, &c->source, s);
     }
-    const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
     return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
            nki_u_begin_poll(loop, u, &c->source, s, events, false);
 }
@@ -12199,6 +14037,12 @@ static const nki_chunk *nki_u_sending(const nki_conn *c) {
 static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
     const nki_chunk *chunk = nki_u_sending(c);
     if (chunk == NULL || (s->busy & NKI_U_BIT(NKI_U_SEND)) != 0) {
+        return true;
+    }
+    if (NKI_UNLIKELY(nki_fds_of(chunk) != NULL)) {
+        /* Kernels before 6.13 forget the descriptors of a send that had to wait. */
+        s->state |= NKI_U_ROOM;
+        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
         return true;
     }
     nki_uring_sqe *sqe = nki_u_take(loop, u);
@@ -12471,12 +14315,20 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
         return NULL;
     }
     uint32_t events = cqe->res < 0 ? NETKIT_POLL_READ | NETKIT_POLL_ERROR : (uint32_t)cqe->res;
+    bool has_hung_up = (events & NKI_POLL_ALWAYS) != 0;
     if (nki_id_kind(source->id) == NKI_KIND_CONN && (s->state & NKI_U_ENDED) == 0 &&
         (((const nki_conn *)(const void *)source)->flags & NKI_C_CONNECTING) == 0 &&
         (events & NKI_POLL_ALWAYS) != 0) {
         /* Reading will tell. A send that is in flight ends by its own completion: taken for room
          * to send, a hang-up would be looked at over and over until then. */
         events = (events & ~NKI_POLL_ALWAYS) | NETKIT_POLL_READ;
+    }
+    if ((s->state & NKI_U_ROOM) != 0) {
+        if ((events & NETKIT_POLL_WRITE) != 0 || has_hung_up) {
+            s->state = (uint8_t)(s->state & ~NKI_U_ROOM);
+            events |= NETKIT_POLL_WRITE; /* sending will tell */
+        }
+        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     }
     if (nki_id_kind(source->id) == NKI_KIND_WATCH) {
         uint32_t asked = s->events | (uint32_t)(NKI_POLL_ALWAYS | NETKIT_POLL_PEER_END);
@@ -13110,6 +14962,23 @@ static int nki_u_read_now(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *
     return n;
 }
 
+/* Unix conns are polled and read by calls, so here as well. */
+static int nki_u_read_fds(netkit_loop *loop, nki_conn *c, size_t max, uintptr_t *fds,
+                          size_t *count) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, &c->source);
+    nki_u_reclaim(loop, u);
+    int n = nki_r_read_fds(loop, c, max, fds, count);
+    if (n == NETKIT_E_EOF) {
+        s->state |= NKI_U_ENDED;
+    }
+    if (n == NETKIT_E_AGAIN || n == NETKIT_E_EOF) {
+        c->source.ready = 0;
+        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
+    }
+    return n;
+}
+
 static int nki_u_read_odd(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *s, size_t max) {
     if (s->blob != NULL) {
         size_t len = nki_u_blob_len(s->blob);
@@ -13199,8 +15068,8 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
         }
         return NETKIT_OK;
     }
-    bool is_small =
-        first->next == NULL && first->file == 0 && first->end - first->begin <= NKI_U_SEND_MAX;
+    bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX &&
+                    nki_fds_of(first) == NULL && first->file == 0;
     int error = NETKIT_OK;
     if (is_small && nki_u_is_later(loop, u) && first->end != first->begin) {
         if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {
@@ -13276,13 +15145,14 @@ static int nki_u_send(netkit_loop *loop, nki_conn *c, const void *data, size_t l
 
 static const nki_driver *nki_uring_driver(void) {
     static const nki_driver driver = {
-        nki_u_open,       nki_u_close,      nki_r_now,      nki_r_random, nki_u_wait,
-        nki_u_next,       nki_r_wake,       nki_u_native,   nki_u_commit, nki_u_rebind,
-        nki_u_attach,     nki_u_shut,       nki_r_discard,  NULL,         nki_u_watch,
-        nki_u_unwatch,    nki_r_listen,     nki_u_accept,   nki_r_adopt,  nki_r_connect,
-        nki_u_connected,  nki_u_read,       NULL,           nki_u_flush,  nki_u_send,
-        nki_r_half_close, nki_r_file_open,  nki_os_abandon, nki_r_local,  nki_r_remote,
-        nki_r_set_option, nki_r_get_option, nki_os_code,
+        nki_u_open,        nki_u_close,      nki_r_now,      nki_r_random,   nki_u_wait,
+        nki_u_next,        nki_r_wake,       nki_u_native,   nki_u_commit,   nki_u_rebind,
+        nki_u_attach,      nki_u_shut,       nki_r_discard,  NULL,           nki_u_watch,
+        nki_u_unwatch,     nki_r_listen,     nki_u_accept,   nki_r_adopt,    nki_r_connect,
+        nki_u_connected,   nki_u_read,       NULL,           nki_u_flush,    nki_u_send,
+        nki_r_half_close,  nki_r_file_open,  nki_os_abandon, nki_r_local,    nki_r_remote,
+        nki_r_set_option,  nki_r_get_option, nki_os_code,    nki_u_read_fds, nki_r_dup,
+        nki_r_credentials, nki_r_unlink,     nki_r_process,  nki_r_set_text, nki_r_get_text,
     };
     return &driver;
 }
@@ -13320,9 +15190,14 @@ static int nki_loop_desc_init(netkit_loop_desc *out, const netkit_loop_desc *giv
     out->timer_budget = nki_or(out->timer_budget, 4096);
     out->keep_max = nki_or(out->keep_max, 16777216);
     out->slow_callback_ms = nki_or(out->slow_callback_ms, 50);
+    netkit_timeouts *t = &out->timeouts;
+    t->connect_ms = nki_or(t->connect_ms, 30000);
+    t->close_ms = nki_or(t->close_ms, 5000);
+    t->idle_ms = t->idle_ms == NETKIT_TIMEOUT_NONE ? 0 : t->idle_ms;
     bool is_valid = out->objects_max <= NKI_SLOT_MASK && out->timers_max <= NKI_SLOT_MASK &&
                     out->events_max <= 65536 && out->posts_max <= 16777216 &&
-                    netkit_backend_name(out->backend) != NULL;
+                    t->connect_ms <= INT32_MAX && t->idle_ms <= INT32_MAX &&
+                    t->close_ms != NETKIT_TIMEOUT_NONE && netkit_backend_name(out->backend) != NULL;
     if (!is_valid) {
         return NETKIT_E_INVALID;
     }

@@ -169,13 +169,8 @@ NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, co
     if (nki_stage_spill(loop, c) != NETKIT_OK) {
         return nki_send_nomem(loop, c);
     }
-    nki_chunk *chunk = nki_chunk_lent(loop, len, release, user);
-    if (chunk == NULL) {
-        return NETKIT_E_NOMEM;
-    }
-    chunk->data = (const unsigned char *)data;
-    nki_out_lend(c, chunk);
-    return nki_send_queued(loop, c);
+    error = nki_out_lend(loop, c, data, len, release, user);
+    return error != NETKIT_OK ? error : nki_send_queued(loop, c);
 }
 
 NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintptr_t file,
@@ -204,7 +199,7 @@ NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintpt
     }
     chunk->file = own + 1;
     chunk->offset = offset;
-    nki_out_lend(c, chunk);
+    nki_out_lend_chunk(c, chunk);
     return nki_send_queued(loop, c);
 }
 
@@ -339,6 +334,56 @@ NETKIT_API int netkit_conn_cork(netkit_loop *loop, netkit_conn conn, bool corked
     }
     c->flags |= NKI_C_CORKED;
     return NETKIT_OK;
+}
+
+/* What stands between a caller's descriptors and the queue, in the order of the codes. */
+static int nki_send_fds_check(netkit_loop *loop, nki_conn *c, size_t len, size_t count) {
+    if ((c->flags & NKI_C_TCP) != 0) {
+        return NETKIT_E_NOSYS;
+    }
+    if (count > NETKIT_FDS_MAX) {
+        return NETKIT_E_TOOBIG;
+    }
+    if (len > nki_out_room(loop, c)) {
+        return nki_send_refuse(loop, c, len);
+    }
+    return c->borrowed >= c->behaviour->options.chunks_max ? nki_send_refuse(loop, c, len)
+                                                           : (int)NETKIT_OK;
+}
+
+NETKIT_API int netkit_conn_send_fds(netkit_loop *loop, netkit_conn conn, const void *data,
+                                    size_t len, const uintptr_t *fds, size_t count) {
+    nki_conn *c;
+    nki_batch *b;
+    int error = nki_send_check(loop, conn, &c);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (data == NULL || len == 0 || fds == NULL || count == 0) {
+        return NETKIT_E_INVALID;
+    }
+    error = nki_send_fds_check(loop, c, len, count);
+    size_t first = NKI_MIN(len, (size_t)NKI_BATCH_BYTES);
+    if (error == NETKIT_OK) {
+        error = nki_batch_create(loop, data, first, fds, count, &b);
+    }
+    if (error != NETKIT_OK) {
+        return error; /* nothing was taken */
+    }
+    if (nki_stage_spill(loop, c) != NETKIT_OK) {
+        nki_batch_done(loop, NETKIT_E_NOMEM, b);
+        return nki_send_nomem(loop, c);
+    }
+    error = nki_out_lend(loop, c, b->fds + count, first, nki_batch_done, b);
+    if (error != NETKIT_OK) {
+        nki_batch_done(loop, error, b);
+        return error;
+    }
+    if (len > first &&
+        nki_out_copy(loop, c, (const char *)data + first, len - first) != NETKIT_OK) {
+        return nki_send_nomem(loop, c);
+    }
+    return nki_send_queued(loop, c);
 }
 
 NETKIT_API int netkit_conn_want_drain(netkit_loop *loop, netkit_conn conn, size_t room) {
@@ -512,8 +557,9 @@ NETKIT_API int netkit_conn_set_option(netkit_loop *loop, netkit_conn conn, netki
                                       int value) {
     nki_conn *c;
     int error = nki_conn_find_open(loop, conn, &c);
-    if (error == NETKIT_OK && option == NETKIT_OPT_BLOCKING) {
-        return NETKIT_E_INVALID; /* it would stop the loop */
+    bool would_wait = option == NETKIT_OPT_BLOCKING || (option == NETKIT_OPT_LINGER && value > 0);
+    if (error == NETKIT_OK && would_wait) {
+        return NETKIT_E_INVALID;
     }
     return error != NETKIT_OK ? error
                               : loop->driver->set_option(loop, c->source.socket, option, value);
@@ -525,6 +571,56 @@ NETKIT_API int netkit_conn_get_option(netkit_loop *loop, netkit_conn conn, netki
     int error = nki_conn_find_socket(loop, conn, value, &c);
     return error != NETKIT_OK ? error
                               : loop->driver->get_option(loop, c->source.socket, option, value);
+}
+
+NETKIT_API int netkit_conn_set_option_text(netkit_loop *loop, netkit_conn conn,
+                                           netkit_option option, const char *value) {
+    nki_conn *c;
+    int error = nki_conn_find_open(loop, conn, &c);
+    if (error != NETKIT_OK || value == NULL) {
+        return error != NETKIT_OK ? error : NETKIT_E_INVALID;
+    }
+    return loop->driver->set_text(loop, c->source.socket, option, value);
+}
+
+NETKIT_API int netkit_conn_get_option_text(netkit_loop *loop, netkit_conn conn,
+                                           netkit_option option, char *text, size_t size) {
+    nki_conn *c;
+    if (text != NULL && size != 0) {
+        text[0] = 0;
+    }
+    int error = nki_conn_find_socket(loop, conn, size == 0 ? NULL : text, &c);
+    return error != NETKIT_OK ? error
+                              : loop->driver->get_text(loop, c->source.socket, option, text, size);
+}
+
+NETKIT_API int netkit_conn_credentials(netkit_loop *loop, netkit_conn conn,
+                                       netkit_credentials *out) {
+    nki_conn *c;
+    if (out != NULL) {
+        out->pid = out->uid = out->gid = -1;
+    }
+    int error = nki_conn_find_socket(loop, conn, out, &c);
+    return error != NETKIT_OK ? error : loop->driver->credentials(loop, c->source.socket, out);
+}
+
+NETKIT_API int netkit_conn_take_fd(netkit_loop *loop, netkit_conn conn, uintptr_t *out) {
+    nki_conn *c;
+    if (out != NULL) {
+        *out = UINTPTR_MAX;
+    }
+    int error = nki_conn_find_open(loop, conn, &c);
+    if (error != NETKIT_OK || out == NULL) {
+        return error != NETKIT_OK ? error : NETKIT_E_INVALID;
+    }
+    if (c->fds == NULL) {
+        return NETKIT_E_AGAIN;
+    }
+    *out = nki_fds_at(c->fds)[c->fds->begin++];
+    if (c->fds->begin == c->fds->end) {
+        nki_fds_forget(loop, c);
+    }
+    return NETKIT_OK;
 }
 
 NETKIT_API void *netkit_conn_user(netkit_loop *loop, netkit_conn conn) {
@@ -645,7 +741,8 @@ static int nki_conn_dial(netkit_loop *loop, nki_conn *c, const netkit_connect_de
     c->flags |= NKI_C_CONNECTING;
     error = nki_conn_set_options(loop, c, false);
     if (error == NETKIT_OK) {
-        error = nki_conn_start_timeouts(loop, c, desc->timeout_ms == 0 ? 30000 : desc->timeout_ms);
+        error = nki_conn_start_timeouts(
+            loop, c, desc->timeout_ms == 0 ? loop->desc.timeouts.connect_ms : desc->timeout_ms);
     }
     if (error == NETKIT_OK) {
         error = loop->driver->attach(loop, &c->source);

@@ -7,6 +7,17 @@
  * chunks by chunks_max. Empty queues own nothing: a chunk goes back to the loop, which keeps
  * some. */
 
+/* Descriptors to be sent, and the bytes they go with: lent memory of our own, so it is released as
+ * such, once it was sent or the conn has died. */
+typedef struct nki_batch {
+    size_t count;
+    size_t len;
+    size_t size; /* of this block */
+    uintptr_t fds[1];
+} nki_batch;
+
+static void nki_batch_done(netkit_loop *loop, int status, void *user);
+
 /* A chunk out of the reserve. */
 static nki_chunk *nki_chunk_take(netkit_loop *loop) {
     nki_chunk *chunk = loop->chunks;
@@ -212,10 +223,21 @@ static nki_chunk *nki_chunk_lent(netkit_loop *loop, size_t len, netkit_release_f
     return chunk;
 }
 
-static void nki_out_lend(nki_conn *c, nki_chunk *chunk) {
+static void nki_out_lend_chunk(nki_conn *c, nki_chunk *chunk) {
     nki_out_append(c, chunk);
     c->borrowed++;
     nki_out_count(c, chunk->end);
+}
+
+static int nki_out_lend(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
+                        netkit_release_fn release, void *user) {
+    nki_chunk *chunk = nki_chunk_lent(loop, len, release, user);
+    if (chunk == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    chunk->data = (const unsigned char *)data;
+    nki_out_lend_chunk(c, chunk);
+    return NETKIT_OK;
 }
 
 /* Bytes waiting, borrowed ones too. */
@@ -227,11 +249,18 @@ static NKI_OUTLINE size_t nki_out_bytes(const netkit_loop *loop, const nki_conn 
     return sum;
 }
 
-/* For drivers: the first spans of what waits, up to a file; returns their number. */
+/* For drivers: the descriptors that must go with the first byte of this chunk, or NULL. */
+static nki_batch *nki_fds_of(const nki_chunk *chunk) {
+    bool has = chunk->release == nki_batch_done && chunk->begin == 0;
+    return has ? (nki_batch *)chunk->user : NULL;
+}
+
+/* For drivers: the first spans of what waits, up to a file; returns their number. Bytes that have
+ * descriptors with them are not among them, as those go with the first byte of a send. */
 static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_max) {
     size_t count = 0;
     for (const nki_chunk *chunk = c->out; chunk != NULL && count < count_max; chunk = chunk->next) {
-        if (chunk->file != 0) {
+        if (NKI_UNLIKELY(chunk->file != 0 || nki_fds_of(chunk) != NULL)) {
             break;
         }
         if (chunk->end > chunk->begin) {

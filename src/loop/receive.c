@@ -238,6 +238,8 @@ static void nki_conn_read_failed(netkit_loop *loop, nki_conn *c, int error) {
     }
 }
 
+static int nki_conn_read_fds(netkit_loop *loop, nki_conn *c, size_t max);
+
 /* Read one span of at most `max` bytes. */
 static NKI_OUTLINE void nki_conn_read_span(netkit_loop *loop, nki_conn *c, size_t max) {
     if (NKI_UNLIKELY(c->tally >= loop->desc.conn_budget)) {
@@ -245,7 +247,11 @@ static NKI_OUTLINE void nki_conn_read_span(netkit_loop *loop, nki_conn *c, size_
         nki_enqueue_later(loop, &c->source);
         return;
     }
-    int n = loop->driver->read(loop, c, max);
+    bool has_fds = (c->flags & (NKI_C_FDS | NKI_C_CLOSING)) == NKI_C_FDS;
+    int n = has_fds ? nki_conn_read_fds(loop, c, max) : loop->driver->read(loop, c, max);
+    if (NKI_UNLIKELY(n == 0)) {
+        return; /* it has died of its descriptors */
+    }
     if (NKI_LIKELY(n > 0)) {
         c->tally = (c->source.ready & NKI_READABLE) == 0 ? 0 : c->tally + (uint32_t)n;
         nki_conn_received(loop, c, loop->span.data, (size_t)n);

@@ -114,8 +114,9 @@ enum {
     NKI_C_TCP = 1 << 16,
     NKI_C_COUNTED = 1 << 18, /* rate_min: bytes received are counted */
     NKI_C_REFUSED = 1 << 17, /* on_drain is owed for a send of `refused` bytes */
-    NKI_C_CORKED = 1 << 20,  /* what is queued waits for more */
+    NKI_C_CORKED = 1 << 21,  /* what is queued waits for more */
     NKI_C_UNTOLD = 1 << 19,  /* accepted, and nobody has heard of it before on_open */
+    NKI_C_FDS = 1 << 20,     /* descriptors are received too */
     NKI_C_DUE = NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_OPEN_DUE,
     NKI_C_PLAIN = NKI_C_OPENED | NKI_C_TCP | NKI_C_DUPLEX, /* nothing is out of the ordinary */
     NKI_C_ENDING = NKI_C_SHUT | NKI_C_CLOSING | NKI_C_DEAD,
@@ -153,7 +154,7 @@ typedef struct nki_conn {
     nki_carry *carry;
     nki_cold *cold;
     struct nki_conn *next; /* in the dirty list, later in that of the dead */
-    void *driver_data;
+    struct nki_fds *fds;   /* descriptors that have come and nobody took */
     uint32_t flags;
     uint32_t queued;    /* copied bytes in `out` */
     uint32_t tally;     /* alive: read so far out of the turn's budget; dead: bytes unsent */
@@ -187,9 +188,15 @@ typedef struct nki_listener {
     uint8_t is_deferred;
     uint8_t is_full; /* at conns_max: woken by the end of a conn */
     uint8_t is_tcp;
+    struct nki_listener_file *file; /* of a unix path that was bound here, to be removed */
 } nki_listener;
 
 NKI_STATIC_ASSERT(listener_size, sizeof(nki_listener) <= NKI_SOURCE_SIZE);
+
+typedef struct nki_listener_file {
+    netkit_unix_file file;
+    uint64_t process; /* that bound it: a forked one must not take it away */
+} nki_listener_file;
 
 typedef struct nki_watch {
     nki_source source;

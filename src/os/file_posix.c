@@ -113,10 +113,4 @@ static int nki_os_file_size(uintptr_t file, uint64_t *out) {
     return NETKIT_OK;
 }
 
-static int nki_os_file_dup(uintptr_t file, uintptr_t *out) {
-    int fd = NKI_SYS_fcntl(nki_os_fd(file), F_DUPFD_CLOEXEC, 0);
-    *out = fd < 0 ? UINTPTR_MAX : (uintptr_t)fd;
-    return fd < 0 ? nki_os_error() : NETKIT_OK;
-}
-
 #endif /* NKI_POSIX */
