@@ -340,6 +340,7 @@ static const nki_driver *nki_readiness_driver(void) {
         nki_r_connected,
         nki_r_read,
         NULL,
+        nki_keep_shared,
         nki_r_flush,
         nki_r_send,
         nki_r_half_close,
