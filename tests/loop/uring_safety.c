@@ -799,23 +799,24 @@ NKT_TEST(uring_lending_is_refused) {
     pid_t pid = fork();
     CHECK(pid >= 0);
     if (pid == 0) {
-        netkit_loop *loop = safety_lending_loop();
-        struct rlimit none;
+        struct rlimit low;
         sup_end end;
         safety_loan loan;
         memset(&loan, 0, sizeof(loan));
-        sup_peer peer = sup_open_default(loop, &end);
-        none.rlim_cur = none.rlim_max = 0;
-        CHECK_EQ(setrlimit(RLIMIT_MEMLOCK, &none), 0);
+        low.rlim_cur = low.rlim_max = 65536;
+        CHECK_EQ(setrlimit(RLIMIT_MEMLOCK, &low), 0);
         if (getuid() == 0) {
             CHECK_EQ(setgid(65534) + setuid(65534), 0);
         }
+        netkit_loop *loop = safety_lending_loop();
+        sup_peer peer = sup_open_default(loop, &end);
         safety_lend(loop, &end, &loan, 0, SAFETY_LENT);
         SUP_UNTIL_DOING(loop, peer.received == SAFETY_LENT && loan.releases == 1) {
             sup_peer_step(&peer);
         }
         CHECK_OK(loan.status);
         CHECK_EQ(end.closes, 0);
+        CHECK((safety_slot(loop, end.conn)->state & NKI_U_COPIED) != 0);
         sup_peer_close(&peer);
         nkt_loop_done(loop);
         _exit(0);
