@@ -1510,23 +1510,29 @@ typedef struct netkit_timeouts {
 #define NETKIT_TIMEOUT_NONE UINT32_MAX
 
 typedef struct netkit_loop_desc {
-    int backend;               /* NETKIT_BACKEND_*, 0 = AUTO */
-    uint32_t objects_max;      /* listeners, conns and watches together, 0 = 1,048,576 */
-    uint32_t timers_max;       /* 0 = 4,194,304 */
-    uint32_t events_max;       /* kernel events taken in one turn, 0 = 256 */
-    uint32_t posts_max;        /* posts that may wait, 0 = 4,096; rounded up to a power of two */
-    uint32_t conn_budget;      /* bytes a conn may read in one turn, 0 = 262,144 */
-    uint32_t accept_budget;    /* connections a listener may accept in one turn, 0 = 64 */
-    uint32_t post_budget;      /* posts run in one turn, 0 = 1,024 */
-    uint32_t timer_budget;     /* timers fired in one turn, 0 = 4,096 */
-    uint32_t keep_max;         /* bytes netkit_conn_keep may hold at a time, 0 = 16 MiB */
-    uint32_t spin_us;          /* look this long before blocking: latency for CPU, 0 = off */
-    uint32_t ext_size;         /* bytes of netkit_loop_ext, 0 = none */
-    uint32_t slow_callback_ms; /* debug: a callback slower than this is logged, 0 = 50 */
-    bool pull;                 /* events are fetched with netkit_loop_next */
-    bool debug;                /* log mistakes with a hint */
-    netkit_timeouts timeouts;  /* of its conns, unless theirs say otherwise */
-    uint64_t seed;             /* first generations of handles, 0 = random */
+    int backend;                /* NETKIT_BACKEND_*, 0 = AUTO */
+    uint32_t objects_max;       /* listeners, conns and watches together, 0 = 1,048,576 */
+    uint32_t timers_max;        /* 0 = 4,194,304 */
+    uint32_t events_max;        /* kernel events taken in one turn, 0 = 256 */
+    uint32_t posts_max;         /* posts that may wait, 0 = 4,096; rounded up to a power of two */
+    uint32_t conn_budget;       /* bytes a conn may read in one turn, 0 = 262,144 */
+    uint32_t accept_budget;     /* connections a listener may accept in one turn, 0 = 64 */
+    uint32_t post_budget;       /* posts run in one turn, 0 = 1,024 */
+    uint32_t timer_budget;      /* timers fired in one turn, 0 = 4,096 */
+    uint32_t keep_max;          /* bytes netkit_conn_keep may hold at a time, 0 = 16 MiB */
+    uint32_t spin_us;           /* look this long before blocking: latency for CPU, 0 = off */
+    uint32_t ext_size;          /* bytes of netkit_loop_ext, 0 = none */
+    uint32_t slow_callback_ms;  /* debug: a callback slower than this is logged, 0 = 50 */
+    bool pull;                  /* events are fetched with netkit_loop_next */
+    bool debug;                 /* log mistakes with a hint */
+    netkit_timeouts timeouts;   /* of its conns, unless theirs say otherwise */
+    uint32_t ring_sqpoll_ms;    /* io_uring: a thread of the kernel submits, and sleeps when idle
+                                   for so long; costs a processor, 0 = off */
+    uint32_t ring_sqpoll_cpu;   /* the processor that thread is bound to, from 1; 0 = any */
+    uint32_t ring_napi_us;      /* io_uring: waits poll the network device for so long, 0 = off */
+    uint32_t ring_zerocopy_min; /* io_uring: lent memory of so many bytes or more goes out without
+                                   a copy, where the kernel can, 0 = never */
+    uint64_t seed;              /* first generations of handles, 0 = random */
     netkit_loop_hook_fn before_turn; /* called before a turn waits */
     netkit_loop_hook_fn after_turn;  /* called when a turn is done */
     void *user;                      /* for the two hooks, and netkit_loop_user */
@@ -2436,7 +2442,7 @@ typedef struct netkit_try {
  * Every call that leaves the process goes through one NKI_SYS_ macro (src/os/seam_*.h),
  * and each of those asks NKI_FAIL(name) first, which is 0 unless a test says otherwise:
  * so a test can fail the n-th call of any kind, and see every one of them.
- * NKI_CLIP(name, len) lets it shorten transfers. */
+ * NKI_CLIP(name, len) lets it shorten transfers, NKI_MASK(name, bits) hide what the kernel can. */
 
 #if defined(_MSC_VER)
 #pragma warning(push)
@@ -2525,6 +2531,9 @@ typedef struct netkit_try {
 #ifndef NKI_CLIP
 #define NKI_CLIP(name, len) (len)
 #endif
+#ifndef NKI_MASK
+#define NKI_MASK(name, bits) (bits)
+#endif
 
 #ifndef NETKIT_ASSERT
 #include <assert.h>
@@ -2585,6 +2594,7 @@ typedef struct netkit_try {
 #define nki_atomic_load_relaxed(p) (*(p))
 #define nki_atomic_store(p, v) ((void)(*(p) = (v)))
 #define nki_atomic_store_relaxed(p, v) ((void)(*(p) = (v)))
+#define nki_atomic_fence() ((void)0)
 static uint32_t nki_atomic_exchange(uint32_t *p, uint32_t v) {
     uint32_t old = *p;
     *p = v;
@@ -2613,6 +2623,7 @@ static void *nki_atomic_exchange_ptr(void **p, void *v) {
 #define nki_atomic_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define nki_atomic_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define nki_atomic_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define nki_atomic_fence() __sync_synchronize()
 /* Sequentially consistent: the wake flag is a store that must not pass the loads behind it. */
 static uint32_t nki_atomic_exchange(uint32_t *p, uint32_t v) {
     return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);
@@ -4762,7 +4773,8 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
  * NKI_FAIL(name) is 0, or in tests a function that counts the call, may set errno
  * and returns true to have it fail. close is special: it must really close.
  * NKI_CLIP(name, len) shortens transfers; the callers of sendmsg and recvmsg ask it for their
- * total. */
+ * total.
+ * NKI_MASK(name, bits) takes features away that the kernel says it has. */
 
 #if NKI_POSIX
 
@@ -4882,6 +4894,12 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
          : (int)syscall(NKI_NR_IO_URING + 1, (fd), (submit), (wait), (flags), (arg), (size)))
 #define NKI_SYS_io_uring_register(fd, op, arg, n) \
     (NKI_FAIL(io_uring_register) ? -1 : (int)syscall(NKI_NR_IO_URING + 2, (fd), (op), (arg), (n)))
+/* The reader of completions: how many are there. In tests they sometimes come to light later. */
+#define NKI_SYS_io_uring_cqes(count) ((uint32_t)NKI_MASK(io_uring_cqes, (count)))
+/* The flag by which an operation goes on. In tests some are begun without it, so that the kernel
+ * itself ends them at their first completion, which then comes without F_MORE. (To clear F_MORE in
+ * what is read would be a lie: that operation would go on taking bytes out of the socket.) */
+#define NKI_SYS_io_uring_multishot(flag) ((uint16_t)NKI_MASK(io_uring_multishot, (flag)))
 #define NKI_SYS_mmap(size, flags, fd, offset) \
     (NKI_FAIL(mmap) ? MAP_FAILED              \
                     : mmap(NULL, (size), PROT_READ | PROT_WRITE, (flags), (fd), (offset)))
@@ -8424,10 +8442,13 @@ enum {
     NKI_URING_SEND = 26,
     NKI_URING_RECV = 27,
     NKI_URING_OP_5_19 = 45, /* SOCKET: multishot accept is there */
-    NKI_URING_OP_6_0 = 47   /* SEND_ZC: multishot receive is there */
+    NKI_URING_SEND_ZC = 47,
+    NKI_URING_OP_6_0 = 47 /* SEND_ZC: multishot receive is there */
 };
 
 /* io_uring_params.flags */
+#define NKI_URING_SETUP_SQPOLL (1u << 1)
+#define NKI_URING_SETUP_SQ_AFF (1u << 2)
 #define NKI_URING_SETUP_CQSIZE (1u << 3)
 #define NKI_URING_SETUP_DISABLED (1u << 6)
 #define NKI_URING_SETUP_SUBMIT_ALL (1u << 7)     /* 5.18 */
@@ -8442,12 +8463,15 @@ enum {
 #define NKI_URING_FEAT_SUBMIT_STABLE (1u << 2)
 #define NKI_URING_FEAT_FAST_POLL (1u << 5)
 #define NKI_URING_FEAT_EXT_ARG (1u << 8)
+#define NKI_URING_FEAT_RSRC_TAGS (1u << 10) /* 5.13: polls that go on are there */
 #define NKI_URING_FEAT_CQE_SKIP (1u << 11)
 #define NKI_URING_FEAT_NEEDED                                                            \
     (NKI_URING_FEAT_SINGLE_MMAP | NKI_URING_FEAT_NODROP | NKI_URING_FEAT_SUBMIT_STABLE | \
-     NKI_URING_FEAT_FAST_POLL | NKI_URING_FEAT_EXT_ARG)
+     NKI_URING_FEAT_FAST_POLL | NKI_URING_FEAT_EXT_ARG | NKI_URING_FEAT_RSRC_TAGS)
 
 #define NKI_URING_ENTER_GETEVENTS (1u << 0)
+#define NKI_URING_ENTER_SQ_WAKEUP (1u << 1)
+#define NKI_URING_ENTER_SQ_WAIT (1u << 2)
 #define NKI_URING_ENTER_EXT_ARG (1u << 3)
 #define NKI_URING_ENTER_REGISTERED (1u << 4)
 
@@ -8457,11 +8481,13 @@ enum {
     NKI_URING_REGISTER_RING = 20,
     NKI_URING_UNREGISTER_RING = 21,
     NKI_URING_REGISTER_BUFFERS = 22,
-    NKI_URING_UNREGISTER_BUFFERS = 23
+    NKI_URING_UNREGISTER_BUFFERS = 23,
+    NKI_URING_REGISTER_NAPI = 27 /* 6.9 */
 };
 
 #define NKI_URING_SQES_OFFSET 0x10000000
-#define NKI_URING_SQ_CQ_OVERFLOW (1u << 1) /* in the flags of the submission side */
+#define NKI_URING_SQ_NEED_WAKEUP (1u << 0) /* in the flags of the submission side */
+#define NKI_URING_SQ_CQ_OVERFLOW (1u << 1)
 
 /* io_uring_sqe.flags, .ioprio and .len of single operations */
 #define NKI_URING_SQE_BUFFER_SELECT (1u << 5)
@@ -8470,10 +8496,13 @@ enum {
 #define NKI_URING_RECV_POLL_FIRST (1u << 0)
 #define NKI_URING_RECV_MULTISHOT (1u << 1)
 #define NKI_URING_POLL_MULTISHOT (1u << 0)
+#define NKI_URING_SEND_ZC_REPORT (1u << 3) /* say in the notification whether it was a copy */
 
 /* io_uring_cqe.flags */
-#define NKI_URING_CQE_BUFFER (1u << 0) /* a buffer's number is in the upper half */
-#define NKI_URING_CQE_MORE (1u << 1)   /* the operation goes on */
+#define NKI_URING_CQE_BUFFER (1u << 0)    /* a buffer's number is in the upper half */
+#define NKI_URING_CQE_MORE (1u << 1)      /* the operation goes on */
+#define NKI_URING_CQE_NOTIF (1u << 3)     /* the memory of a zero-copy send is free */
+#define NKI_URING_NOTIF_COPIED (1u << 31) /* and was copied after all */
 
 typedef struct nki_uring_sqe {
     uint8_t opcode;
@@ -8556,11 +8585,28 @@ typedef struct nki_uring_buffers_reg {
     uint64_t reserved[3];
 } nki_uring_buffers_reg;
 
+typedef struct nki_uring_napi {
+    uint32_t busy_poll_us;
+    uint8_t is_preferred;
+    uint8_t opcode;
+    uint8_t reserved[2];
+    uint32_t op_param;
+    uint32_t reserved2;
+} nki_uring_napi;
+
+NKI_STATIC_ASSERT(napi_size, sizeof(nki_uring_napi) == 16);
 NKI_STATIC_ASSERT(sqe_size, sizeof(nki_uring_sqe) == 64);
 NKI_STATIC_ASSERT(cqe_size, sizeof(nki_uring_cqe) == 16);
 NKI_STATIC_ASSERT(params_size, sizeof(nki_uring_params) == 120);
 NKI_STATIC_ASSERT(buffer_size, sizeof(nki_uring_buffer) == 16);
 NKI_STATIC_ASSERT(buffers_reg_size, sizeof(nki_uring_buffers_reg) == 40);
+
+/* What is had on request only. */
+typedef struct nki_uring_wish {
+    uint32_t sqpoll_ms; /* a thread of the kernel submits, sleeping when idle for so long; 0 = no */
+    uint32_t sqpoll_cpu; /* on this processor, from 1; 0 = any */
+    uint32_t napi_us;    /* waits poll the network device for so long; 0 = no */
+} nki_uring_wish;
 
 typedef struct nki_uring {
     int fd;       /* -1 = none */
@@ -8584,8 +8630,12 @@ typedef struct nki_uring {
     size_t map_size;
     size_t sqes_size;
     bool is_enabled;
-    bool has_op[64];
+    uint64_t ops; /* NKI_URING_OP bits of those it knows */
 } nki_uring;
+
+static bool nki_uring_has(const nki_uring *r, unsigned op) {
+    return (r->ops >> op & 1u) != 0;
+}
 
 #endif /* NKI_HAS_URING */
 
@@ -8635,6 +8685,19 @@ static void nki_uring_close(nki_uring *r) {
 
 /* ---- setting up ---- */
 
+/* The same with a thread of the kernel that submits: it refuses the flags for deferring work. */
+static uint32_t nki_uring_step_polled(unsigned step) {
+    const uint32_t least =
+        NKI_URING_SETUP_CQSIZE | NKI_URING_SETUP_DISABLED | NKI_URING_SETUP_SQPOLL;
+    const uint32_t best = least | NKI_URING_SETUP_SUBMIT_ALL | NKI_URING_SETUP_SINGLE_ISSUER;
+    switch (step) {
+    case 0: return best | NKI_URING_SETUP_NO_SQARRAY;
+    case 1: return best;
+    case 2: return least;
+    default: return 0;
+    }
+}
+
 /* Flags, best first. Returns 0 beyond the last step. */
 static uint32_t nki_uring_step(unsigned step) {
     const uint32_t least = NKI_URING_SETUP_CQSIZE | NKI_URING_SETUP_DISABLED;
@@ -8654,20 +8717,26 @@ static uint32_t nki_uring_step(unsigned step) {
 
 /* Down the ladder while the kernel does not know a flag, and then in size while it has no memory.
  * Returns 0 or an errno. */
-static int nki_uring_setup(nki_uring *r, nki_uring_params *p) {
+static int nki_uring_setup(nki_uring *r, nki_uring_params *p, const nki_uring_wish *wish) {
+    uint32_t (*flags_of)(unsigned) = wish->sqpoll_ms != 0 ? nki_uring_step_polled : nki_uring_step;
     uint32_t entries = NKI_URING_SQ_ENTRIES;
     unsigned step = 0;
     while (entries >= NKI_URING_SQ_LEAST) {
         memset(p, 0, sizeof *p);
-        p->flags = nki_uring_step(step);
+        p->flags = flags_of(step);
+        p->sq_thread_idle = wish->sqpoll_ms;
+        if (wish->sqpoll_ms != 0 && wish->sqpoll_cpu != 0) {
+            p->flags |= NKI_URING_SETUP_SQ_AFF;
+            p->sq_thread_cpu = wish->sqpoll_cpu - 1;
+        }
         p->cq_entries = entries * (NKI_URING_CQ_ENTRIES / NKI_URING_SQ_ENTRIES);
         r->fd = NKI_SYS_io_uring_setup(entries, p);
         if (r->fd >= 0) {
             r->flags = p->flags;
-            r->features = p->features;
+            r->features = (uint32_t)NKI_MASK(io_uring_features, p->features);
             return 0;
         }
-        if (errno == EINVAL && nki_uring_step(step + 1) != 0) {
+        if (errno == EINVAL && flags_of(step + 1) != 0) {
             step++;
         } else if (errno == ENOMEM) {
             entries /= 4;
@@ -8736,10 +8805,11 @@ static int nki_uring_ask(nki_uring *r) {
         return errno;
     }
     for (size_t i = 0; i < NKI_COUNT(probe.ops) && i <= probe.last_op; i++) {
-        r->has_op[i] = (probe.ops[i].flags & 1u) != 0;
+        r->ops |= (uint64_t)(probe.ops[i].flags & 1u) << i;
     }
+    r->ops = NKI_MASK(io_uring_ops, r->ops);
     for (size_t i = 0; i < NKI_COUNT(needed); i++) {
-        if (!r->has_op[needed[i]]) {
+        if (!nki_uring_has(r, needed[i])) {
             return ENOSYS;
         }
     }
@@ -8750,13 +8820,23 @@ static int nki_uring_ask(nki_uring *r) {
     return 0;
 }
 
+/* Poll the device while waiting. Only a kernel with that built in knows the call. */
+static int nki_uring_set_napi(const nki_uring *r, uint32_t busy_poll_us) {
+    nki_uring_napi napi;
+    memset(&napi, 0, sizeof napi);
+    napi.busy_poll_us = busy_poll_us;
+    return NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_NAPI, &napi, 1u) != 0 ? errno : 0;
+}
+
 /* Make one. Returns 0 or an errno, and then *where names the call that failed. */
-static int nki_uring_open(nki_uring *r, const char **where) {
+static int nki_uring_open(nki_uring *r, const nki_uring_wish *wish, const char **where) {
     nki_uring_params params;
     nki_uring_init(r);
-    *where = "io_uring_setup";
-    int error = nki_uring_setup(r, &params);
-    if (error == 0 && (params.features & NKI_URING_FEAT_NEEDED) != NKI_URING_FEAT_NEEDED) {
+    *where = wish->sqpoll_ms != 0 ? "io_uring_setup with a polling thread" : "io_uring_setup";
+    /* That thread is one more that shares memory with us. */
+    bool is_alone = wish->sqpoll_ms != 0 && !NKI_HAS_THREADS;
+    int error = is_alone ? ENOSYS : nki_uring_setup(r, &params, wish);
+    if (error == 0 && (r->features & NKI_URING_FEAT_NEEDED) != NKI_URING_FEAT_NEEDED) {
         error = ENOSYS;
     }
     if (error == 0) {
@@ -8766,6 +8846,10 @@ static int nki_uring_open(nki_uring *r, const char **where) {
     if (error == 0) {
         *where = "io_uring_register or io_uring_enter";
         error = nki_uring_ask(r);
+    }
+    if (error == 0 && wish->napi_us != 0) {
+        *where = "busy polling of the network device";
+        error = nki_uring_set_napi(r, wish->napi_us);
     }
     if (error != 0) {
         nki_uring_close(r);
@@ -8802,7 +8886,20 @@ static uint32_t nki_uring_unsubmitted(const nki_uring *r) {
 }
 
 static uint32_t nki_uring_unread(const nki_uring *r) {
-    return nki_atomic_load(r->cq_tail) - *r->cq_head;
+    uint32_t count = nki_atomic_load(r->cq_tail) - *r->cq_head;
+    return NKI_SYS_io_uring_cqes(count);
+}
+
+/* The kernel's thread takes what is filled in by itself, unless it has gone to sleep. Who has no
+ * place left waits until it has taken something. */
+static uint32_t nki_uring_poke(const nki_uring *r) {
+    if ((r->flags & NKI_URING_SETUP_SQPOLL) == 0) {
+        return 0;
+    }
+    nki_atomic_fence(); /* between our tail and its flag, as io_uring_setup(2) asks for */
+    bool is_asleep = (nki_atomic_load(r->sq_flags) & NKI_URING_SQ_NEED_WAKEUP) != 0;
+    bool is_full = nki_uring_unsubmitted(r) == r->sq_entries;
+    return (is_asleep ? NKI_URING_ENTER_SQ_WAKEUP : 0) | (is_full ? NKI_URING_ENTER_SQ_WAIT : 0);
 }
 
 /* Submit what is filled in, and wait for an event up to timeout_ns (0: only look). Returns 0, or
@@ -8818,6 +8915,7 @@ static int nki_uring_enter(nki_uring *r, uint64_t timeout_ns) {
         arg.time = (uint64_t)(uintptr_t)&time;
     }
     nki_atomic_store(r->sq_tail, r->sqe_tail);
+    flags |= nki_uring_poke(r);
     if (NKI_SYS_io_uring_enter(r->enter_fd, nki_uring_unsubmitted(r), timeout_ns != 0 ? 1u : 0u,
                                flags, &arg, sizeof arg) >= 0) {
         return 0;
@@ -8843,120 +8941,6 @@ static nki_uring_sqe *nki_uring_take(nki_uring *r) {
 
 #endif /* NKI_HAS_URING */
 
-/* ---- src/uring/buffers.c ---- */
-/* Provided buffers: memory the kernel picks from when bytes have come, so that a conn that is
- * silent owns none.
- *
- * A buffer is with the kernel, or holds bytes that a conn has not read (parked), or is lent to a
- * handler. The three are told apart by its record; a count of those not with the kernel tells
- * cheaply whether there is anything to look after. Kernel side: io_uring_register_buf_ring(3);
- * an empty ring ends a multishot receive at once with ENOBUFS. */
-
-#if NKI_HAS_URING
-
-enum {
-    NKI_POOL_COUNT = 256, /* at most 500 conns answered at once need more, and read by recv then */
-    NKI_POOL_SIZE = 8192, /* who fills one reads by recv into 64 KiB instead */
-    NKI_POOL_GROUP = 0
-};
-
-#define NKI_POOL_NONE UINT16_MAX
-#define NKI_POOL_FREE UINT32_MAX /* as the slot of a buffer's owner: with the kernel */
-
-typedef struct nki_pool_record {
-    uint32_t slot; /* of the owner */
-    uint16_t next; /* parked behind it */
-    uint16_t unused;
-    uint32_t begin;
-    uint32_t end;
-} nki_pool_record;
-
-typedef struct nki_pool {
-    uint32_t count; /* a power of two */
-    uint32_t size;
-    nki_uring_buffer *ring; /* NULL = not there */
-    unsigned char *memory;
-    nki_pool_record *records;
-    uint32_t held; /* not with the kernel */
-    uint16_t tail; /* of the ring; the kernel sees it when it is published */
-} nki_pool;
-
-static unsigned char *nki_pool_data(const nki_pool *p, uint16_t id) {
-    return p->memory + (size_t)id * p->size;
-}
-
-/* Back to the kernel, from nki_pool_publish on. */
-static void nki_pool_give(nki_pool *p, uint16_t id) {
-    nki_uring_buffer *place = &p->ring[p->tail++ & (p->count - 1)];
-    place->addr = (uint64_t)(uintptr_t)nki_pool_data(p, id);
-    place->len = p->size;
-    place->id = id;
-    p->records[id].slot = NKI_POOL_FREE;
-    p->held--;
-}
-
-static void nki_pool_publish(nki_pool *p) {
-    if (p->ring != NULL) {
-        nki_atomic_store(&p->ring[0].tail, p->tail);
-    }
-}
-
-static size_t nki_pool_ring_size(const nki_pool *p) {
-    return p->count * sizeof(nki_uring_buffer);
-}
-
-static void nki_pool_free(nki_pool *p, const netkit_allocator *a) {
-    if (p->ring != NULL) {
-        (void)NKI_SYS_munmap(p->ring, nki_pool_ring_size(p));
-    }
-    nki_free(a, p->memory, (size_t)p->count * p->size);
-    nki_free(a, p->records, p->count * sizeof *p->records);
-    p->ring = NULL;
-    p->memory = NULL;
-    p->records = NULL;
-    p->held = 0;
-    p->tail = 0;
-}
-
-static int nki_pool_register(nki_pool *p, const nki_uring *r) {
-    nki_uring_buffers_reg reg;
-    void *ring = NKI_SYS_mmap(nki_pool_ring_size(p), MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (ring == MAP_FAILED) {
-        return errno;
-    }
-    p->ring = (nki_uring_buffer *)ring;
-    memset(&reg, 0, sizeof reg);
-    reg.addr = (uint64_t)(uintptr_t)ring;
-    reg.entries = p->count;
-    reg.group = NKI_POOL_GROUP;
-    return NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_BUFFERS, &reg, 1u) != 0 ? errno : 0;
-}
-
-/* Memory and ring, or an errno. */
-static int nki_pool_make(nki_pool *p, const nki_uring *r) {
-    int error = p->memory == NULL || p->records == NULL ? ENOMEM : nki_pool_register(p, r);
-    return error == 0 && p->ring == NULL ? ENOMEM : error;
-}
-
-/* Make the buffers and hand all of them to the kernel. Returns 0 or an errno, nothing left. */
-static int nki_pool_open(nki_pool *p, const nki_uring *r, const netkit_allocator *a) {
-    p->memory = (unsigned char *)nki_alloc(a, (size_t)p->count * p->size);
-    p->records = (nki_pool_record *)nki_alloc_zero(a, p->count * sizeof *p->records);
-    int error = nki_pool_make(p, r);
-    if (error != 0) {
-        nki_pool_free(p, a);
-        return error;
-    }
-    p->held = p->count;
-    for (uint32_t i = 0; i < p->count; i++) {
-        nki_pool_give(p, (uint16_t)i);
-    }
-    nki_pool_publish(p);
-    return 0;
-}
-
-#endif /* NKI_HAS_URING */
-
 /* ---- src/loop/types.h ---- */
 /* The loop's inner types.
  *
@@ -8974,7 +8958,7 @@ enum {
     NKI_SMALL_CHUNK_SIZE = 1024, /* the same for small messages that are in flight one by one */
     NKI_SMALL_CHUNKS_SPARE = 512,
     NKI_SPANS_MAX = 64,         /* spans in one gathered send */
-    NKI_KEEP_COPY = 16384,      /* a span up to this is kept by copying it */
+    NKI_KEEP_COPY = 16384,      /* a span of the shared buffer up to this is kept by copying */
     NKI_DEFER_MS_MIN = 10,      /* pause of a listener that is short of resources ... */
     NKI_DEFER_MS_MAX = 1000,    /* ... doubling up to this */
     NKI_WAIT_FAILURES_MAX = 16, /* in a row: then a run gives up instead of spinning */
@@ -9337,6 +9321,9 @@ typedef struct nki_driver {
      * READ is no longer ready), NETKIT_E_EOF, or an error. */
     int (*read)(netkit_loop *loop, nki_conn *c, size_t max);
     void (*read_done)(netkit_loop *loop, nki_conn *c); /* NULL = not interested */
+    /* The span that is out is to be kept: its block, if it has one of at most `room` bytes for
+     * itself, goes to the user for good; or *block stays NULL, and it is copied. */
+    int (*keep)(netkit_loop *loop, uint64_t room, nki_block **block);
     /* Move the queue by nki_out_sent(); NETKIT_OK: as far as it went; or an error. */
     int (*flush)(netkit_loop *loop, nki_conn *c);
     /* Bytes straight from memory that is only lent for the call: count (0: this driver does not
@@ -9912,12 +9899,15 @@ static nki_batch *nki_fds_of(const nki_chunk *chunk) {
     return has ? (nki_batch *)chunk->user : NULL;
 }
 
-/* For drivers: the first spans of what waits, up to a file; returns their number. Bytes that have
- * descriptors with them are not among them, as those go with the first byte of a send. */
-static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_max) {
+/* For drivers: the first spans of what waits, up to a file, or lent memory of lent_min bytes;
+ * returns their number. Bytes that have descriptors with them are not among them, as those go with
+ * the first byte of a send. */
+static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_max,
+                            size_t lent_min) {
     size_t count = 0;
     for (const nki_chunk *chunk = c->out; chunk != NULL && count < count_max; chunk = chunk->next) {
-        if (NKI_UNLIKELY(chunk->file != 0 || nki_fds_of(chunk) != NULL)) {
+        bool is_large = chunk->capacity == 0 && chunk->end - chunk->begin >= lent_min;
+        if (NKI_UNLIKELY(is_large || chunk->file != 0 || nki_fds_of(chunk) != NULL)) {
             break;
         }
         if (chunk->end > chunk->begin) {
@@ -10198,44 +10188,56 @@ static void nki_carry_consume(netkit_loop *loop, nki_conn *c, size_t used) {
 
 /* ---- keeping ---- */
 
-static int nki_keep_copy(netkit_loop *loop, netkit_buf *out) {
+static int nki_keep_copy(netkit_loop *loop, nki_block **out) {
     nki_block *block = nki_block_new(loop->keeper, loop->span.len);
     if (block == NULL) {
         return NETKIT_E_NOMEM;
     }
     memcpy(nki_block_data(block), loop->span.data, loop->span.len);
-    out->data = nki_block_data(block);
-    out->owner = block;
+    *out = block;
     return NETKIT_OK;
 }
 
-/* Hand the receive buffer out and put a new one in its place. */
-static int nki_keep_swap(netkit_loop *loop, netkit_buf *out) {
+/* For drivers whose spans are in the shared buffer: hand it out and put a new one in its place. */
+static int nki_keep_shared(netkit_loop *loop, uint64_t room, nki_block **out) {
+    const unsigned char *recv = nki_block_data(loop->recv);
+    if (loop->span.data != (const void *)recv || loop->span.len <= NKI_KEEP_COPY) {
+        return NETKIT_OK;
+    }
+    if (room < NKI_RECV_SIZE) {
+        return NETKIT_E_FULL;
+    }
     nki_block *fresh = nki_block_new(loop->keeper, NKI_RECV_SIZE);
     if (fresh == NULL) {
         return NETKIT_E_NOMEM;
     }
-    out->data = loop->span.data;
-    out->owner = loop->recv;
+    *out = loop->recv;
     loop->recv = fresh;
     return NETKIT_OK;
 }
 
+/* The block goes to the user whole, or, where too little of it is used, a copy does. */
 static int nki_keep(netkit_loop *loop, netkit_buf *out) {
-    const unsigned char *recv = nki_block_data(loop->recv);
-    bool is_recv = loop->span.data == (const void *)recv;
-    bool is_swap = is_recv && loop->span.len > NKI_KEEP_COPY;
-    uint64_t size = is_swap ? (uint64_t)NKI_RECV_SIZE : loop->span.len;
-    if (loop->kept_bytes + size > loop->desc.keep_max) {
+    uint64_t room = loop->desc.keep_max - loop->kept_bytes;
+    nki_block *block = NULL;
+    if (room < loop->span.len) {
         return NETKIT_E_FULL;
     }
-    int error = is_swap ? nki_keep_swap(loop, out) : nki_keep_copy(loop, out);
-    if (error == NETKIT_OK) {
-        out->len = loop->span.len;
-        loop->kept_bytes += size;
-        (void)nki_atomic_add(&loop->keeper->references, 1);
+    int error = loop->driver->keep(loop, room, &block);
+    const void *data = loop->span.data;
+    if (error == NETKIT_OK && block == NULL) {
+        error = nki_keep_copy(loop, &block);
+        data = block == NULL ? NULL : nki_block_data(block);
     }
-    return error;
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    out->data = data;
+    out->owner = block;
+    out->len = loop->span.len;
+    loop->kept_bytes += block->capacity;
+    (void)nki_atomic_add(&loop->keeper->references, 1);
+    return NETKIT_OK;
 }
 
 /* ---- src/loop/conn.c ---- */
@@ -13531,7 +13533,8 @@ static int nki_r_send_file(nki_conn *c) {
                             chunk->end - chunk->begin, false);
 }
 
-static int nki_r_send_some(nki_conn *c) {
+/* What stands before lent memory of lent_min bytes or more, or a part of it. */
+static int nki_r_send_some(nki_conn *c, size_t lent_min) {
     const nki_chunk *first = c->out;
     if (NKI_UNLIKELY(first->file != 0)) {
         return nki_r_send_file(c);
@@ -13544,7 +13547,7 @@ static int nki_r_send_some(nki_conn *c) {
         return nki_os_send(c->source.socket, first->data + first->begin, first->end - first->begin);
     }
     netkit_span spans[NKI_SPANS_MAX];
-    size_t count = nki_out_spans(c, spans, NKI_SPANS_MAX);
+    size_t count = nki_out_spans(c, spans, NKI_SPANS_MAX, lent_min);
     if (count == 0) {
         return 0; /* empty ones, to be taken off */
     }
@@ -13556,7 +13559,7 @@ static int nki_r_send_some(nki_conn *c) {
 static int nki_r_flush(netkit_loop *loop, nki_conn *c) {
     uint64_t sent = 0;
     while (c->out != NULL && sent < loop->desc.conn_budget) {
-        int n = nki_r_send_some(c);
+        int n = nki_r_send_some(c, SIZE_MAX);
         if (n < 0) {
             if (n == NETKIT_E_AGAIN) {
                 c->flags |= NKI_C_STALLED;
@@ -13656,17 +13659,187 @@ static int nki_r_get_text(netkit_loop *loop, uintptr_t socket, netkit_option opt
 
 static const nki_driver *nki_readiness_driver(void) {
     static const nki_driver driver = {
-        nki_r_open,        nki_r_close,      nki_r_now,      nki_r_random,   nki_r_wait,
-        nki_r_next,        nki_r_wake,       nki_r_native,   NULL,           NULL,
-        nki_r_attach,      nki_r_shut,       nki_r_discard,  nki_r_arm,      nki_r_watch,
-        nki_r_unwatch,     nki_r_listen,     nki_r_accept,   nki_r_adopt,    nki_r_connect,
-        nki_r_connected,   nki_r_read,       NULL,           nki_r_flush,    nki_r_send,
-        nki_r_half_close,  nki_r_file_open,  nki_os_abandon, nki_r_local,    nki_r_remote,
-        nki_r_set_option,  nki_r_get_option, nki_os_code,    nki_r_read_fds, nki_r_dup,
-        nki_r_credentials, nki_r_unlink,     nki_r_process,  nki_r_set_text, nki_r_get_text,
+        nki_r_open,
+        nki_r_close,
+        nki_r_now,
+        nki_r_random,
+        nki_r_wait,
+        nki_r_next,
+        nki_r_wake,
+        nki_r_native,
+        NULL,
+        NULL,
+        nki_r_attach,
+        nki_r_shut,
+        nki_r_discard,
+        nki_r_arm,
+        nki_r_watch,
+        nki_r_unwatch,
+        nki_r_listen,
+        nki_r_accept,
+        nki_r_adopt,
+        nki_r_connect,
+        nki_r_connected,
+        nki_r_read,
+        NULL,
+        nki_keep_shared,
+        nki_r_flush,
+        nki_r_send,
+        nki_r_half_close,
+        nki_r_file_open,
+        nki_os_abandon,
+        nki_r_local,
+        nki_r_remote,
+        nki_r_set_option,
+        nki_r_get_option,
+        nki_os_code,
+        nki_r_read_fds,
+        nki_r_dup,
+        nki_r_credentials,
+        nki_r_unlink,
+        nki_r_process,
+        nki_r_set_text,
+        nki_r_get_text,
     };
     return &driver;
 }
+
+/* ---- src/uring/buffers.c ---- */
+/* Provided buffers: memory the kernel picks from when bytes have come, so that a conn that is
+ * silent owns none.
+ *
+ * A buffer is with the kernel, or holds bytes that a conn has not read (parked), or is lent to a
+ * handler. The three are told apart by its record; a count of those not with the kernel tells
+ * cheaply whether there is anything to look after. Kernel side: io_uring_register_buf_ring(3);
+ * an empty ring ends a multishot receive at once with ENOBUFS.
+ *
+ * Each buffer is a block of its own, as the shared receive buffer is: one that a handler keeps goes
+ * with it, and a new one takes its place, so what is kept never takes from what the kernel has. */
+
+#if NKI_HAS_URING
+
+enum {
+    NKI_POOL_COUNT = 256, /* at most 500 conns answered at once need more, and read by recv then */
+    NKI_POOL_SIZE = 8192, /* who fills one reads by recv into 64 KiB instead */
+    NKI_POOL_GROUP = 0
+};
+
+#define NKI_POOL_NONE UINT16_MAX
+#define NKI_POOL_FREE UINT32_MAX /* as the slot of a buffer's owner: with the kernel */
+
+typedef struct nki_pool_record {
+    nki_block *block;
+    uint32_t slot; /* of the owner */
+    uint16_t next; /* parked behind it */
+    uint16_t unused;
+    uint32_t begin;
+    uint32_t end;
+} nki_pool_record;
+
+typedef struct nki_pool {
+    uint32_t count; /* a power of two */
+    uint32_t size;
+    nki_uring_buffer *ring; /* NULL = not there */
+    nki_pool_record *records;
+    uint32_t held; /* not with the kernel */
+    uint16_t tail; /* of the ring; the kernel sees it when it is published */
+} nki_pool;
+
+static unsigned char *nki_pool_data(const nki_pool *p, uint16_t id) {
+    return nki_block_data(p->records[id].block);
+}
+
+/* Back to the kernel, from nki_pool_publish on. */
+static void nki_pool_give(nki_pool *p, uint16_t id) {
+    nki_uring_buffer *place = &p->ring[p->tail++ & (p->count - 1)];
+    place->addr = (uint64_t)(uintptr_t)nki_pool_data(p, id);
+    place->len = p->size;
+    place->id = id;
+    p->records[id].slot = NKI_POOL_FREE;
+    p->held--;
+}
+
+static void nki_pool_publish(nki_pool *p) {
+    if (p->ring != NULL) {
+        nki_atomic_store(&p->ring[0].tail, p->tail);
+    }
+}
+
+static size_t nki_pool_ring_size(const nki_pool *p) {
+    return p->count * sizeof(nki_uring_buffer);
+}
+
+static void nki_pool_free(nki_pool *p, const netkit_allocator *a) {
+    if (p->ring != NULL) {
+        (void)NKI_SYS_munmap(p->ring, nki_pool_ring_size(p));
+    }
+    for (uint32_t i = 0; p->records != NULL && i < p->count; i++) {
+        if (p->records[i].block != NULL) {
+            nki_block_free(p->records[i].block);
+        }
+    }
+    nki_free(a, p->records, p->count * sizeof *p->records);
+    p->ring = NULL;
+    p->records = NULL;
+    p->held = 0;
+    p->tail = 0;
+}
+
+static int nki_pool_register(nki_pool *p, const nki_uring *r) {
+    nki_uring_buffers_reg reg;
+    void *ring = NKI_SYS_mmap(nki_pool_ring_size(p), MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (ring == MAP_FAILED) {
+        return errno;
+    }
+    p->ring = (nki_uring_buffer *)ring;
+    memset(&reg, 0, sizeof reg);
+    reg.addr = (uint64_t)(uintptr_t)ring;
+    reg.entries = p->count;
+    reg.group = NKI_POOL_GROUP;
+    return NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_BUFFERS, &reg, 1u) != 0 ? errno : 0;
+}
+
+/* Memory and ring, or an errno. */
+static int nki_pool_make(nki_pool *p, const nki_uring *r, nki_keeper *keeper) {
+    for (uint32_t i = 0; p->records != NULL && i < p->count; i++) {
+        p->records[i].block = nki_block_new(keeper, p->size);
+        if (p->records[i].block == NULL) {
+            return ENOMEM;
+        }
+    }
+    int error = p->records == NULL ? ENOMEM : nki_pool_register(p, r);
+    return error == 0 && p->ring == NULL ? ENOMEM : error;
+}
+
+/* Make the buffers and hand all of them to the kernel. Returns 0 or an errno, nothing left. */
+static int nki_pool_open(nki_pool *p, const nki_uring *r, nki_keeper *keeper) {
+    const netkit_allocator *a = &keeper->allocator;
+    p->records = (nki_pool_record *)nki_alloc_zero(a, p->count * sizeof *p->records);
+    int error = nki_pool_make(p, r, keeper);
+    if (error != 0) {
+        nki_pool_free(p, a);
+        return error;
+    }
+    p->held = p->count;
+    for (uint32_t i = 0; i < p->count; i++) {
+        nki_pool_give(p, (uint16_t)i);
+    }
+    nki_pool_publish(p);
+    return 0;
+}
+
+/* The user takes this buffer's memory for good; another one comes into its place. */
+static nki_block *nki_pool_swap(nki_pool *p, uint16_t id, nki_keeper *keeper) {
+    nki_block *fresh = nki_block_new(keeper, p->size);
+    nki_block *kept = p->records[id].block;
+    if (fresh == NULL) {
+        return NULL;
+    }
+    p->records[id].block = fresh;
+    return kept;
+}
+
+#endif /* NKI_HAS_URING */
 
 /* ---- src/uring/state.h ---- */
 /* The ring driver's own things. */
@@ -13699,9 +13872,11 @@ enum {
     NKI_U_RESET = 2,        /* and then closed with a reset */
     NKI_U_EOF = 4,          /* the end has come, and waits behind what is parked */
     NKI_U_ENDED = 8,        /* and has been read: only an error can follow */
-    NKI_U_ROOM = 16,        /* wants to hear of room to send, for what only a call sends */
+    NKI_U_LENDING = 16,     /* a zero-copy send is done but for the release of its memory */
     NKI_U_TURNED_AWAY = 32, /* its receive is being cancelled */
-    NKI_U_POLLED = 64       /* never by a multishot receive */
+    NKI_U_POLLED = 64,      /* never by a multishot receive */
+    NKI_U_COPIED = 128,     /* no zero-copy sends: the kernel copied, or has refused */
+    NKI_U_ROOM = 256        /* wants to hear of room to send, for what only a call sends */
 };
 
 /* Bytes taken out of the buffers, or accepted sockets, that wait: first in, first out. */
@@ -13715,9 +13890,10 @@ typedef struct nki_u_blob {
 typedef struct nki_u_slot {
     uint32_t next; /* who wants: the slot behind this one */
     uint8_t want;
-    uint8_t busy; /* operations in flight, NKI_U_BIT of each */
-    uint8_t state;
-    uint8_t polls;  /* counted, 4 bits */
+    uint8_t busy;    /* operations in flight, NKI_U_BIT of each */
+    uint8_t polls;   /* counted, 4 bits */
+    bool is_lending; /* the send in flight, or the last one, is a zero-copy one */
+    uint16_t state;
     uint16_t first; /* buffers that are parked */
     uint16_t last;
     uint16_t error;      /* errno that reading or accepting will say, 0 = none */
@@ -13726,6 +13902,7 @@ typedef struct nki_u_slot {
     uint32_t bulk;       /* reads that go past the buffers because the last ones were large */
     uint32_t turn;       /* of the loop, in which */
     uint32_t taken;      /* bytes have come in by completions */
+    int32_t sent;        /* what a zero-copy send has said, whose memory is still out */
     nki_u_blob *blob;    /* older than what is parked */
 } nki_u_slot;
 
@@ -13749,15 +13926,24 @@ typedef struct nki_u {
     bool has_recv_multishot;
     bool has_accept_multishot;
     bool has_skip;
+    bool has_zerocopy; /* and it is wished for */
+    uint64_t quiet_ns; /* being destroyed: since when no completion has come, 0 = not yet */
+    nki_uring_wish wish;
     unsigned char *guard; /* a page that reads 0 in a forked child */
     nki_fd_table watched;
     uint64_t overflows; /* times the kernel had more completions than places */
     uint64_t starved;   /* receives that found no buffer */
     uint64_t arms;      /* receives begun */
+    uint64_t lendings;  /* zero-copy sends that kept their memory for a while */
 } nki_u;
 
 static nki_u *nki_u_of(const netkit_loop *loop) {
     return (nki_u *)loop->driver_state;
+}
+
+/* Whether this process is not the one that made the ring. */
+static bool nki_u_is_child(const nki_u *u) {
+    return u->guard != NULL && *(const volatile unsigned char *)u->guard == 0;
 }
 
 /* The driver's half of a slot that was attached. */
@@ -13854,9 +14040,13 @@ enum {
     NKI_U_PARKED_SOCKETS = 256 /* accepted ahead of the listener */
 };
 
+/* For so long destroying a loop waits for a kernel that says nothing. */
+#define NKI_U_DESTROY_NS (500 * (uint64_t)NKI_NS_PER_MS)
+
+/* A place in the ring; a forked child, to which its memory is not mapped, never gets one. */
 static nki_uring_sqe *nki_u_take(netkit_loop *loop, nki_u *u) {
     loop->is_unsubmitted = 1;
-    return NKI_UNLIKELY(u->is_lost) ? NULL : nki_uring_take(&u->ring);
+    return NKI_UNLIKELY(u->is_lost || nki_u_is_child(u)) ? NULL : nki_uring_take(&u->ring);
 }
 
 /* ---- beginning ---- */
@@ -13938,7 +14128,8 @@ static bool nki_u_begin_recv(netkit_loop *loop, nki_u *u, const nki_source *sour
     sqe->opcode = NKI_URING_RECV;
     sqe->flags = NKI_URING_SQE_BUFFER_SELECT;
     /* To poll first: without it an empty pool would end it at once, although nothing has come. */
-    sqe->ioprio = NKI_URING_RECV_MULTISHOT | NKI_URING_RECV_POLL_FIRST;
+    sqe->ioprio = (uint16_t)(NKI_SYS_io_uring_multishot(NKI_URING_RECV_MULTISHOT) |
+                             NKI_URING_RECV_POLL_FIRST);
     sqe->fd = nki_os_fd(source->socket);
     sqe->buffer_group = NKI_POOL_GROUP;
     sqe->user_data = nki_u_name(source, s, NKI_U_RECV);
@@ -13950,7 +14141,7 @@ static bool nki_u_begin_recv(netkit_loop *loop, nki_u *u, const nki_source *sour
 /* The pool, made at first use: smaller where memory is short, never where the kernel cannot. */
 static bool nki_u_has_pool(netkit_loop *loop, nki_u *u) {
     while (u->has_recv_multishot && u->pool.ring == NULL) {
-        int error = nki_pool_open(&u->pool, &u->ring, &loop->allocator);
+        int error = nki_pool_open(&u->pool, &u->ring, loop->keeper);
         if (error == ENOMEM && u->pool.count > 16) {
             u->pool.count /= 4;
         } else {
@@ -13999,7 +14190,7 @@ static bool nki_u_begin_accept(netkit_loop *loop, nki_u *u, const nki_listener *
         return false;
     }
     sqe->opcode = NKI_URING_ACCEPT;
-    sqe->ioprio = NKI_URING_ACCEPT_MULTISHOT;
+    sqe->ioprio = NKI_SYS_io_uring_multishot(NKI_URING_ACCEPT_MULTISHOT);
     sqe->fd = nki_os_fd(l->source.socket);
     sqe->op_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
     sqe->user_data = nki_u_name(&l->source, s, NKI_U_ACCEPT);
@@ -14021,6 +14212,14 @@ static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, n
         return true;
     default: return true;
     }
+}
+
+/* Whether a chunk is so large that the kernel should take it without copying. */
+static bool nki_u_is_lendable(const netkit_loop *loop, const nki_u *u, const nki_conn *c,
+                              const nki_u_slot *s, const nki_chunk *chunk) {
+    return u->has_zerocopy && chunk->capacity == 0 && chunk->file == 0 &&
+           (c->flags & NKI_C_TCP) != 0 && (s->state & NKI_U_COPIED) == 0 &&
+           chunk->end - chunk->begin >= loop->desc.ring_zerocopy_min;
 }
 
 /* The first chunk that holds something. */
@@ -14051,6 +14250,7 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
     }
     size_t len = NKI_MIN(chunk->end - chunk->begin, (size_t)INT_MAX);
     sqe->fd = nki_os_fd(c->source.socket);
+    s->is_lending = nki_u_is_lendable(loop, u, c, s, chunk);
     if (chunk->file != 0) {
         sqe->opcode = NKI_URING_POLL_ADD;
         sqe->op_flags = nki_u_poll_bits(NETKIT_POLL_WRITE);
@@ -14059,6 +14259,11 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
         sqe->addr = (uint64_t)(uintptr_t)(chunk->data + chunk->begin);
         sqe->len = (uint32_t)NKI_CLIP(send, len);
         sqe->op_flags = NKI_MSG_NOSIGNAL;
+    }
+    if (NKI_UNLIKELY(s->is_lending)) {
+        sqe->opcode = NKI_URING_SEND_ZC;
+        sqe->ioprio = NKI_URING_SEND_ZC_REPORT;
+        sqe->op_flags |= MSG_WAITALL; /* one notification for all of it */
     }
     sqe->user_data = nki_u_name(&c->source, s, NKI_U_SEND);
     s->busy |= NKI_U_BIT(NKI_U_SEND);
@@ -14186,9 +14391,21 @@ static void nki_u_evict_all(netkit_loop *loop, nki_u *u) {
 /* Nothing is in flight any more. */
 static void nki_u_finish(netkit_loop *loop, nki_source *source, nki_u_slot *s) {
     source->token = 0; /* a poll that was given up may still say something */
-    (void)((s->state & NKI_U_RESET) != 0 ? nki_os_reset(source->socket)
-                                         : nki_os_close(source->socket));
+    if (source->socket != UINTPTR_MAX) {
+        (void)((s->state & NKI_U_RESET) != 0 ? nki_os_reset(source->socket)
+                                             : nki_os_close(source->socket));
+    }
     nki_gone(loop, source);
+}
+
+/* It is closed, and all it still waits for is memory that the kernel holds until the peer has it.
+ * A reset makes it let go. */
+static void nki_u_stop_lending(nki_source *source, const nki_u_slot *s) {
+    if (s->busy == NKI_U_BIT(NKI_U_SEND) && (s->state & NKI_U_LENDING) != 0 &&
+        source->socket != UINTPTR_MAX) {
+        (void)nki_os_reset(source->socket);
+        source->socket = UINTPTR_MAX;
+    }
 }
 
 static uint16_t nki_u_buffer_of(const nki_uring_cqe *cqe) {
@@ -14230,7 +14447,7 @@ static NKI_HOT nki_source *nki_u_received(netkit_loop *loop, nki_u *u, nki_sourc
     int res = cqe->res;
     if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
         s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_RECV));
-        s->state = (uint8_t)(s->state & ~NKI_U_TURNED_AWAY);
+        s->state = (uint16_t)(s->state & ~NKI_U_TURNED_AWAY);
     }
     if (NKI_UNLIKELY(res <= 0 || id == NKI_POOL_NONE)) {
         nki_u_return(u, id);
@@ -14256,8 +14473,38 @@ static NKI_HOT nki_source *nki_u_received(netkit_loop *loop, nki_u *u, nki_sourc
     return is_over ? NULL : source;
 }
 
-static nki_source *nki_u_sent(netkit_loop *loop, nki_source *source, nki_u_slot *s, int res) {
+/* A zero-copy send says twice: how much of it went, and later that the memory is free again. Only
+ * then it is over. Returns whether it is, and then *res is how much went; refusals are no errors,
+ * but reasons to copy from now on. */
+static bool nki_u_lent(nki_u *u, nki_u_slot *s, const nki_uring_cqe *cqe, int *res) {
+    if ((cqe->flags & NKI_URING_CQE_MORE) != 0) {
+        s->sent = cqe->res;
+        s->state |= NKI_U_LENDING;
+        u->lendings++;
+        return false;
+    }
+    *res = cqe->res;
+    if ((cqe->flags & NKI_URING_CQE_NOTIF) != 0) {
+        *res = s->sent;
+        s->state = (uint16_t)(s->state & ~NKI_U_LENDING);
+        if (((uint32_t)cqe->res & NKI_URING_NOTIF_COPIED) != 0) {
+            s->state |= NKI_U_COPIED;
+        }
+    }
+    if (*res == -EINVAL || *res == -EOPNOTSUPP || *res == -ENOMEM || *res == -ENOBUFS) {
+        s->state |= NKI_U_COPIED;
+        *res = 0;
+    }
+    return true;
+}
+
+static nki_source *nki_u_sent(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
+                              const nki_uring_cqe *cqe) {
     nki_conn *c = (nki_conn *)(void *)source;
+    int res = cqe->res;
+    if (NKI_UNLIKELY(s->is_lending) && !nki_u_lent(u, s, cqe, &res)) {
+        return NULL;
+    }
     s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_SEND));
     const nki_chunk *chunk = nki_u_sending(c);
     if (NKI_LIKELY(res >= 0)) {
@@ -14282,7 +14529,7 @@ static void nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *source, nki_
     int fd = cqe->res;
     if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
         s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_ACCEPT));
-        s->state = (uint8_t)(s->state & ~NKI_U_TURNED_AWAY);
+        s->state = (uint16_t)(s->state & ~NKI_U_TURNED_AWAY);
     }
     if (fd >= 0) {
         if (nki_u_blob_push(&loop->allocator, &s->blob, &fd, sizeof fd) != NETKIT_OK) {
@@ -14325,7 +14572,7 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
     }
     if ((s->state & NKI_U_ROOM) != 0) {
         if ((events & NETKIT_POLL_WRITE) != 0 || has_hung_up) {
-            s->state = (uint8_t)(s->state & ~NKI_U_ROOM);
+            s->state = (uint16_t)(s->state & ~NKI_U_ROOM);
             events |= NETKIT_POLL_WRITE; /* sending will tell */
         }
         nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
@@ -14353,10 +14600,11 @@ static void nki_u_completed_closing(netkit_loop *loop, nki_u *u, nki_source *sou
     unsigned op = (unsigned)(cqe->user_data >> NKI_SLOT_BITS) & 15u;
     bool is_current = op != NKI_U_POLL || cqe->user_data == nki_u_name(source, s, op);
     nki_conn *c = (nki_conn *)(void *)source;
-    if (op == NKI_U_SEND && cqe->res > 0 && nki_u_sending(c) != NULL &&
-        nki_u_sending(c)->file == 0) {
+    int sent = cqe->res;
+    bool is_sent = op == NKI_U_SEND && (!s->is_lending || nki_u_lent(u, s, cqe, &sent));
+    if (is_sent && sent > 0 && nki_u_sending(c) != NULL && nki_u_sending(c)->file == 0) {
         uint32_t kept = c->u.live.active_ms; /* of the dead it is a part of the reason */
-        nki_out_sent(loop, c, (size_t)cqe->res);
+        nki_out_sent(loop, c, (size_t)sent);
         c->u.live.active_ms = kept;
     }
     nki_u_orphan(u, cqe);
@@ -14369,8 +14617,12 @@ static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nk
     nki_source *source = nki_token_find(loop, cqe->user_data);
     if (NKI_UNLIKELY(source == NULL)) {
         if (cqe->user_data == NKI_U_WAKE) {
+            /* Each write to the eventfd ends in a completion, whether the ones before it were read
+             * or not. Only a poll that begins looks at what has been there before. */
             u->is_wake_armed = (cqe->flags & NKI_URING_CQE_MORE) != 0;
-            nki_os_wake_drain(&loop->wake);
+            if (!u->is_wake_armed) {
+                nki_os_wake_drain(&loop->wake);
+            }
         } else {
             nki_u_orphan(u, cqe);
         }
@@ -14382,12 +14634,14 @@ static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nk
         nki_u_completed_closing(loop, u, source, s, cqe);
         if (s->busy == 0) {
             nki_u_finish(loop, source, s);
+        } else {
+            nki_u_stop_lending(source, s);
         }
         return NULL;
     }
     switch (op) {
     case NKI_U_RECV: return nki_u_received(loop, u, source, s, cqe);
-    case NKI_U_SEND: return nki_u_sent(loop, source, s, cqe->res);
+    case NKI_U_SEND: return nki_u_sent(loop, u, source, s, cqe);
     case NKI_U_ACCEPT: nki_u_accepted(loop, u, source, s, cqe); return NULL;
     default: break;
     }
@@ -14407,11 +14661,6 @@ static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nk
  * there the ring has nothing to win. Who reads slowly never holds a buffer beyond a turn. */
 
 #if NKI_HAS_URING
-
-/* Whether this process is not the one that made the ring. */
-static bool nki_u_is_child(const nki_u *u) {
-    return u->guard != NULL && *(const volatile unsigned char *)u->guard == 0;
-}
 
 static void nki_u_guard_open(nki_u *u) {
 #if defined(MADV_WIPEONFORK)
@@ -14439,6 +14688,7 @@ static const char *nki_u_errno_name(int os_code) {
     case ENOSYS: return "ENOSYS";
     case ENOMEM: return "ENOMEM";
     case EINVAL: return "EINVAL";
+    case EOPNOTSUPP: return "EOPNOTSUPP";
     case EMFILE: return "EMFILE";
     case ENFILE: return "ENFILE";
     default: return "errno";
@@ -14474,22 +14724,24 @@ static int nki_u_refused(netkit_loop *loop, const char *where, int os_code) {
     snprintf(loop->why, sizeof loop->why, "io_uring refused: %s (%d) at %s%s",
              nki_u_errno_name(os_code), os_code, where, hint);
     errno = os_code;
-    bool is_missing =
-        os_code == EPERM || os_code == EACCES || os_code == ENOSYS || os_code == EINVAL;
+    bool is_missing = os_code == EPERM || os_code == EACCES || os_code == ENOSYS ||
+                      os_code == EINVAL || os_code == EOPNOTSUPP;
     return is_missing ? (int)NETKIT_E_NOSYS : netkit_error_from_os(os_code);
 }
 
 /* ---- life ---- */
 
-static void nki_u_setup(nki_u *u) {
+static void nki_u_setup(const netkit_loop *loop, nki_u *u) {
     u->pool.count = NKI_POOL_COUNT;
     u->pool.size = NKI_POOL_SIZE;
     u->want_first = NKI_NO_SLOT;
     u->want_last = NKI_NO_SLOT;
     u->lent = NKI_POOL_NONE;
-    u->has_recv_multishot = u->ring.has_op[NKI_URING_OP_6_0];
-    u->has_accept_multishot = u->ring.has_op[NKI_URING_OP_5_19];
+    u->has_recv_multishot = nki_uring_has(&u->ring, NKI_URING_OP_6_0);
+    u->has_accept_multishot = nki_uring_has(&u->ring, NKI_URING_OP_5_19);
     u->has_skip = (u->ring.features & NKI_URING_FEAT_CQE_SKIP) != 0;
+    u->has_zerocopy =
+        loop->desc.ring_zerocopy_min != 0 && nki_uring_has(&u->ring, NKI_URING_SEND_ZC);
 }
 
 static int nki_u_open(netkit_loop *loop) {
@@ -14498,8 +14750,11 @@ static int nki_u_open(netkit_loop *loop) {
     if (u == NULL) {
         return nki_u_refused(loop, "malloc", ENOMEM);
     }
-    int os_code = nki_uring_open(&u->ring, &where);
-    bool is_old = (u->ring.flags & NKI_URING_SETUP_DEFER_TASKRUN) == 0;
+    u->wish.sqpoll_ms = loop->desc.ring_sqpoll_ms;
+    u->wish.sqpoll_cpu = loop->desc.ring_sqpoll_cpu;
+    u->wish.napi_us = loop->desc.ring_napi_us;
+    int os_code = nki_uring_open(&u->ring, &u->wish, &where);
+    bool is_old = (u->ring.flags & NKI_URING_SETUP_DEFER_TASKRUN) == 0 && u->wish.sqpoll_ms == 0;
     if (os_code == 0 && is_old && loop->desc.backend == NETKIT_BACKEND_FASTEST) {
         nki_uring_close(&u->ring);
         where = "DEFER_TASKRUN";
@@ -14514,7 +14769,7 @@ static int nki_u_open(netkit_loop *loop) {
         nki_free(&loop->allocator, u, sizeof *u);
         return nki_u_refused(loop, where, os_code);
     }
-    nki_u_setup(u);
+    nki_u_setup(loop, u);
     nki_u_guard_open(u);
     loop->driver_state = u;
     return NETKIT_OK;
@@ -14569,7 +14824,7 @@ static int nki_u_rebind(netkit_loop *loop) {
     if (u->pool.held != 0) {
         return NETKIT_E_NOMEM;
     }
-    int os_code = nki_uring_open(&fresh, &where);
+    int os_code = nki_uring_open(&fresh, &u->wish, &where);
     if (os_code != 0) {
         errno = os_code;
         return nki_os_error();
@@ -14628,6 +14883,7 @@ static void nki_u_lose(netkit_loop *loop, nki_u *u) {
     for (uint32_t i = 0; i < loop->sources.capacity && (i >> NKI_SLAB_BITS) < u->slabs_count; i++) {
         nki_source *source = (nki_source *)(void *)nki_slots_at(&loop->sources, i);
         nki_u_slot *s = nki_u_at(u, i);
+        s->state |= s->is_lending ? NKI_U_RESET : 0; /* else lent memory waits in the socket */
         s->busy = 0;
         if (source->token != 0 && (s->state & NKI_U_CLOSING) != 0) {
             nki_u_finish(loop, source, s);
@@ -14635,10 +14891,23 @@ static void nki_u_lose(netkit_loop *loop, nki_u *u) {
     }
 }
 
+/* A loop that is being destroyed waits for its operations to end, but not without bounds: neither
+ * for a kernel that says EAGAIN for ever nor for an end that never comes. */
+static bool nki_u_is_overdue(nki_u *u) {
+    uint64_t now = nki_os_now_ns();
+    if (u->quiet_ns == 0 || nki_uring_unread(&u->ring) != 0) {
+        u->quiet_ns = now;
+    }
+    return now - u->quiet_ns > NKI_U_DESTROY_NS;
+}
+
 static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
     nki_u *u = nki_u_of(loop);
     if (NKI_UNLIKELY(u->is_lost)) {
         return 0;
+    }
+    if (NKI_UNLIKELY(loop->is_destroying && u->quiet_ns != 0 && u->batch == 0)) {
+        timeout_ns = NKI_NS_PER_MS; /* it has looked already: no need to spin */
     }
     if (nki_u_is_child(u)) {
         errno = ENOSYS;
@@ -14655,7 +14924,7 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
         }
         os_code = nki_u_enter(loop, u, timeout_ns);
     }
-    if (NKI_UNLIKELY(os_code != 0 && loop->is_destroying)) {
+    if (NKI_UNLIKELY(loop->is_destroying) && (os_code != 0 || nki_u_is_overdue(u))) {
         nki_u_lose(loop, u);
         return 0;
     }
@@ -14793,6 +15062,8 @@ static void nki_u_shut(netkit_loop *loop, nki_source *source, bool reset) {
     }
     if (s->busy == 0 || is_child) {
         nki_u_finish(loop, source, s);
+    } else {
+        nki_u_stop_lending(source, s);
     }
 }
 
@@ -15038,6 +15309,24 @@ static int nki_u_read(netkit_loop *loop, nki_conn *c, size_t max) {
     return (int)n;
 }
 
+/* A buffer whose only bytes are the span's goes to the user, unless it is nearly empty. */
+static int nki_u_keep(netkit_loop *loop, uint64_t room, nki_block **out) {
+    nki_u *u = nki_u_of(loop);
+    const unsigned char *span = (const unsigned char *)loop->span.data;
+    if (u->lent == NKI_POOL_NONE || loop->span.len <= u->pool.size / 4) {
+        return nki_keep_shared(loop, room, out);
+    }
+    const unsigned char *data = nki_pool_data(&u->pool, u->lent);
+    if ((uintptr_t)span < (uintptr_t)data || (uintptr_t)span >= (uintptr_t)data + u->pool.size) {
+        return nki_keep_shared(loop, room, out);
+    }
+    if (room < u->pool.size) {
+        return NETKIT_E_FULL;
+    }
+    *out = nki_pool_swap(&u->pool, u->lent, loop->keeper);
+    return *out == NULL ? (int)NETKIT_E_NOMEM : NETKIT_OK;
+}
+
 static int nki_u_send_failed(nki_u_slot *s) {
     errno = s->send_error;
     s->send_error = 0;
@@ -15048,6 +15337,40 @@ static int nki_u_send_failed(nki_u_slot *s) {
  * than this. Alone, a send by a call costs less than the second look for its completion. */
 static bool nki_u_is_later(const netkit_loop *loop, const nki_u *u) {
     return u->batch > 2 && loop->is_running && !loop->is_flushing;
+}
+
+/* What stands before the first chunk that is lent to the kernel goes by calls, within the turn's
+ * budget. Returns NETKIT_OK: that chunk is the first, or the conn is stalled; or an error. */
+static int nki_u_flush_before(netkit_loop *loop, const nki_u *u, nki_conn *c, const nki_u_slot *s) {
+    uint64_t sent = 0;
+    while (c->out != NULL && !nki_u_is_lendable(loop, u, c, s, c->out)) {
+        if (sent >= loop->desc.conn_budget) {
+            c->flags |= NKI_C_STALLED;
+            c->source.ready = (uint16_t)(c->source.ready | NETKIT_POLL_WRITE);
+            nki_enqueue_later(loop, &c->source);
+            return NETKIT_OK;
+        }
+        int n = nki_r_send_some(c, loop->desc.ring_zerocopy_min);
+        if (n < 0) {
+            c->flags |= n == NETKIT_E_AGAIN ? (uint32_t)NKI_C_STALLED : 0u;
+            return n == NETKIT_E_AGAIN ? NETKIT_OK : n;
+        }
+        sent += (uint64_t)n;
+        nki_out_sent(loop, c, (size_t)n);
+    }
+    return NETKIT_OK;
+}
+
+static int nki_u_flush_lending(netkit_loop *loop, const nki_u *u, nki_conn *c,
+                               const nki_u_slot *s) {
+    int error = nki_u_flush_before(loop, u, c, s);
+    if (error == NETKIT_OK && c->out != NULL && (c->flags & NKI_C_STALLED) == 0) {
+        if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {
+            return nki_os_error();
+        }
+        c->flags |= NKI_C_STALLED;
+    }
+    return error;
 }
 
 /* One small chunk goes with the next wait; the rest, and between turns all, by calls. */
@@ -15076,6 +15399,8 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
             return nki_os_error();
         }
         c->flags |= NKI_C_STALLED;
+    } else if (NKI_UNLIKELY(u->has_zerocopy)) {
+        error = nki_u_flush_lending(loop, u, c, s);
     } else {
         error = nki_r_flush(loop, c);
     }
@@ -15145,14 +15470,47 @@ static int nki_u_send(netkit_loop *loop, nki_conn *c, const void *data, size_t l
 
 static const nki_driver *nki_uring_driver(void) {
     static const nki_driver driver = {
-        nki_u_open,        nki_u_close,      nki_r_now,      nki_r_random,   nki_u_wait,
-        nki_u_next,        nki_r_wake,       nki_u_native,   nki_u_commit,   nki_u_rebind,
-        nki_u_attach,      nki_u_shut,       nki_r_discard,  NULL,           nki_u_watch,
-        nki_u_unwatch,     nki_r_listen,     nki_u_accept,   nki_r_adopt,    nki_r_connect,
-        nki_u_connected,   nki_u_read,       NULL,           nki_u_flush,    nki_u_send,
-        nki_r_half_close,  nki_r_file_open,  nki_os_abandon, nki_r_local,    nki_r_remote,
-        nki_r_set_option,  nki_r_get_option, nki_os_code,    nki_u_read_fds, nki_r_dup,
-        nki_r_credentials, nki_r_unlink,     nki_r_process,  nki_r_set_text, nki_r_get_text,
+        nki_u_open,
+        nki_u_close,
+        nki_r_now,
+        nki_r_random,
+        nki_u_wait,
+        nki_u_next,
+        nki_r_wake,
+        nki_u_native,
+        nki_u_commit,
+        nki_u_rebind,
+        nki_u_attach,
+        nki_u_shut,
+        nki_r_discard,
+        NULL,
+        nki_u_watch,
+        nki_u_unwatch,
+        nki_r_listen,
+        nki_u_accept,
+        nki_r_adopt,
+        nki_r_connect,
+        nki_u_connected,
+        nki_u_read,
+        NULL,
+        nki_u_keep,
+        nki_u_flush,
+        nki_u_send,
+        nki_r_half_close,
+        nki_r_file_open,
+        nki_os_abandon,
+        nki_r_local,
+        nki_r_remote,
+        nki_r_set_option,
+        nki_r_get_option,
+        nki_os_code,
+        nki_u_read_fds,
+        nki_r_dup,
+        nki_r_credentials,
+        nki_r_unlink,
+        nki_r_process,
+        nki_r_set_text,
+        nki_r_get_text,
     };
     return &driver;
 }

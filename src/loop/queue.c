@@ -255,12 +255,15 @@ static nki_batch *nki_fds_of(const nki_chunk *chunk) {
     return has ? (nki_batch *)chunk->user : NULL;
 }
 
-/* For drivers: the first spans of what waits, up to a file; returns their number. Bytes that have
- * descriptors with them are not among them, as those go with the first byte of a send. */
-static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_max) {
+/* For drivers: the first spans of what waits, up to a file, or lent memory of lent_min bytes;
+ * returns their number. Bytes that have descriptors with them are not among them, as those go with
+ * the first byte of a send. */
+static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_max,
+                            size_t lent_min) {
     size_t count = 0;
     for (const nki_chunk *chunk = c->out; chunk != NULL && count < count_max; chunk = chunk->next) {
-        if (NKI_UNLIKELY(chunk->file != 0 || nki_fds_of(chunk) != NULL)) {
+        bool is_large = chunk->capacity == 0 && chunk->end - chunk->begin >= lent_min;
+        if (NKI_UNLIKELY(is_large || chunk->file != 0 || nki_fds_of(chunk) != NULL)) {
             break;
         }
         if (chunk->end > chunk->begin) {

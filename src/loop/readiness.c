@@ -276,7 +276,8 @@ static int nki_r_send_file(nki_conn *c) {
                             chunk->end - chunk->begin, false);
 }
 
-static int nki_r_send_some(nki_conn *c) {
+/* What stands before lent memory of lent_min bytes or more, or a part of it. */
+static int nki_r_send_some(nki_conn *c, size_t lent_min) {
     const nki_chunk *first = c->out;
     if (NKI_UNLIKELY(first->file != 0)) {
         return nki_r_send_file(c);
@@ -289,7 +290,7 @@ static int nki_r_send_some(nki_conn *c) {
         return nki_os_send(c->source.socket, first->data + first->begin, first->end - first->begin);
     }
     netkit_span spans[NKI_SPANS_MAX];
-    size_t count = nki_out_spans(c, spans, NKI_SPANS_MAX);
+    size_t count = nki_out_spans(c, spans, NKI_SPANS_MAX, lent_min);
     if (count == 0) {
         return 0; /* empty ones, to be taken off */
     }
@@ -301,7 +302,7 @@ static int nki_r_send_some(nki_conn *c) {
 static int nki_r_flush(netkit_loop *loop, nki_conn *c) {
     uint64_t sent = 0;
     while (c->out != NULL && sent < loop->desc.conn_budget) {
-        int n = nki_r_send_some(c);
+        int n = nki_r_send_some(c, SIZE_MAX);
         if (n < 0) {
             if (n == NETKIT_E_AGAIN) {
                 c->flags |= NKI_C_STALLED;
@@ -401,14 +402,47 @@ static int nki_r_get_text(netkit_loop *loop, uintptr_t socket, netkit_option opt
 
 static const nki_driver *nki_readiness_driver(void) {
     static const nki_driver driver = {
-        nki_r_open,        nki_r_close,      nki_r_now,      nki_r_random,   nki_r_wait,
-        nki_r_next,        nki_r_wake,       nki_r_native,   NULL,           NULL,
-        nki_r_attach,      nki_r_shut,       nki_r_discard,  nki_r_arm,      nki_r_watch,
-        nki_r_unwatch,     nki_r_listen,     nki_r_accept,   nki_r_adopt,    nki_r_connect,
-        nki_r_connected,   nki_r_read,       NULL,           nki_r_flush,    nki_r_send,
-        nki_r_half_close,  nki_r_file_open,  nki_os_abandon, nki_r_local,    nki_r_remote,
-        nki_r_set_option,  nki_r_get_option, nki_os_code,    nki_r_read_fds, nki_r_dup,
-        nki_r_credentials, nki_r_unlink,     nki_r_process,  nki_r_set_text, nki_r_get_text,
+        nki_r_open,
+        nki_r_close,
+        nki_r_now,
+        nki_r_random,
+        nki_r_wait,
+        nki_r_next,
+        nki_r_wake,
+        nki_r_native,
+        NULL,
+        NULL,
+        nki_r_attach,
+        nki_r_shut,
+        nki_r_discard,
+        nki_r_arm,
+        nki_r_watch,
+        nki_r_unwatch,
+        nki_r_listen,
+        nki_r_accept,
+        nki_r_adopt,
+        nki_r_connect,
+        nki_r_connected,
+        nki_r_read,
+        NULL,
+        nki_keep_shared,
+        nki_r_flush,
+        nki_r_send,
+        nki_r_half_close,
+        nki_r_file_open,
+        nki_os_abandon,
+        nki_r_local,
+        nki_r_remote,
+        nki_r_set_option,
+        nki_r_get_option,
+        nki_os_code,
+        nki_r_read_fds,
+        nki_r_dup,
+        nki_r_credentials,
+        nki_r_unlink,
+        nki_r_process,
+        nki_r_set_text,
+        nki_r_get_text,
     };
     return &driver;
 }

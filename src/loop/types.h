@@ -14,7 +14,7 @@ enum {
     NKI_SMALL_CHUNK_SIZE = 1024, /* the same for small messages that are in flight one by one */
     NKI_SMALL_CHUNKS_SPARE = 512,
     NKI_SPANS_MAX = 64,         /* spans in one gathered send */
-    NKI_KEEP_COPY = 16384,      /* a span up to this is kept by copying it */
+    NKI_KEEP_COPY = 16384,      /* a span of the shared buffer up to this is kept by copying */
     NKI_DEFER_MS_MIN = 10,      /* pause of a listener that is short of resources ... */
     NKI_DEFER_MS_MAX = 1000,    /* ... doubling up to this */
     NKI_WAIT_FAILURES_MAX = 16, /* in a row: then a run gives up instead of spinning */

@@ -3,7 +3,8 @@
  * NKI_FAIL(name) is 0, or in tests a function that counts the call, may set errno
  * and returns true to have it fail. close is special: it must really close.
  * NKI_CLIP(name, len) shortens transfers; the callers of sendmsg and recvmsg ask it for their
- * total. */
+ * total.
+ * NKI_MASK(name, bits) takes features away that the kernel says it has. */
 
 #if NKI_POSIX
 
@@ -123,6 +124,12 @@
          : (int)syscall(NKI_NR_IO_URING + 1, (fd), (submit), (wait), (flags), (arg), (size)))
 #define NKI_SYS_io_uring_register(fd, op, arg, n) \
     (NKI_FAIL(io_uring_register) ? -1 : (int)syscall(NKI_NR_IO_URING + 2, (fd), (op), (arg), (n)))
+/* The reader of completions: how many are there. In tests they sometimes come to light later. */
+#define NKI_SYS_io_uring_cqes(count) ((uint32_t)NKI_MASK(io_uring_cqes, (count)))
+/* The flag by which an operation goes on. In tests some are begun without it, so that the kernel
+ * itself ends them at their first completion, which then comes without F_MORE. (To clear F_MORE in
+ * what is read would be a lie: that operation would go on taking bytes out of the socket.) */
+#define NKI_SYS_io_uring_multishot(flag) ((uint16_t)NKI_MASK(io_uring_multishot, (flag)))
 #define NKI_SYS_mmap(size, flags, fd, offset) \
     (NKI_FAIL(mmap) ? MAP_FAILED              \
                     : mmap(NULL, (size), PROT_READ | PROT_WRITE, (flags), (fd), (offset)))
