@@ -1817,16 +1817,12 @@ NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used);
 #define NKI_COLD __attribute__((cold, noinline))
 #define NKI_HOT __attribute__((always_inline)) __inline__
 #define NKI_OUTLINE __attribute__((noinline))
-#define NKI_PREFETCH(p) __builtin_prefetch((p), 1)
 #else
 #define NKI_LIKELY(x) (x)
 #define NKI_UNLIKELY(x) (x)
 #define NKI_COLD
 #define NKI_HOT
 #define NKI_OUTLINE
-#endif
-#ifndef NKI_PREFETCH
-#define NKI_PREFETCH(p) NKI_UNUSED(p) /* it is about to be written */
 #endif
 
 #define NKI_NS_PER_US 1000u
@@ -2791,8 +2787,6 @@ static int nki_slots_take(nki_slots *s, uint32_t kind, void **out) {
     s->free_first = slot->next;
     if (s->free_first == NKI_NO_SLOT) {
         s->free_last = NKI_NO_SLOT;
-    } else {
-        NKI_PREFETCH(nki_slots_at(s, s->free_first)); /* they may lie in any order */
     }
     uint64_t id = slot->id | (uint64_t)kind << NKI_SLOT_BITS;
     memset(slot, 0, s->slot_size);
@@ -2908,6 +2902,7 @@ static uint32_t nki_lowest_bit(uint64_t bits) {
 static uint32_t nki_highest_bit(uint64_t bits) {
     return 63 - (uint32_t)__builtin_clzll(bits);
 }
+#define NKI_PREFETCH(p) __builtin_prefetch((p), 1)
 #else
 static uint32_t nki_highest_bit(uint64_t bits) {
     uint32_t at = 0;
@@ -2923,6 +2918,7 @@ static uint32_t nki_highest_bit(uint64_t bits) {
 static uint32_t nki_lowest_bit(uint64_t bits) {
     return nki_highest_bit(bits & (~bits + 1));
 }
+#define NKI_PREFETCH(p) NKI_UNUSED(p)
 #endif
 
 /* ---- memory ---------------------------------------------------------------- */

@@ -45,6 +45,7 @@ static uint32_t nki_lowest_bit(uint64_t bits) {
 static uint32_t nki_highest_bit(uint64_t bits) {
     return 63 - (uint32_t)__builtin_clzll(bits);
 }
+#define NKI_PREFETCH(p) __builtin_prefetch((p), 1)
 #else
 static uint32_t nki_highest_bit(uint64_t bits) {
     uint32_t at = 0;
@@ -60,6 +61,7 @@ static uint32_t nki_highest_bit(uint64_t bits) {
 static uint32_t nki_lowest_bit(uint64_t bits) {
     return nki_highest_bit(bits & (~bits + 1));
 }
+#define NKI_PREFETCH(p) NKI_UNUSED(p)
 #endif
 
 /* ---- memory ---------------------------------------------------------------- */
