@@ -21,6 +21,7 @@
        PULLING EVENTS (GAMES)
        UNIX SOCKETS AND DESCRIPTORS
        OPTIONS OF SOCKETS
+       MESSAGES AND SMALL PARTS
 
 
    Do this
@@ -291,6 +292,13 @@
 
    TCP_NODELAY is set unless desc.conn.no_nodelay: netkit gathers by itself.
 
+   netkit_conn_send_file queues part of a file, which the system moves without a
+   copy where it can, in order with the bytes around it. Large messages can be
+   written in place: netkit_conn_reserve gives a place in the queue,
+   netkit_conn_commit says how much of it was used. netkit_conn_cork holds back
+   small pieces over several callbacks until 64 KiB are together or it is taken
+   out; within one callback nobody needs it.
+
 
    CLOSING
    -------
@@ -520,6 +528,29 @@
    netkit_listen_desc also refuses one that has connections in TIME_WAIT.
 
 
+   MESSAGES AND SMALL PARTS
+   ------------------------
+   TCP carries bytes, not messages. A netkit_framing says where one ends (a
+   length in a header of 8, 16 or 32 bits and either byte order, a delimiter, or
+   a fixed size), and netkit_frame_next cuts what on_data got:
+
+       while ((more = netkit_frame_next(&framing, data, len, &used, &frame)) > 0)
+           handle(frame.data, frame.len);
+       if (more < 0) netkit_conn_abort(loop, conn);    // too long, or nonsense
+       return used;                 // a cut frame comes again with its rest
+
+   netkit_frame_send sends one, whole or not at all. A frame larger than size_max
+   is refused when its length is known, before anything is kept. A frame waits
+   in the conn's input until it is whole, so recv_max bounds it too.
+
+   Four more parts need no loop and no socket. netkit_arena: many allocations,
+   one release. netkit_fifo: a circular buffer of bytes, with is_secret for what
+   must not stay in memory. netkit_slotmap: a program's own objects behind
+   handles like netkit's. NETKIT_TRY: blocks over error codes, opt-in by
+   #define NETKIT_WITH_TRY, exceptions in C++; read its traps first. All are bounded,
+   and the first three take an allocator.
+
+
    ADDRESSES
    ---------
    netkit_addr is a plain value. The text forms, which netkit_addr_parse reads
@@ -725,6 +756,8 @@
        netkit_listener_set_option_text    netkit_listener_get_option_text
        netkit_adopt                       netkit_conn_send
        netkit_conn_sendv                  netkit_conn_send_borrowed
+       netkit_conn_send_file              netkit_conn_reserve
+       netkit_conn_commit                 netkit_conn_cork
        netkit_conn_flush                  netkit_conn_pause
        netkit_conn_resume                 netkit_conn_shutdown
        netkit_conn_close                  netkit_conn_abort
@@ -742,6 +775,21 @@
        netkit_buf_release
    pulling events
        netkit_loop_next                   netkit_loop_consume
+   messages and small parts
+       netkit_frame_next                  netkit_frame_header
+       netkit_frame_send                  netkit_arena_alloc
+       netkit_arena_alloc_array           netkit_arena_copy
+       netkit_arena_reset                 netkit_arena_free
+       netkit_fifo_len                    netkit_fifo_write
+       netkit_fifo_read                   netkit_fifo_peek
+       netkit_fifo_consume                netkit_fifo_reserve
+       netkit_fifo_front                  netkit_fifo_straighten
+       netkit_fifo_space                  netkit_fifo_commit
+       netkit_fifo_clear                  netkit_fifo_free
+       netkit_wipe                        netkit_slotmap_create
+       netkit_slotmap_destroy             netkit_slotmap_add
+       netkit_slotmap_find                netkit_slotmap_remove
+       netkit_slotmap_count               netkit_slotmap_next
    addresses
        netkit_addr_parse                  netkit_addr_parse_n
        netkit_addr_format                 netkit_addr_format_ip
@@ -756,6 +804,7 @@
        netkit_socket_send                 netkit_socket_recv
        netkit_socket_sendv                netkit_socket_send_all
        netkit_socket_recv_all             netkit_socket_wait
+       netkit_socket_send_file            netkit_socket_send_file_all
        netkit_socket_shutdown             netkit_socket_close
        netkit_socket_reset                netkit_socket_local
        netkit_socket_remote               netkit_socket_set
@@ -1188,6 +1237,18 @@ NETKIT_API int netkit_socket_sendv_all(netkit_socket s, const netkit_span *spans
                                        int timeout_ms, size_t *done);
 NETKIT_API int netkit_socket_recvv_all(netkit_socket s, const netkit_room *rooms, size_t count,
                                        int timeout_ms, size_t *done);
+
+/* Send part of a plain file (a native descriptor) without copying it through the
+ * program, where the system can: `len` bytes from `offset`, NETKIT_FILE_END = up to
+ * its end. The file's own position is neither used nor changed. send_file sends what
+ * can be sent now and returns the count, as netkit_socket_send; the other all of it
+ * within timeout_ms, *done (may be NULL) being what was sent, on failure too.
+ * NETKIT_E_TRUNCATED: the file has fewer bytes. */
+#define NETKIT_FILE_END UINT64_MAX
+NETKIT_API int netkit_socket_send_file(netkit_socket s, uintptr_t file, uint64_t offset,
+                                       uint64_t len);
+NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint64_t offset,
+                                           uint64_t len, int timeout_ms, uint64_t *done);
 
 /* Wait until the socket can be read and/or written (NETKIT_POLL_READ,
  * NETKIT_POLL_WRITE). Returns the NETKIT_POLL_* that hold, or NETKIT_E_TIMEOUT. */
@@ -1850,6 +1911,34 @@ NETKIT_API int netkit_conn_take_fd(netkit_loop *loop, netkit_conn conn, uintptr_
 NETKIT_API int netkit_conn_credentials(netkit_loop *loop, netkit_conn conn,
                                        netkit_credentials *out);
 
+/* Queue part of a plain file (a native descriptor, duplicated: it may be closed
+ * after the call): `len` bytes from `offset`, NETKIT_FILE_END = up to its end. The
+ * system moves them by itself where it can; reading from a slow disk holds the loop.
+ * Counts against chunks_max and not send_max; `release` (may be NULL) as for borrowed
+ * memory. NETKIT_E_TRUNCATED: the file has fewer bytes; when it is cut later, the conn
+ * ends with that code. NETKIT_E_INVALID: not a plain file. */
+NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintptr_t file,
+                                     uint64_t offset, uint64_t len, netkit_release_fn release,
+                                     void *user);
+
+/* Write a message where it will be sent from, without a copy: reserve gives a place
+ * for at least `len` bytes in one piece (*room says how many fit; NETKIT_RESERVE_MAX
+ * can be had), commit queues the first `len` that were written. The place lives until
+ * commit, any other call for a conn, or the callback's return. reserve: NETKIT_E_FULL
+ * and NETKIT_E_TOOBIG as send, NETKIT_E_NOMEM (nothing is lost). commit:
+ * NETKIT_E_INVALID for more than was reserved, or when the place is gone. */
+enum {
+    NETKIT_RESERVE_MAX = 16000
+};
+NETKIT_API int netkit_conn_reserve(netkit_loop *loop, netkit_conn conn, size_t len, void **out,
+                                   size_t *room);
+NETKIT_API int netkit_conn_commit(netkit_loop *loop, netkit_conn conn, size_t len);
+
+/* More is to come: hold back what is queued over callbacks and turns until 64 KiB are
+ * together (or a small send_max is short of room), or netkit_conn_flush, shutdown,
+ * close, or the cork is taken out. */
+NETKIT_API int netkit_conn_cork(netkit_loop *loop, netkit_conn conn, bool corked);
+
 /* Have on_drain called once, in a later turn, when `room` bytes fit into the queue:
  * for those who send a lot piece by piece and let others have their turn between.
  * NETKIT_E_TOOBIG: so much never fits. */
@@ -1984,9 +2073,358 @@ NETKIT_API int netkit_loop_next(netkit_loop *loop, netkit_event *out);
  * again with more behind it. NETKIT_E_INVALID when that was no DATA event or had
  * fewer bytes. */
 NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used);
+
+/* ---- src/api/arena.h ---- */
+/* ---- arena ----------------------------------------------------------------
+ *
+ * Many allocations, one release: what a request, a frame or a level needs is
+ * taken piece by piece and given back all at once.
+ *
+ *     netkit_arena arena = {0};                  (C++: = {})
+ *     name = netkit_arena_copy(&arena, text, len);
+ *     netkit_arena_reset(&arena);                all gone, memory kept for the next
+ *     netkit_arena_free(&arena);
+ *
+ * A zeroed arena is ready. Pointers into it live until reset or free. Thread: one
+ * at a time. */
+typedef struct netkit_arena {
+    size_t chunk_size;          /* asked of the allocator at a time, 0 = 10 KiB */
+    size_t size_max;            /* bytes held at most, 0 = 100 MiB */
+    netkit_allocator allocator; /* all zero = malloc */
+    /* netkit's own from here; the above may change while `size` is 0. */
+    size_t size; /* held from the allocator */
+    size_t used; /* of the first chunk */
+    struct netkit_arena_chunk *chunks;
+    struct netkit_arena_chunk *spare;
+} netkit_arena;
+
+/* `size` bytes aligned to 16, not cleared; 0 bytes is one byte. NULL when size_max
+ * would be exceeded or there is no memory: what was taken before stays. */
+NETKIT_API void *netkit_arena_alloc(netkit_arena *arena, size_t size);
+
+/* Room for `count` elements of `size` bytes, cleared. NULL also when the product
+ * does not fit a size_t. */
+NETKIT_API void *netkit_arena_alloc_array(netkit_arena *arena, size_t count, size_t size);
+
+/* A copy of `len` bytes with a 0 behind it, or NULL. */
+NETKIT_API char *netkit_arena_copy(netkit_arena *arena, const void *data, size_t len);
+
+/* Take everything back. Chunks of the usual size are kept for what comes next. */
+NETKIT_API void netkit_arena_reset(netkit_arena *arena);
+
+/* Take everything back and give all memory away; the arena is as new. */
+NETKIT_API void netkit_arena_free(netkit_arena *arena);
+
+/* ---- src/api/fifo.h ---- */
+/* ---- fifo: a circular buffer of bytes --------------------------------------
+ *
+ * Bytes go in at the back and come out at the front. It grows by doubling up to
+ * capacity_max and never shrinks before free.
+ *
+ *     netkit_fifo fifo = {0};                    (C++: = {})
+ *     netkit_fifo_write(&fifo, data, len);
+ *     n = netkit_fifo_read(&fifo, out, sizeof out);
+ *     netkit_fifo_free(&fifo);
+ *
+ * A zeroed fifo is ready. Pointers into it live until the next call that takes a
+ * netkit_fifo * without const. Thread: one at a time. */
+typedef struct netkit_fifo {
+    size_t capacity_max;        /* bytes held at most, 0 = 16 MiB */
+    netkit_allocator allocator; /* all zero = malloc */
+    bool is_secret;             /* overwrite bytes as soon as they are not needed any more */
+    /* netkit's own from here; the above may change while `capacity` is 0. */
+    unsigned char *memory;
+    size_t capacity; /* a power of two, or 0 */
+    size_t front;
+    size_t len;
+} netkit_fifo;
+
+/* Bytes that wait. */
+NETKIT_API size_t netkit_fifo_len(const netkit_fifo *fifo);
+
+/* Append all or nothing: NETKIT_OK, NETKIT_E_FULL (not until some is read),
+ * NETKIT_E_TOOBIG (never), NETKIT_E_NOMEM. */
+NETKIT_API int netkit_fifo_write(netkit_fifo *fifo, const void *data, size_t len);
+
+/* Take up to `len` bytes off the front into `out`; returns how many. */
+NETKIT_API size_t netkit_fifo_read(netkit_fifo *fifo, void *out, size_t len);
+
+/* Copy up to `len` bytes that stand `offset` behind the front, which stay; returns how many. */
+NETKIT_API size_t netkit_fifo_peek(const netkit_fifo *fifo, size_t offset, void *out, size_t len);
+
+/* Drop up to `len` bytes off the front; returns how many. */
+NETKIT_API size_t netkit_fifo_consume(netkit_fifo *fifo, size_t len);
+
+/* Make room, so that writing `len` more bytes cannot fail. Errors as for write. */
+NETKIT_API int netkit_fifo_reserve(netkit_fifo *fifo, size_t len);
+
+/* The bytes at the front that lie in one piece: all of them, or those up to the
+ * end of the memory. {NULL, 0} when there are none. */
+NETKIT_API netkit_span netkit_fifo_front(const netkit_fifo *fifo);
+
+/* The first `len` bytes in one piece (moving them together when they are not), or
+ * NULL when there are fewer. Allocates nothing. */
+NETKIT_API const void *netkit_fifo_straighten(netkit_fifo *fifo, size_t len);
+
+/* A place for at least `len` bytes in one piece to write to, for example by recv;
+ * *room gets how many fit. Then say with commit how many were written. NULL on the
+ * errors of write. */
+NETKIT_API void *netkit_fifo_space(netkit_fifo *fifo, size_t len, size_t *room);
+
+/* `len` bytes were written to what space returned. NETKIT_E_INVALID when that is
+ * more than there was room for. */
+NETKIT_API int netkit_fifo_commit(netkit_fifo *fifo, size_t len);
+
+/* Drop all bytes; the memory is kept. */
+NETKIT_API void netkit_fifo_clear(netkit_fifo *fifo);
+
+/* Drop all bytes and give the memory back; the fifo is as new. */
+NETKIT_API void netkit_fifo_free(netkit_fifo *fifo);
+
+/* Overwrite memory that held a secret, in a way that no compiler leaves out. */
+NETKIT_API void netkit_wipe(void *memory, size_t len);
+
+/* ---- src/api/frame.h ---- */
+/* ---- frames: messages in a stream of bytes -----------------------------------
+ *
+ * TCP carries bytes, not messages: what was sent in one piece may arrive in ten, or
+ * three in one. A framing says where a message ends; netkit_frame_next cuts what
+ * on_data got. It allocates nothing and refuses what is too long as soon as the
+ * length is known.
+ *
+ *     static const netkit_framing framing = {0};       (C++: {}) 4 bytes of length
+ *
+ *     size_t on_data(netkit_loop *loop, netkit_conn conn, const void *data, size_t len, ...) {
+ *         netkit_frame frame;
+ *         size_t used = 0;
+ *         int more;
+ *         while ((more = netkit_frame_next(&framing, data, len, &used, &frame)) > 0)
+ *             handle(frame.data, frame.len);
+ *         if (more < 0) netkit_conn_abort(loop, conn);
+ *         return used;                                 the cut one at the end comes again
+ *     }
+ *
+ * What waits for its end counts against the conn's recv_max (64 KiB): raise it when
+ * size_max is raised. Thread: any. */
+enum {
+    NETKIT_FRAME_LENGTH = 0,    /* a header with the length, then that many bytes */
+    NETKIT_FRAME_DELIMITER = 1, /* bytes up to a delimiter, as in lines of text */
+    NETKIT_FRAME_FIXED = 2,     /* always the same number of bytes */
+    NETKIT_FRAME_HEADER_MAX = 64,
+    NETKIT_FRAME_DELIMITER_MAX = 4
+};
+
+typedef struct netkit_framing {
+    int kind;                  /* NETKIT_FRAME_* */
+    uint32_t size_max;         /* bytes of data in a frame at most, 0 = 60 KiB */
+    uint32_t size;             /* FIXED: bytes of every frame */
+    uint32_t header_bytes;     /* LENGTH: of the whole header, up to NETKIT_FRAME_HEADER_MAX;
+                                    0 = up to the end of the length */
+    uint32_t length_offset;    /* LENGTH: where in the header the length stands */
+    uint32_t length_bytes;     /* LENGTH: 1, 2 or 4; 0 = 4 */
+    bool is_little_endian;     /* LENGTH: else big-endian, as the Internet has it */
+    bool length_counts_header; /* LENGTH: it counts the header too, else the data alone */
+    uint8_t delimiter_bytes;   /* DELIMITER: 1 to NETKIT_FRAME_DELIMITER_MAX; 0 = "\n" */
+    char delimiter[NETKIT_FRAME_DELIMITER_MAX];
+} netkit_framing;
+
+typedef struct netkit_frame {
+    size_t len;         /* of data */
+    const void *data;   /* without header or delimiter; lives as long as the bytes cut from */
+    const void *header; /* LENGTH: its header_bytes; else NULL */
+} netkit_frame;
+
+/* Cut the frame that begins *used bytes into `data`. Returns 1 with *out filled and
+ * *used behind the frame; 0 when its end has not come yet, NETKIT_E_TOOBIG when it is
+ * longer than size_max, NETKIT_E_INVALID when its length is less than its header's or
+ * the framing makes no sense; *used is unchanged then. */
+NETKIT_API int netkit_frame_next(const netkit_framing *framing, const void *data, size_t len,
+                                 size_t *used, netkit_frame *out);
+
+/* Write the header that announces `len` bytes of data to `out`, which has room for
+ * header_bytes: the length is put in its place, other bytes stay as they are. Returns
+ * the bytes of the header (0 for the other kinds), NETKIT_E_TOOBIG for more than
+ * size_max or than the length can say, NETKIT_E_INVALID. */
+NETKIT_API int netkit_frame_header(const netkit_framing *framing, size_t len, void *out);
+
+/* Send `len` bytes as one frame: header before or delimiter behind, all or nothing, as
+ * netkit_conn_send (whose errors these are too). NETKIT_E_TOOBIG beyond size_max;
+ * NETKIT_E_INVALID when the data holds the delimiter or has not the FIXED size. Other
+ * bytes of a larger header are 0: to fill them use netkit_frame_header and
+ * netkit_conn_sendv. Thread: the loop's. */
+NETKIT_API int netkit_frame_send(netkit_loop *loop, netkit_conn conn, const netkit_framing *framing,
+                                 const void *data, size_t len);
+
+/* ---- src/api/slotmap.h ---- */
+/* ---- slot map: objects behind handles ---------------------------------------
+ *
+ * What netkit's own handles are made of, for a program's players, sessions and
+ * requests: objects that never move, named by 64-bit handles, where the handle of
+ * one that is gone is never the handle of another. Thread: one at a time. */
+typedef struct netkit_slotmap netkit_slotmap;
+
+typedef struct netkit_slotmap_desc {
+    size_t object_size;         /* bytes of each object, up to 1 MiB */
+    uint32_t count_max;         /* objects at most, 0 = 32,768; up to 16,777,214 */
+    netkit_allocator allocator; /* all zero = malloc */
+} netkit_slotmap_desc;
+
+/* Make one. NETKIT_E_INVALID, NETKIT_E_NOMEM; *out is NULL then. */
+NETKIT_API int netkit_slotmap_create(netkit_slotmap **out, const netkit_slotmap_desc *desc);
+
+/* Free it with all objects. NULL is legal. */
+NETKIT_API void netkit_slotmap_destroy(netkit_slotmap *map);
+
+/* A new object, zeroed, aligned to 16: *handle names it until it is removed, never 0.
+ * `object` may be NULL. NETKIT_E_FULL at count_max, NETKIT_E_NOMEM. */
+NETKIT_API int netkit_slotmap_add(netkit_slotmap *map, uint64_t *handle, void **object);
+
+/* The object of a handle; NULL when it is gone, or never was of this map. */
+NETKIT_API void *netkit_slotmap_find(const netkit_slotmap *map, uint64_t handle);
+
+/* Remove an object; NETKIT_E_STALE when the handle names none. */
+NETKIT_API int netkit_slotmap_remove(netkit_slotmap *map, uint64_t handle);
+
+/* Objects there are. */
+NETKIT_API uint32_t netkit_slotmap_count(const netkit_slotmap *map);
+
+/* The object behind that of `after` in the order of slots (0 = the first), for loops
+ * that may remove what they meet; its handle, or 0 at the end. */
+NETKIT_API uint64_t netkit_slotmap_next(const netkit_slotmap *map, uint64_t after);
 #ifdef __cplusplus
 }
 #endif
+
+/* ---- src/api/try.h ---- */
+/* ---- TRY, EXCEPT, FINALLY: opt-in by #define NETKIT_WITH_TRY -----------------
+ *
+ * A layer over the error codes for code with many calls and one way out:
+ *
+ *     netkit_try t;
+ *     NETKIT_TRY(t) {
+ *         NETKIT_CHECK(t, netkit_loop_create(&loop, NULL));
+ *         NETKIT_CHECK(t, netkit_listen(loop, &desc, NULL));
+ *     }
+ *     NETKIT_EXCEPT(t) { printf("%s\n", netkit_error_text(t.error)); }
+ *     NETKIT_FINALLY(t) { netkit_loop_destroy(loop); }
+ *     NETKIT_TRY_END(t);
+ *
+ * All four stand in this order in one function. NETKIT_CHECK leaves the block when its
+ * value is negative, NETKIT_RAISE always; EXCEPT runs only then, FINALLY always
+ * (also when EXCEPT raises again). Afterwards t.error is what was raised last, or 0, to
+ * be returned or raised with the frame of an outer TRY. There is no hidden stack of
+ * frames: a function that may raise is given the frame, as a netkit_try *.
+ *
+ * In C++ these are exceptions (netkit_exception): destructors run, and one that is not
+ * this frame's passes through, on from NETKIT_TRY_END, after FINALLY.
+ *
+ * Traps in C, those of setjmp (C11 7.13.2.1): a local variable that is changed inside
+ * TRY and read after an error must be volatile (`loop` above); never leave a block by
+ * return, break or goto; raise only while the function that holds the frame has not
+ * returned; and never raise across a callback of netkit's: a callback returns. */
+#if defined(NETKIT_WITH_TRY) && !defined(NETKIT_TRY)
+enum {
+    NETKIT_TRY_BODY = 0,
+    NETKIT_TRY_ERROR = 1,
+    NETKIT_TRY_FINAL = 2,
+    NETKIT_TRY_OVER = 3
+};
+
+#ifdef __cplusplus
+#include <exception>
+
+struct netkit_try {
+    int error; /* what was raised last, or 0 */
+    std::exception_ptr pending;
+};
+
+/* What NETKIT_RAISE throws. */
+struct netkit_exception : public std::exception {
+    int error;
+    const netkit_try *frame;
+    netkit_exception(int e, const netkit_try *f) : error(e), frame(f) {}
+    const char *what() const noexcept override {
+        return netkit_error_text(error);
+    }
+};
+
+#define NETKIT_RAISE_TO(the_try, code) throw netkit_exception((code), (the_try))
+#define NETKIT_TRY(the_try)      \
+    (the_try).error = 0;         \
+    (the_try).pending = nullptr; \
+    try {                        \
+        try
+#define NETKIT_EXCEPT(the_try)                      \
+    catch (const netkit_exception &netkit_raised) { \
+        if (netkit_raised.frame != &(the_try)) {    \
+            throw;                                  \
+        }                                           \
+        (the_try).error = netkit_raised.error;      \
+    }                                               \
+    if ((the_try).error != 0)
+#define NETKIT_TRY_REMEMBER(the_try)                      \
+    catch (const netkit_exception &netkit_raised) {       \
+        if (netkit_raised.frame == &(the_try)) {          \
+            (the_try).error = netkit_raised.error;        \
+        } else {                                          \
+            (the_try).pending = std::current_exception(); \
+        }                                                 \
+    }                                                     \
+    catch (...) {                                         \
+        (the_try).pending = std::current_exception();     \
+    }
+#define NETKIT_FINALLY(the_try)  \
+    }                            \
+    NETKIT_TRY_REMEMBER(the_try) \
+    try
+#define NETKIT_TRY_END(the_try)                        \
+    NETKIT_TRY_REMEMBER(the_try)                       \
+    do {                                               \
+        if ((the_try).pending) {                       \
+            std::rethrow_exception((the_try).pending); \
+        }                                              \
+    } while (0)
+
+#else
+#include <setjmp.h>
+
+typedef struct netkit_try {
+    volatile int error; /* what was raised last, or 0 */
+    volatile int phase;
+    jmp_buf place;
+} netkit_try;
+
+/* From one block to the next that has to run. */
+#define NETKIT_RAISE_TO(the_try, code)                                   \
+    ((the_try)->error = (code), (the_try)->phase = (the_try)->phase + 1, \
+     longjmp((the_try)->place, 1))
+#define NETKIT_TRY(the_try)            \
+    (the_try).error = 0;               \
+    (the_try).phase = NETKIT_TRY_BODY; \
+    (void)setjmp((the_try).place);     \
+    if ((the_try).phase == NETKIT_TRY_BODY)
+#define NETKIT_EXCEPT(the_try) if ((the_try).phase == NETKIT_TRY_ERROR)
+#define NETKIT_FINALLY(the_try)               \
+    if ((the_try).phase < NETKIT_TRY_FINAL) { \
+        (the_try).phase = NETKIT_TRY_FINAL;   \
+    }                                         \
+    if ((the_try).phase == NETKIT_TRY_FINAL)
+#define NETKIT_TRY_END(the_try) ((void)((the_try).phase = NETKIT_TRY_OVER))
+#endif
+
+/* Leave the block with an error; 0 is raised as NETKIT_E_INVALID. */
+#define NETKIT_RAISE(the_try, code) \
+    NETKIT_RAISE_TO(&(the_try), (code) == 0 ? (int)NETKIT_E_INVALID : (code))
+
+/* Leave the block when a call failed. */
+#define NETKIT_CHECK(the_try, call)                      \
+    do {                                                 \
+        int netkit_checked = (call);                     \
+        if (netkit_checked < 0) {                        \
+            NETKIT_RAISE_TO(&(the_try), netkit_checked); \
+        }                                                \
+    } while (0)
+#endif /* NETKIT_WITH_TRY */
 #endif /* NETKIT_H */
 
 #if defined(NETKIT_IMPLEMENTATION) && !defined(NETKIT_IMPLEMENTATION_DONE)
@@ -2119,12 +2557,16 @@ NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used);
 #define NKI_COLD __attribute__((cold, noinline))
 #define NKI_HOT __attribute__((always_inline)) __inline__
 #define NKI_OUTLINE __attribute__((noinline))
+#define NKI_PREFETCH(p) __builtin_prefetch((p), 1)
 #else
 #define NKI_LIKELY(x) (x)
 #define NKI_UNLIKELY(x) (x)
 #define NKI_COLD
 #define NKI_HOT
 #define NKI_OUTLINE
+#endif
+#ifndef NKI_PREFETCH
+#define NKI_PREFETCH(p) NKI_UNUSED(p) /* it is about to be written */
 #endif
 
 #define NKI_NS_PER_US 1000u
@@ -3089,6 +3531,8 @@ static int nki_slots_take(nki_slots *s, uint32_t kind, void **out) {
     s->free_first = slot->next;
     if (s->free_first == NKI_NO_SLOT) {
         s->free_last = NKI_NO_SLOT;
+    } else {
+        NKI_PREFETCH(nki_slots_at(s, s->free_first)); /* they may lie in any order */
     }
     uint64_t id = slot->id | (uint64_t)kind << NKI_SLOT_BITS;
     memset(slot, 0, s->slot_size);
@@ -3107,6 +3551,576 @@ static void nki_slots_give(nki_slots *s, void *object) {
     nki_slots_append_free(s, slot);
 }
 
+/* ---- src/base/slotmap.c ---- */
+/* The public face of slots.c. An object stands behind its slot, at a multiple of 16. */
+
+enum {
+    NKI_SLOTMAP_KIND = 1,
+    NKI_SLOTMAP_HEAD = 16,
+    NKI_SLOTMAP_COUNT = 32768,
+    NKI_SLOTMAP_OBJECT_MAX = 1024 * 1024
+};
+
+NKI_STATIC_ASSERT(slotmap_head, sizeof(nki_slot) <= NKI_SLOTMAP_HEAD);
+
+struct netkit_slotmap {
+    nki_slots slots;
+    netkit_allocator allocator;
+};
+
+NETKIT_API int netkit_slotmap_create(netkit_slotmap **out, const netkit_slotmap_desc *desc) {
+    netkit_allocator allocator;
+    *out = NULL;
+    if (desc->object_size > NKI_SLOTMAP_OBJECT_MAX || desc->count_max >= NKI_SLOT_MASK) {
+        return NETKIT_E_INVALID;
+    }
+    int error = nki_allocator_init(&allocator, &desc->allocator);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    netkit_slotmap *map = (netkit_slotmap *)nki_alloc(&allocator, sizeof *map);
+    if (map == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    map->allocator = allocator;
+    uint32_t size = ((uint32_t)desc->object_size + NKI_SLOTMAP_HEAD - 1) / NKI_SLOTMAP_HEAD + 1;
+    uint32_t count = desc->count_max == 0 ? (uint32_t)NKI_SLOTMAP_COUNT : desc->count_max;
+    /* Two maps begin elsewhere, so that a handle used with the wrong one is stale. */
+    uint32_t generation = (uint32_t)(((uintptr_t)map >> 4) * 2654435761u);
+    nki_slots_init(&map->slots, &map->allocator, size * NKI_SLOTMAP_HEAD, count, generation);
+    *out = map;
+    return NETKIT_OK;
+}
+
+NETKIT_API void netkit_slotmap_destroy(netkit_slotmap *map) {
+    if (map != NULL) {
+        netkit_allocator allocator = map->allocator;
+        nki_slots_free_all(&map->slots);
+        nki_free(&allocator, map, sizeof *map);
+    }
+}
+
+NETKIT_API int netkit_slotmap_add(netkit_slotmap *map, uint64_t *handle, void **object) {
+    void *slot;
+    *handle = 0;
+    if (object != NULL) {
+        *object = NULL;
+    }
+    int error = nki_slots_take(&map->slots, NKI_SLOTMAP_KIND, &slot);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    *handle = ((const nki_slot *)slot)->id;
+    if (object != NULL) {
+        *object = (unsigned char *)slot + NKI_SLOTMAP_HEAD;
+    }
+    return NETKIT_OK;
+}
+
+NETKIT_API void *netkit_slotmap_find(const netkit_slotmap *map, uint64_t handle) {
+    void *slot = nki_slots_find(&map->slots, handle, NKI_SLOTMAP_KIND);
+    return slot == NULL ? NULL : (unsigned char *)slot + NKI_SLOTMAP_HEAD;
+}
+
+NETKIT_API int netkit_slotmap_remove(netkit_slotmap *map, uint64_t handle) {
+    void *slot = nki_slots_find(&map->slots, handle, NKI_SLOTMAP_KIND);
+    if (slot == NULL) {
+        return NETKIT_E_STALE;
+    }
+    nki_slots_give(&map->slots, slot);
+    return NETKIT_OK;
+}
+
+NETKIT_API uint32_t netkit_slotmap_count(const netkit_slotmap *map) {
+    return map->slots.count;
+}
+
+NETKIT_API uint64_t netkit_slotmap_next(const netkit_slotmap *map, uint64_t after) {
+    uint32_t slot = after == 0 ? 0 : nki_id_slot(after) + 1;
+    for (; slot < map->slots.capacity; slot++) {
+        const nki_slot *found = nki_slots_at(&map->slots, slot);
+        if (nki_id_kind(found->id) == NKI_SLOTMAP_KIND) {
+            return found->id;
+        }
+    }
+    return 0;
+}
+
+/* ---- src/base/arena.c ---- */
+/* Arenas: chunks in a list, the first of which is being filled. A request larger than a chunk
+ * gets one of its own size; such are given back at reset, the others are kept as spare. */
+
+enum {
+    NKI_ARENA_ALIGN = 16,
+    NKI_ARENA_CHUNK = 10 * 1024,
+    NKI_ARENA_MAX = 100 * 1024 * 1024
+};
+
+typedef struct netkit_arena_chunk {
+    struct netkit_arena_chunk *next;
+    size_t size;  /* as asked of the allocator */
+    size_t start; /* of the first aligned byte, from the chunk's own start */
+} nki_arena_chunk;
+
+static size_t nki_arena_chunk_size(const netkit_arena *arena) {
+    return arena->chunk_size == 0 ? (size_t)NKI_ARENA_CHUNK : arena->chunk_size;
+}
+
+/* What a chunk must have so that `size` aligned bytes fit; 0 when that is no size. */
+static size_t nki_arena_bytes_for(size_t size) {
+    size_t head = sizeof(nki_arena_chunk) + NKI_ARENA_ALIGN - 1;
+    return size > SIZE_MAX - head ? 0 : size + head;
+}
+
+static nki_arena_chunk *nki_arena_chunk_new(netkit_arena *arena, size_t bytes) {
+    size_t max = arena->size_max == 0 ? (size_t)NKI_ARENA_MAX : arena->size_max;
+    netkit_allocator allocator;
+    if (bytes > max || arena->size > max - bytes ||
+        nki_allocator_init(&allocator, &arena->allocator) != NETKIT_OK) {
+        return NULL;
+    }
+    nki_arena_chunk *chunk = (nki_arena_chunk *)nki_alloc(&allocator, bytes);
+    if (chunk == NULL) {
+        return NULL;
+    }
+    uintptr_t begin = (uintptr_t)(void *)(chunk + 1);
+    size_t skip = (NKI_ARENA_ALIGN - begin % NKI_ARENA_ALIGN) % NKI_ARENA_ALIGN;
+    chunk->size = bytes;
+    chunk->start = sizeof *chunk + skip;
+    arena->allocator = allocator;
+    arena->size += bytes;
+    return chunk;
+}
+
+static void nki_arena_chunk_free(netkit_arena *arena, nki_arena_chunk *chunk) {
+    arena->size -= chunk->size;
+    nki_free(&arena->allocator, chunk, chunk->size);
+}
+
+/* A chunk with `size` bytes free goes in front: a spare one when it is large enough. */
+static int nki_arena_extend(netkit_arena *arena, size_t size) {
+    size_t usual = nki_arena_chunk_size(arena);
+    size_t need = nki_arena_bytes_for(size);
+    nki_arena_chunk *chunk = NULL;
+    if (need == 0) {
+        return NETKIT_E_TOOBIG;
+    }
+    if (need <= usual && arena->spare != NULL) {
+        chunk = arena->spare;
+        arena->spare = chunk->next;
+    } else {
+        chunk = nki_arena_chunk_new(arena, NKI_MAX(need, usual));
+    }
+    if (chunk == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    chunk->next = arena->chunks;
+    arena->chunks = chunk;
+    arena->used = chunk->start;
+    return NETKIT_OK;
+}
+
+NETKIT_API void *netkit_arena_alloc(netkit_arena *arena, size_t size) {
+    size = NKI_MAX(size, 1);
+    if (arena->chunks == NULL || size > arena->chunks->size - arena->used) {
+        if (nki_arena_extend(arena, size) != NETKIT_OK) {
+            return NULL;
+        }
+    }
+    unsigned char *memory = (unsigned char *)(void *)arena->chunks + arena->used;
+    size_t left = arena->chunks->size - arena->used - size;
+    size_t pad = (NKI_ARENA_ALIGN - size % NKI_ARENA_ALIGN) % NKI_ARENA_ALIGN;
+    arena->used += size + NKI_MIN(pad, left);
+    return memory;
+}
+
+NETKIT_API void *netkit_arena_alloc_array(netkit_arena *arena, size_t count, size_t size) {
+    if (size != 0 && count > SIZE_MAX / size) {
+        return NULL;
+    }
+    void *memory = netkit_arena_alloc(arena, count * size);
+    if (memory != NULL) {
+        memset(memory, 0, count * size);
+    }
+    return memory;
+}
+
+NETKIT_API char *netkit_arena_copy(netkit_arena *arena, const void *data, size_t len) {
+    char *text = len == SIZE_MAX ? NULL : (char *)netkit_arena_alloc(arena, len + 1);
+    if (text == NULL) {
+        return NULL;
+    }
+    if (len > 0) {
+        memcpy(text, data, len);
+    }
+    text[len] = 0;
+    return text;
+}
+
+NETKIT_API void netkit_arena_reset(netkit_arena *arena) {
+    size_t usual = nki_arena_chunk_size(arena);
+    while (arena->chunks != NULL) {
+        nki_arena_chunk *chunk = arena->chunks;
+        arena->chunks = chunk->next;
+        if (chunk->size != usual) {
+            nki_arena_chunk_free(arena, chunk);
+            continue;
+        }
+        chunk->next = arena->spare;
+        arena->spare = chunk;
+    }
+    arena->used = 0;
+}
+
+NETKIT_API void netkit_arena_free(netkit_arena *arena) {
+    netkit_arena_reset(arena);
+    while (arena->spare != NULL) {
+        nki_arena_chunk *chunk = arena->spare;
+        arena->spare = chunk->next;
+        nki_arena_chunk_free(arena, chunk);
+    }
+}
+
+/* ---- src/base/fifo.c ---- */
+/* The circular buffer. Byte i of the content stands at (front + i) mod capacity. */
+
+enum {
+    NKI_FIFO_FIRST = 1024,
+    NKI_FIFO_MAX = 16 * 1024 * 1024
+};
+
+/* Through a volatile pointer: a store that the compiler must make. */
+NETKIT_API void netkit_wipe(void *memory, size_t len) {
+    volatile unsigned char *byte = (volatile unsigned char *)memory;
+    while (len-- > 0) {
+        *byte++ = 0;
+    }
+}
+
+static size_t nki_fifo_max(const netkit_fifo *fifo) {
+    return fifo->capacity_max == 0 ? (size_t)NKI_FIFO_MAX : fifo->capacity_max;
+}
+
+static size_t nki_fifo_at(const netkit_fifo *fifo, size_t offset) {
+    return (fifo->front + offset) & (fifo->capacity - 1);
+}
+
+NETKIT_API size_t netkit_fifo_len(const netkit_fifo *fifo) {
+    return fifo->len;
+}
+
+NETKIT_API size_t netkit_fifo_peek(const netkit_fifo *fifo, size_t offset, void *out, size_t len) {
+    if (offset >= fifo->len || len == 0) {
+        return 0;
+    }
+    len = NKI_MIN(len, fifo->len - offset);
+    size_t at = nki_fifo_at(fifo, offset);
+    size_t first = NKI_MIN(len, fifo->capacity - at);
+    memcpy(out, fifo->memory + at, first);
+    memcpy((unsigned char *)out + first, fifo->memory, len - first);
+    return len;
+}
+
+/* Over to a memory of `capacity` bytes, in one piece from its start. */
+static int nki_fifo_move(netkit_fifo *fifo, size_t capacity) {
+    netkit_allocator allocator;
+    int error = nki_allocator_init(&allocator, &fifo->allocator);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    unsigned char *memory = (unsigned char *)nki_alloc(&allocator, capacity);
+    if (memory == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    (void)netkit_fifo_peek(fifo, 0, memory, fifo->len);
+    if (fifo->is_secret) {
+        netkit_wipe(fifo->memory, fifo->capacity);
+    }
+    nki_free(&allocator, fifo->memory, fifo->capacity);
+    fifo->allocator = allocator;
+    fifo->memory = memory;
+    fifo->capacity = capacity;
+    fifo->front = 0;
+    return NETKIT_OK;
+}
+
+NETKIT_API int netkit_fifo_reserve(netkit_fifo *fifo, size_t len) {
+    size_t max = nki_fifo_max(fifo);
+    if (len > max) {
+        return NETKIT_E_TOOBIG;
+    }
+    if (fifo->len > max - len) {
+        return NETKIT_E_FULL;
+    }
+    if (len <= fifo->capacity - fifo->len) {
+        return NETKIT_OK;
+    }
+    size_t capacity = NKI_MAX(fifo->capacity, (size_t)NKI_FIFO_FIRST);
+    while (capacity < fifo->len + len) {
+        if (capacity > SIZE_MAX / 2) {
+            return NETKIT_E_NOMEM;
+        }
+        capacity *= 2;
+    }
+    return nki_fifo_move(fifo, capacity);
+}
+
+NETKIT_API int netkit_fifo_write(netkit_fifo *fifo, const void *data, size_t len) {
+    int error = netkit_fifo_reserve(fifo, len);
+    if (error != NETKIT_OK || len == 0) {
+        return error;
+    }
+    size_t at = nki_fifo_at(fifo, fifo->len);
+    size_t first = NKI_MIN(len, fifo->capacity - at);
+    memcpy(fifo->memory + at, data, first);
+    memcpy(fifo->memory, (const unsigned char *)data + first, len - first);
+    fifo->len += len;
+    return NETKIT_OK;
+}
+
+NETKIT_API size_t netkit_fifo_consume(netkit_fifo *fifo, size_t len) {
+    len = NKI_MIN(len, fifo->len);
+    if (len == 0) {
+        return 0;
+    }
+    if (fifo->is_secret) {
+        size_t first = NKI_MIN(len, fifo->capacity - fifo->front);
+        netkit_wipe(fifo->memory + fifo->front, first);
+        netkit_wipe(fifo->memory, len - first);
+    }
+    fifo->len -= len;
+    fifo->front = fifo->len == 0 ? 0 : nki_fifo_at(fifo, len);
+    return len;
+}
+
+NETKIT_API size_t netkit_fifo_read(netkit_fifo *fifo, void *out, size_t len) {
+    return netkit_fifo_consume(fifo, netkit_fifo_peek(fifo, 0, out, len));
+}
+
+NETKIT_API netkit_span netkit_fifo_front(const netkit_fifo *fifo) {
+    netkit_span span = {NULL, 0};
+    if (fifo->len > 0) {
+        span.data = fifo->memory + fifo->front;
+        span.len = NKI_MIN(fifo->len, fifo->capacity - fifo->front);
+    }
+    return span;
+}
+
+static void nki_fifo_reverse(unsigned char *memory, size_t from, size_t to) {
+    while (from + 1 < to) {
+        unsigned char byte = memory[from];
+        memory[from++] = memory[--to];
+        memory[to] = byte;
+    }
+}
+
+/* Turn the memory so that the content begins at its start: by three reversals, in place. */
+static void nki_fifo_rotate(netkit_fifo *fifo) {
+    nki_fifo_reverse(fifo->memory, 0, fifo->front);
+    nki_fifo_reverse(fifo->memory, fifo->front, fifo->capacity);
+    nki_fifo_reverse(fifo->memory, 0, fifo->capacity);
+    fifo->front = 0;
+}
+
+NETKIT_API const void *netkit_fifo_straighten(netkit_fifo *fifo, size_t len) {
+    if (fifo->len < len || fifo->len == 0) {
+        return NULL;
+    }
+    if (len > fifo->capacity - fifo->front) {
+        nki_fifo_rotate(fifo);
+    }
+    return fifo->memory + fifo->front;
+}
+
+NETKIT_API void *netkit_fifo_space(netkit_fifo *fifo, size_t len, size_t *room) {
+    *room = 0;
+    if (netkit_fifo_reserve(fifo, NKI_MAX(len, 1)) != NETKIT_OK) {
+        return NULL;
+    }
+    size_t at = nki_fifo_at(fifo, fifo->len);
+    size_t piece = NKI_MIN(fifo->capacity - fifo->len, fifo->capacity - at);
+    if (piece < len) {
+        nki_fifo_rotate(fifo);
+        at = fifo->len;
+        piece = fifo->capacity - at;
+    }
+    *room = NKI_MIN(piece, nki_fifo_max(fifo) - fifo->len);
+    return fifo->memory + at;
+}
+
+NETKIT_API int netkit_fifo_commit(netkit_fifo *fifo, size_t len) {
+    if (len > NKI_MIN(fifo->capacity, nki_fifo_max(fifo)) - fifo->len) {
+        return NETKIT_E_INVALID;
+    }
+    fifo->len += len;
+    return NETKIT_OK;
+}
+
+NETKIT_API void netkit_fifo_clear(netkit_fifo *fifo) {
+    (void)netkit_fifo_consume(fifo, fifo->len);
+}
+
+NETKIT_API void netkit_fifo_free(netkit_fifo *fifo) {
+    netkit_fifo_clear(fifo);
+    if (fifo->is_secret) {
+        netkit_wipe(fifo->memory, fifo->capacity);
+    }
+    nki_free(&fifo->allocator, fifo->memory, fifo->capacity);
+    fifo->memory = NULL;
+    fifo->capacity = 0;
+    fifo->front = 0;
+}
+
+/* ---- src/base/frame.c ---- */
+/* Framing: pure functions over bytes and lengths that a stranger sent. Nothing is added to a
+ * length before it was compared with the limit. */
+
+enum {
+    NKI_FRAME_SIZE_MAX = 60 * 1024
+};
+
+static uint32_t nki_frame_size_max(const netkit_framing *f) {
+    return f->size_max == 0 ? (uint32_t)NKI_FRAME_SIZE_MAX : f->size_max;
+}
+
+static uint32_t nki_frame_length_bytes(const netkit_framing *f) {
+    return f->length_bytes == 0 ? 4 : f->length_bytes;
+}
+
+static uint32_t nki_frame_header_bytes(const netkit_framing *f) {
+    return f->header_bytes == 0 ? f->length_offset + nki_frame_length_bytes(f) : f->header_bytes;
+}
+
+static bool nki_framing_is_valid(const netkit_framing *f) {
+    uint32_t bytes = nki_frame_length_bytes(f);
+    switch (f->kind) {
+    case NETKIT_FRAME_LENGTH:
+        return (bytes == 1 || bytes == 2 || bytes == 4) &&
+               f->length_offset <= NETKIT_FRAME_HEADER_MAX - bytes &&
+               nki_frame_header_bytes(f) >= f->length_offset + bytes &&
+               nki_frame_header_bytes(f) <= NETKIT_FRAME_HEADER_MAX;
+    case NETKIT_FRAME_DELIMITER: return f->delimiter_bytes <= NETKIT_FRAME_DELIMITER_MAX;
+    case NETKIT_FRAME_FIXED: return f->size > 0 && f->size <= nki_frame_size_max(f);
+    default: return false;
+    }
+}
+
+/* Place of byte i, counted from the most significant. */
+static uint32_t nki_frame_byte(const netkit_framing *f, uint32_t i) {
+    return f->length_offset + (f->is_little_endian ? nki_frame_length_bytes(f) - 1 - i : i);
+}
+
+static int nki_frame_next_length(const netkit_framing *f, const unsigned char *at, size_t len,
+                                 netkit_frame *out) {
+    uint32_t header = nki_frame_header_bytes(f);
+    uint32_t size = 0;
+    if (len < f->length_offset + nki_frame_length_bytes(f)) {
+        return 0;
+    }
+    for (uint32_t i = 0; i < nki_frame_length_bytes(f); i++) {
+        size = size << 8 | at[nki_frame_byte(f, i)];
+    }
+    if (f->length_counts_header) {
+        if (size < header) {
+            return NETKIT_E_INVALID;
+        }
+        size -= header;
+    }
+    if (size > nki_frame_size_max(f)) {
+        return NETKIT_E_TOOBIG;
+    }
+    if (len < header || len - header < size) {
+        return 0;
+    }
+    out->len = size;
+    out->data = at + header;
+    out->header = at;
+    return 1;
+}
+
+static int nki_frame_next_delimiter(const netkit_framing *f, const unsigned char *at, size_t len,
+                                    netkit_frame *out) {
+    const char *delimiter = f->delimiter_bytes == 0 ? "\n" : f->delimiter;
+    size_t bytes = f->delimiter_bytes == 0 ? 1 : f->delimiter_bytes;
+    size_t max = nki_frame_size_max(f);
+    size_t from = 0;
+    while (from <= max && len - from >= bytes) {
+        size_t range = NKI_MIN(len - bytes, max) - from + 1;
+        const void *found = memchr(at + from, (unsigned char)delimiter[0], range);
+        if (found == NULL) {
+            break;
+        }
+        from = (size_t)((const unsigned char *)found - at);
+        if (memcmp(found, delimiter, bytes) == 0) {
+            out->len = from;
+            out->data = at;
+            out->header = NULL;
+            return 1;
+        }
+        from++;
+    }
+    /* Were it no longer than max, its delimiter would end within these. */
+    return len >= max + bytes ? NETKIT_E_TOOBIG : 0;
+}
+
+static size_t nki_frame_bytes(const netkit_framing *f, const netkit_frame *frame) {
+    switch (f->kind) {
+    case NETKIT_FRAME_LENGTH: return frame->len + nki_frame_header_bytes(f);
+    case NETKIT_FRAME_DELIMITER:
+        return frame->len + (f->delimiter_bytes == 0 ? 1u : f->delimiter_bytes);
+    default: return frame->len;
+    }
+}
+
+NETKIT_API int netkit_frame_next(const netkit_framing *framing, const void *data, size_t len,
+                                 size_t *used, netkit_frame *out) {
+    const unsigned char *at = (const unsigned char *)data + *used;
+    int found = 0;
+    if (!nki_framing_is_valid(framing) || *used > len) {
+        return NETKIT_E_INVALID;
+    }
+    len -= *used;
+    if (len == 0) {
+        return 0;
+    }
+    if (framing->kind == NETKIT_FRAME_LENGTH) {
+        found = nki_frame_next_length(framing, at, len, out);
+    } else if (framing->kind == NETKIT_FRAME_DELIMITER) {
+        found = nki_frame_next_delimiter(framing, at, len, out);
+    } else if (len >= framing->size) {
+        out->len = framing->size;
+        out->data = at;
+        out->header = NULL;
+        found = 1;
+    }
+    if (found > 0) {
+        *used += nki_frame_bytes(framing, out);
+    }
+    return found;
+}
+
+NETKIT_API int netkit_frame_header(const netkit_framing *framing, size_t len, void *out) {
+    if (!nki_framing_is_valid(framing)) {
+        return NETKIT_E_INVALID;
+    }
+    if (len > nki_frame_size_max(framing)) {
+        return NETKIT_E_TOOBIG;
+    }
+    if (framing->kind != NETKIT_FRAME_LENGTH) {
+        return framing->kind == NETKIT_FRAME_FIXED && len != framing->size ? NETKIT_E_INVALID : 0;
+    }
+    uint32_t header = nki_frame_header_bytes(framing);
+    uint32_t bytes = nki_frame_length_bytes(framing);
+    uint64_t size = (uint64_t)len + (framing->length_counts_header ? header : 0);
+    if (size >> (8 * bytes) != 0) {
+        return NETKIT_E_TOOBIG;
+    }
+    for (uint32_t i = bytes; i-- > 0; size >>= 8) {
+        ((unsigned char *)out)[nki_frame_byte(framing, i)] = (unsigned char)size;
+    }
+    return (int)header;
+}
+
 /* ---- src/base/timers.h ---- */
 /* Timers: a pure priority queue of due times, ordered by due time, then by start.
  * Whoever has a timer embeds a node; see timers.c for how the queue works. */
@@ -3114,73 +4128,73 @@ static void nki_slots_give(nki_slots *s, void *object) {
 typedef struct nki_timer_node {
     uint64_t due_ns;
     uint64_t order; /* of the last start: breaks ties */
-    uint32_t at;    /* where the queue keeps its entry, 0 = not in it */
-    uint32_t kind;  /* whose node this is: the queue does not look */
+    uint32_t at;    /* where the queue keeps it, 0 = not in it */
+    uint16_t slot;  /* the slot of that place */
+    uint8_t kind;   /* whose node this is: the queue does not look */
+    /* Its memory stays until the queue is freed, and whatever lives there meanwhile, nobody but
+     * the queue writes to `at` (but a 0): then leaving a slot need not touch the slot. */
+    uint8_t is_lasting;
 } nki_timer_node;
 
-/* What the queue moves about: comparing and moving seldom touches the node. */
+/* What the heap moves about: comparing seldom touches the node. */
 typedef struct nki_timer_entry {
     uint64_t due_ns;
     nki_timer_node *node;
 } nki_timer_entry;
-
-/* A run of places in the pool that belongs to one slot, or is free. */
-typedef struct nki_timer_chunk {
-    uint32_t before; /* the chunk filled before it, or the next free one; +1 */
-    uint32_t slot;
-} nki_timer_chunk;
 
 enum {
     NKI_TIMER_TICK_BITS = 20, /* a tick is about a millisecond */
     NKI_TIMER_SLOT_BITS = 6,  /* so that a level's slots fit the bits of a word */
     NKI_TIMER_SLOTS = 1 << NKI_TIMER_SLOT_BITS,
     NKI_TIMER_LEVELS = 8, /* 20 + 8 * 6 bits hold every due time */
-    NKI_TIMER_CHUNK = 16  /* entries in a chunk */
+    NKI_TIMER_CHUNK = 16  /* places in a chunk */
 };
 
 typedef struct nki_timers {
     const netkit_allocator *allocator;
-    void *memory; /* of pool, soon and chunks */
+    void *memory; /* of soon, pool and before */
     size_t memory_size;
-    nki_timer_entry *pool;
     nki_timer_entry *soon;
-    nki_timer_chunk *chunks;
+    nki_timer_node **pool; /* the places of the slots, in chunks */
+    uint32_t *before;      /* of each chunk: the one filled before it, or the next free one; +1 */
     nki_timer_node *first; /* as last found, or NULL: not known */
     uint32_t capacity;     /* nodes there is memory for */
     uint32_t count;
     uint32_t soon_count;
+    uint32_t places;     /* filled ones, holes too */
     uint32_t chunk_free; /* first of the free chunks, +1 */
     uint32_t chunk_used; /* chunks that were ever taken */
     uint64_t order;      /* of the next start */
     uint64_t base;       /* all up to this tick is in `soon`, all after in slots */
     uint64_t filled[NKI_TIMER_LEVELS];
-    uint32_t slots[NKI_TIMER_LEVELS * NKI_TIMER_SLOTS]; /* place after the last entry */
+    uint32_t slots[NKI_TIMER_LEVELS * NKI_TIMER_SLOTS]; /* the place after the last one filled */
 } nki_timers;
 
 /* ---- src/base/timers.c ---- */
 /* Timers: a hierarchical wheel that hands what is next to a small exact heap.
  *
- * Time is cut into ticks of 2^20 ns. Entries whose tick is after `base` lie
- * unsorted in slots: on level n a slot is 64^n ticks wide, and an entry lies on
- * the level of the highest digit (base 64) in which its tick differs from `base`.
- * Entries up to `base` lie in `soon`, a 4-ary heap on the exact due time and the
- * order of starting. So soon holds what is earlier than all slots, and only when
- * it is empty the earliest slot is opened: `base` moves to its start, its entries
- * go to lower levels or to soon. A slot with one chunk of entries is not opened
- * but looked through, so that a lonely timer an hour away does not move `base`
- * there, which would make a heap of all that is started meanwhile.
+ * Time is cut into ticks of 2^20 ns. Nodes whose tick is after `base` lie unsorted in
+ * slots: on level n a slot is 64^n ticks wide, and a node lies on the level of the
+ * highest digit (base 64) in which its tick differs from `base`. Nodes up to `base`
+ * lie in `soon`, a 4-ary heap on the exact due time and the order of starting. So soon
+ * holds what is earlier than all slots, and only when it is empty the earliest slot is
+ * opened: `base` moves to its start, its nodes go to lower levels or to soon. A slot of
+ * few nodes is not opened but looked through, so that a lonely timer an hour away does
+ * not move `base` there, which would make a heap of all that is started meanwhile.
  *
- * An entry may lie in a slot earlier than its due time asks for, never in a later
- * one: restarting to a later time, which is what idle timeouts do all the time,
- * changes the due time in place, and opening the slot moves it on, once.
+ * A node may lie in a slot earlier than its due time asks for, never in a later one:
+ * restarting to a later time, which is what idle timeouts do all the time, writes to
+ * the node alone, and opening the slot moves it on, once.
  *
- * Slots are chains of chunks of {due, node} and not linked nodes, because opening
- * one then reads memory in sequence and only writes to the nodes: chasing a
- * million links costs a cache miss each. A million timers against libev's heap, time
- * of insert, restart, cancel, fire: this 1.3, 0.44, 0.58, 0.36; linked slots 0.7,
- * 0.7, 0.5, 0.8; a 4-ary heap alone 1.8, 0.83, 0.9, 0.55. All memory is for
- * `capacity` nodes in the worst distribution, in one block, so that nothing but a
- * start can fail.
+ * Slots are chains of chunks of pointers and not linked nodes, because opening one then
+ * reads memory in sequence and fetches the nodes ahead: chasing a million links costs a
+ * cache miss each. With a million timers the misses are the whole price, so whoever
+ * leaves a slot only empties its place: the hole stays until the slot is opened, or
+ * without nodes, or the holes are as many as the nodes may be and all slots are swept.
+ * FIGURES
+ *
+ * Memory is for `capacity` nodes and as many holes in the worst distribution, in one
+ * block, so that nothing but a start can fail: see nki_timers_chunks_for.
  *
  * Nothing here reads a clock: `base` follows the due times that were asked for. */
 
@@ -3204,7 +4218,6 @@ static uint32_t nki_lowest_bit(uint64_t bits) {
 static uint32_t nki_highest_bit(uint64_t bits) {
     return 63 - (uint32_t)__builtin_clzll(bits);
 }
-#define NKI_PREFETCH(p) __builtin_prefetch((p), 1)
 #else
 static uint32_t nki_highest_bit(uint64_t bits) {
     uint32_t at = 0;
@@ -3220,32 +4233,38 @@ static uint32_t nki_highest_bit(uint64_t bits) {
 static uint32_t nki_lowest_bit(uint64_t bits) {
     return nki_highest_bit(bits & (~bits + 1));
 }
-#define NKI_PREFETCH(p) NKI_UNUSED(p)
 #endif
 
 /* ---- memory ---------------------------------------------------------------- */
 
-/* Every slot may have one chunk that is not full. */
-static uint64_t nki_timers_chunks_for(uint64_t nodes) {
-    uint64_t partial = NKI_MIN(nodes, (uint64_t)NKI_TIMER_LEVELS * NKI_TIMER_SLOTS);
-    return partial + (nodes - partial) / NKI_TIMER_CHUNK;
+/* The most chunks that so many places fill. Each slot may have one that is not full; the
+ * others hold NKI_TIMER_CHUNK places each. */
+static uint64_t nki_timers_chunks_for(uint64_t places) {
+    uint64_t partial = NKI_MIN(places, (uint64_t)NKI_TIMER_LEVELS * NKI_TIMER_SLOTS);
+    return partial + (places - partial) / NKI_TIMER_CHUNK;
+}
+
+/* The most places that are filled, with nodes or holes. So a sweep, which leaves at most
+ * `capacity`, comes after as many nodes have left slots, and each of them pays for one. */
+static uint64_t nki_timers_places_max(uint64_t capacity) {
+    return capacity * 2;
 }
 
 /* Go over to a larger block, cut into the three arrays. */
-static void nki_timers_move(nki_timers *t, void *memory, uint32_t capacity, uint32_t places) {
-    nki_timer_entry *pool = (nki_timer_entry *)memory;
-    nki_timer_entry *soon = pool + places;
-    nki_timer_chunk *chunks = (nki_timer_chunk *)(void *)(soon + capacity);
+static void nki_timers_move(nki_timers *t, void *memory, uint32_t capacity, uint32_t chunks) {
+    nki_timer_entry *soon = (nki_timer_entry *)memory;
+    nki_timer_node **pool = (nki_timer_node **)(void *)(soon + capacity);
+    uint32_t *before = (uint32_t *)(void *)(pool + (size_t)chunks * NKI_TIMER_CHUNK);
     if (t->memory != NULL) {
-        memcpy(pool, t->pool, sizeof(*pool) * NKI_TIMER_CHUNK * t->chunk_used);
         memcpy(soon, t->soon, sizeof(*soon) * t->soon_count);
-        memcpy(chunks, t->chunks, sizeof(*chunks) * t->chunk_used);
+        memcpy(pool, t->pool, sizeof(*pool) * NKI_TIMER_CHUNK * t->chunk_used);
+        memcpy(before, t->before, sizeof(*before) * t->chunk_used);
         nki_free(t->allocator, t->memory, t->memory_size);
     }
     t->memory = memory;
-    t->pool = pool;
     t->soon = soon;
-    t->chunks = chunks;
+    t->pool = pool;
+    t->before = before;
     t->capacity = capacity;
 }
 
@@ -3254,7 +4273,7 @@ static void nki_timers_move(nki_timers *t, void *memory, uint32_t capacity, uint
 static int nki_timers_reserve(nki_timers *t, uint32_t count) {
     uint64_t need = (uint64_t)t->count + count;
     uint64_t capacity = NKI_MAX(t->capacity, 16);
-    uint64_t chunks, places, size;
+    uint64_t chunks, size;
     void *memory;
     if (need <= t->capacity) {
         return NETKIT_OK;
@@ -3262,17 +4281,17 @@ static int nki_timers_reserve(nki_timers *t, uint32_t count) {
     while (capacity < need) {
         capacity *= 2;
     }
-    chunks = nki_timers_chunks_for(capacity);
-    places = chunks * NKI_TIMER_CHUNK;
-    size = (places + capacity) * sizeof(nki_timer_entry) + chunks * sizeof(nki_timer_chunk);
-    if (places >= NKI_TIMER_SOON || size > SIZE_MAX / 2) {
+    chunks = nki_timers_chunks_for(nki_timers_places_max(capacity));
+    size = capacity * sizeof(*t->soon) +
+           chunks * (NKI_TIMER_CHUNK * sizeof(*t->pool) + sizeof(*t->before));
+    if (chunks >= NKI_TIMER_SOON / NKI_TIMER_CHUNK || size > SIZE_MAX / 2) {
         return NETKIT_E_NOMEM;
     }
     memory = nki_alloc(t->allocator, (size_t)size);
     if (memory == NULL) {
         return NETKIT_E_NOMEM;
     }
-    nki_timers_move(t, memory, (uint32_t)capacity, (uint32_t)places);
+    nki_timers_move(t, memory, (uint32_t)capacity, (uint32_t)chunks);
     t->memory_size = (size_t)size;
     return NETKIT_OK;
 }
@@ -3283,16 +4302,29 @@ static uint32_t nki_timers_chunk_take(nki_timers *t) {
     if (chunk == 0) {
         return t->chunk_used++;
     }
-    t->chunk_free = t->chunks[chunk - 1].before;
+    t->chunk_free = t->before[chunk - 1];
     return chunk - 1;
 }
 
-static void nki_timers_chunk_give(nki_timers *t, uint32_t chunk) {
-    t->chunks[chunk].before = t->chunk_free;
+/* Give back the chunk that is filled up to `end`. Returns the end of the one before it in
+ * its slot, which is full; 0 = none. */
+static uint32_t nki_timers_chunk_give(nki_timers *t, uint32_t end) {
+    uint32_t chunk = (end - 1) / NKI_TIMER_CHUNK;
+    uint32_t before = t->before[chunk];
+    t->places -= end - chunk * NKI_TIMER_CHUNK;
+    t->before[chunk] = t->chunk_free;
     t->chunk_free = chunk + 1;
+    return before * NKI_TIMER_CHUNK;
 }
 
 /* ---- soon: the heap -------------------------------------------------------- */
+
+static nki_timer_entry nki_timers_entry(nki_timer_node *n) {
+    nki_timer_entry e;
+    e.due_ns = n->due_ns;
+    e.node = n;
+    return e;
+}
 
 static bool nki_timers_before(nki_timer_entry a, nki_timer_entry b) {
     return a.due_ns < b.due_ns || (a.due_ns == b.due_ns && a.node->order < b.node->order);
@@ -3364,88 +4396,136 @@ static uint64_t nki_timers_slot_start(const nki_timers *t, uint32_t slot) {
     return (above << NKI_TIMER_SLOT_BITS | slot % NKI_TIMER_SLOTS) << shift;
 }
 
-static void nki_timers_slot_add(nki_timers *t, uint32_t slot, nki_timer_entry e) {
+/* Not a hole: the node in this place lies here, and has not gone elsewhere. */
+static bool nki_timers_is_at(const nki_timers *t, uint32_t place) {
+    return t->pool[place] != NULL && t->pool[place]->at == place + 1;
+}
+
+static void nki_timers_slot_add(nki_timers *t, uint32_t slot, nki_timer_node *n) {
     uint32_t end = t->slots[slot];
     if (end % NKI_TIMER_CHUNK == 0) {
         uint32_t chunk = nki_timers_chunk_take(t);
-        t->chunks[chunk].before = end / NKI_TIMER_CHUNK;
-        t->chunks[chunk].slot = slot;
+        t->before[chunk] = end / NKI_TIMER_CHUNK;
         end = chunk * NKI_TIMER_CHUNK;
     }
-    t->pool[end] = e;
-    e.node->at = end + 1;
+    t->pool[end] = n;
+    t->places++;
     t->slots[slot] = end + 1;
+    n->at = end + 1;
+    n->slot = (uint16_t)slot;
 }
 
-static void nki_timers_slot_remove(nki_timers *t, uint32_t place) {
-    uint32_t slot = t->chunks[place / NKI_TIMER_CHUNK].slot;
-    uint32_t last = t->slots[slot] - 1;
-    if (place != last) {
-        t->pool[place] = t->pool[last];
-        t->pool[place].node->at = place + 1;
-    }
-    if (last % NKI_TIMER_CHUNK == 0) {
-        uint32_t before = t->chunks[last / NKI_TIMER_CHUNK].before;
-        nki_timers_chunk_give(t, last / NKI_TIMER_CHUNK);
-        last = before * NKI_TIMER_CHUNK;
-        if (before == 0) {
-            t->filled[slot / NKI_TIMER_SLOTS] &= ~((uint64_t)1 << slot % NKI_TIMER_SLOTS);
-        }
-    }
-    t->slots[slot] = last;
+/* Make the slot an empty one. Returns where its chain ended. */
+static uint32_t nki_timers_slot_detach(nki_timers *t, uint32_t slot) {
+    uint32_t end = t->slots[slot];
+    t->slots[slot] = 0;
+    t->filled[slot / NKI_TIMER_SLOTS] &= ~((uint64_t)1 << slot % NKI_TIMER_SLOTS);
+    return end;
 }
 
-static void nki_timers_add(nki_timers *t, nki_timer_entry e) {
-    uint64_t tick = nki_timers_tick(e.due_ns);
+static void nki_timers_add(nki_timers *t, nki_timer_node *n) {
+    uint64_t tick = nki_timers_tick(n->due_ns);
     uint32_t level, digit;
     if (tick <= t->base) {
-        nki_timers_soon_up(t, t->soon_count++, e);
+        nki_timers_soon_up(t, t->soon_count++, nki_timers_entry(n));
         return;
     }
     level = nki_highest_bit(tick ^ t->base) / NKI_TIMER_SLOT_BITS;
     digit = (uint32_t)(tick >> level * NKI_TIMER_SLOT_BITS) % NKI_TIMER_SLOTS;
     t->filled[level] |= (uint64_t)1 << digit;
-    nki_timers_slot_add(t, level * NKI_TIMER_SLOTS + digit, e);
+    nki_timers_slot_add(t, level * NKI_TIMER_SLOTS + digit, n);
 }
 
-/* Move on all that is in the earliest slot. A chunk is copied out and given back
- * before its entries are placed, so there are always chunks enough. */
-static void nki_timers_slot_open(nki_timers *t, uint32_t slot) {
-    uint32_t end = t->slots[slot];
-    t->base = nki_timers_slot_start(t, slot);
-    t->slots[slot] = 0;
-    t->filled[slot / NKI_TIMER_SLOTS] &= ~((uint64_t)1 << slot % NKI_TIMER_SLOTS);
-    while (end != 0) {
-        nki_timer_entry entries[NKI_TIMER_CHUNK];
-        uint32_t chunk = (end - 1) / NKI_TIMER_CHUNK;
-        uint32_t count = end - chunk * NKI_TIMER_CHUNK;
-        uint32_t i;
-        memcpy(entries, &t->pool[(size_t)chunk * NKI_TIMER_CHUNK], sizeof(*entries) * count);
-        for (i = 0; i < count; i++) {
-            NKI_PREFETCH(entries[i].node);
+/* Have the nodes of the chunk that is filled up to `end` on their way. */
+static void nki_timers_fetch(const nki_timers *t, uint32_t end) {
+    uint32_t first = (end - 1) / NKI_TIMER_CHUNK * NKI_TIMER_CHUNK;
+    for (; end > first; end--) {
+        NKI_PREFETCH(t->pool[end - 1]);
+    }
+}
+
+/* Copy out the nodes of the chunk that is filled up to `end`. Returns how many there are. */
+static uint32_t nki_timers_chunk_read(const nki_timers *t, uint32_t end, nki_timer_node **out) {
+    uint32_t place = (end - 1) / NKI_TIMER_CHUNK * NKI_TIMER_CHUNK;
+    uint32_t count = 0;
+    for (; place < end; place++) {
+        if (nki_timers_is_at(t, place)) {
+            out[count++] = t->pool[place];
         }
-        end = t->chunks[chunk].before * NKI_TIMER_CHUNK;
-        nki_timers_chunk_give(t, chunk);
+    }
+    return count;
+}
+
+/* Take all out of a slot and place it where it belongs now. A chunk is copied out and given
+ * back before its nodes are placed, so there are always chunks enough. */
+static void nki_timers_slot_pour(nki_timers *t, uint32_t slot) {
+    uint32_t end = nki_timers_slot_detach(t, slot);
+    nki_timers_fetch(t, end);
+    while (end != 0) {
+        nki_timer_node *nodes[NKI_TIMER_CHUNK];
+        uint32_t count = nki_timers_chunk_read(t, end, nodes);
+        uint32_t i;
+        end = nki_timers_chunk_give(t, end);
+        if (end != 0) {
+            nki_timers_fetch(t, end);
+        }
         for (i = 0; i < count; i++) {
-            nki_timers_add(t, entries[i]);
+            nki_timers_add(t, nodes[i]);
         }
     }
 }
 
-/* The earliest in a slot of one chunk; NULL when there are more, or when it is
- * due after the slot and may not be the earliest of all. */
-static nki_timer_node *nki_timers_slot_first(const nki_timers *t, uint32_t slot) {
+/* Rid all slots of holes. */
+static NKI_OUTLINE void nki_timers_sweep(nki_timers *t) {
+    uint32_t level;
+    for (level = 0; level < NKI_TIMER_LEVELS; level++) {
+        uint64_t filled = t->filled[level];
+        for (; filled != 0; filled &= filled - 1) {
+            nki_timers_slot_pour(t, level * NKI_TIMER_SLOTS + nki_lowest_bit(filled));
+        }
+    }
+}
+
+/* No node is in, only holes are left. */
+static void nki_timers_clear(nki_timers *t) {
+    uint32_t level;
+    for (level = 0; level < NKI_TIMER_LEVELS; level++) {
+        while (t->filled[level] != 0) {
+            uint32_t slot = level * NKI_TIMER_SLOTS + nki_lowest_bit(t->filled[level]);
+            (void)nki_timers_slot_detach(t, slot);
+        }
+    }
+    t->places = 0;
+    t->chunk_used = 0;
+    t->chunk_free = 0;
+}
+
+/* More than a chunk of them. */
+static bool nki_timers_slot_has_many(const nki_timers *t, uint32_t slot) {
+    nki_timer_node *nodes[NKI_TIMER_CHUNK];
     uint32_t end = t->slots[slot];
-    uint32_t chunk = (end - 1) / NKI_TIMER_CHUNK;
+    uint32_t count = 0;
+    while (end != 0 && count <= NKI_TIMER_CHUNK) {
+        count += nki_timers_chunk_read(t, end, nodes);
+        end = t->before[(end - 1) / NKI_TIMER_CHUNK] * NKI_TIMER_CHUNK;
+    }
+    return count > NKI_TIMER_CHUNK;
+}
+
+/* The earliest of a slot of one chunk; NULL when there is none, or when it is due after the
+ * slot, as all are then, and may not be the earliest of all. */
+static nki_timer_node *nki_timers_slot_first(const nki_timers *t, uint32_t slot) {
+    nki_timer_node *nodes[NKI_TIMER_CHUNK];
+    uint32_t count = nki_timers_chunk_read(t, t->slots[slot], nodes);
     uint32_t shift = slot / NKI_TIMER_SLOTS * NKI_TIMER_SLOT_BITS;
-    uint32_t i = chunk * NKI_TIMER_CHUNK;
-    nki_timer_entry first = t->pool[i];
-    if (t->chunks[chunk].before != 0) {
+    nki_timer_entry first;
+    if (count == 0) {
         return NULL;
     }
-    for (i++; i < end; i++) {
-        if (nki_timers_before(t->pool[i], first)) {
-            first = t->pool[i];
+    first = nki_timers_entry(nodes[0]);
+    while (--count > 0) {
+        if (nki_timers_before(nki_timers_entry(nodes[count]), first)) {
+            first = nki_timers_entry(nodes[count]);
         }
     }
     if (nki_timers_tick(first.due_ns) >> shift != nki_timers_slot_start(t, slot) >> shift) {
@@ -3456,21 +4536,27 @@ static nki_timer_node *nki_timers_slot_first(const nki_timers *t, uint32_t slot)
 
 /* ---- the queue ------------------------------------------------------------- */
 
+static uint32_t nki_timers_first_slot(const nki_timers *t) {
+    uint32_t level = 0;
+    while (t->filled[level] == 0) {
+        level++;
+    }
+    return level * NKI_TIMER_SLOTS + nki_lowest_bit(t->filled[level]);
+}
+
 /* The earliest, NULL when there is none. Opens slots on the way to it. */
 static nki_timer_node *nki_timers_find_first(nki_timers *t) {
     while (t->soon_count == 0 && t->count > 0) {
-        uint32_t level = 0;
-        uint32_t slot;
-        nki_timer_node *node;
-        while (t->filled[level] == 0) {
-            level++;
+        uint32_t slot = nki_timers_first_slot(t);
+        if (t->before[(t->slots[slot] - 1) / NKI_TIMER_CHUNK] == 0) {
+            nki_timer_node *first = nki_timers_slot_first(t, slot);
+            if (first != NULL) {
+                return first;
+            }
+        } else if (nki_timers_slot_has_many(t, slot)) {
+            t->base = nki_timers_slot_start(t, slot);
         }
-        slot = level * NKI_TIMER_SLOTS + nki_lowest_bit(t->filled[level]);
-        node = nki_timers_slot_first(t, slot);
-        if (node != NULL) {
-            return node;
-        }
-        nki_timers_slot_open(t, slot);
+        nki_timers_slot_pour(t, slot);
     }
     return t->soon_count == 0 ? NULL : t->soon[0].node;
 }
@@ -3483,7 +4569,6 @@ static nki_timer_node *nki_timers_first(nki_timers *t) {
     return t->first;
 }
 
-/* `n` is not in. Returns NETKIT_OK or NETKIT_E_NOMEM, which changes nothing. */
 /* `n` gets a new due time: is it the first now, or is the first unknown? */
 static void nki_timers_first_changed(nki_timers *t, nki_timer_node *n, uint64_t due_ns) {
     if (t->first == n) {
@@ -3493,54 +4578,61 @@ static void nki_timers_first_changed(nki_timers *t, nki_timer_node *n, uint64_t 
     }
 }
 
+/* Place `n`, which lies nowhere. */
+static void nki_timers_place(nki_timers *t, nki_timer_node *n) {
+    if (NKI_UNLIKELY(t->places == nki_timers_places_max(t->capacity))) {
+        nki_timers_sweep(t);
+    }
+    nki_timers_add(t, n);
+}
+
+/* `n` is not in. Returns NETKIT_OK or NETKIT_E_NOMEM, which changes nothing. */
 static int nki_timers_start(nki_timers *t, nki_timer_node *n, uint64_t due_ns) {
-    nki_timer_entry e;
     NETKIT_ASSERT(n->at == 0);
     if (t->count == t->capacity && nki_timers_reserve(t, 1) < 0) {
         return NETKIT_E_NOMEM;
     }
+    nki_timers_first_changed(t, n, due_ns);
     n->due_ns = due_ns;
     n->order = t->order++;
-    e.due_ns = due_ns;
-    e.node = n;
     t->count++;
-    nki_timers_first_changed(t, n, due_ns);
-    nki_timers_add(t, e);
+    nki_timers_place(t, n);
     return NETKIT_OK;
 }
 
-static void nki_timers_remove(nki_timers *t, const nki_timer_node *n) {
-    if ((n->at & NKI_TIMER_SOON) != 0) {
+/* A place in a slot becomes a hole: by `n` being elsewhere, if it lasts. */
+static void nki_timers_remove(nki_timers *t, nki_timer_node *n) {
+    if (NKI_UNLIKELY((n->at & NKI_TIMER_SOON) != 0)) {
         nki_timers_soon_remove(t, n->at & ~NKI_TIMER_SOON);
-    } else {
-        nki_timers_slot_remove(t, n->at - 1);
+    } else if (!n->is_lasting) {
+        t->pool[n->at - 1] = NULL;
     }
+    n->at = 0;
+}
+
+/* Move `n`, which lies too late for its due time, or in `soon` and not in its order. */
+static NKI_OUTLINE void nki_timers_replace(nki_timers *t, nki_timer_node *n) {
+    if ((n->at & NKI_TIMER_SOON) != 0 && nki_timers_tick(n->due_ns) <= t->base) {
+        nki_timers_soon_settle(t, n->at & ~NKI_TIMER_SOON, nki_timers_entry(n));
+        return;
+    }
+    nki_timers_remove(t, n);
+    nki_timers_place(t, n);
 }
 
 /* `n` is in. It comes behind those that are due at the same time. */
 static void nki_timers_restart(nki_timers *t, nki_timer_node *n, uint64_t due_ns) {
-    nki_timer_entry e;
     NETKIT_ASSERT(n->at != 0);
     nki_timers_first_changed(t, n, due_ns);
     n->due_ns = due_ns;
     n->order = t->order++;
-    e.due_ns = due_ns;
-    e.node = n;
-    if ((n->at & NKI_TIMER_SOON) == 0) {
-        uint32_t slot = t->chunks[(n->at - 1) / NKI_TIMER_CHUNK].slot;
-        if (nki_timers_tick(due_ns) >= nki_timers_slot_start(t, slot)) {
-            t->pool[n->at - 1].due_ns = due_ns;
-            return;
-        }
-    } else if (nki_timers_tick(due_ns) <= t->base) {
-        nki_timers_soon_settle(t, n->at & ~NKI_TIMER_SOON, e);
-        return;
+    if ((n->at & NKI_TIMER_SOON) != 0 ||
+        nki_timers_tick(due_ns) < nki_timers_slot_start(t, n->slot)) {
+        nki_timers_replace(t, n);
     }
-    nki_timers_remove(t, n);
-    nki_timers_add(t, e);
 }
 
-/* Take out `n`, if it is in. */
+/* Take out `n`, if it is in. Unless it lasts, its memory is not looked at any more. */
 static void nki_timers_stop(nki_timers *t, nki_timer_node *n) {
     if (n->at == 0) {
         return;
@@ -3549,8 +4641,10 @@ static void nki_timers_stop(nki_timers *t, nki_timer_node *n) {
         t->first = NULL;
     }
     nki_timers_remove(t, n);
-    n->at = 0;
     t->count--;
+    if (t->count == 0) {
+        nki_timers_clear(t);
+    }
 }
 
 /* ---- src/base/posts.c ---- */
@@ -3700,6 +4794,11 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 #define NKI_SYS_fstat(fd, st) (NKI_FAIL(fstat) ? -1 : fstat((fd), (st)))
 #define NKI_SYS_read(fd, b, n) (NKI_FAIL(read) ? -1 : read((fd), (b), (n)))
 #define NKI_SYS_write(fd, b, n) (NKI_FAIL(write) ? -1 : write((fd), (b), (n)))
+#define NKI_SYS_sigmask(how, set, old) pthread_sigmask((how), (set), (old))
+#define NKI_SYS_sigpending(set) sigpending(set)
+#define NKI_SYS_sigtimedwait(set, info, time) sigtimedwait((set), (info), (time))
+#define NKI_SYS_pread(fd, b, n, at) \
+    (NKI_FAIL(pread) ? -1 : NKI_PREAD((fd), (b), NKI_CLIP(pread, n), (at)))
 #define NKI_SYS_pipe(fds) (NKI_FAIL(pipe) ? -1 : pipe(fds))
 #define NKI_SYS_unlink(path) (NKI_FAIL(unlink) ? -1 : unlink(path))
 #define NKI_SYS_lstat(path, st) (NKI_FAIL(lstat) ? -1 : lstat((path), (st)))
@@ -3719,6 +4818,32 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 #elif NKI_LINUX
 #define NKI_SYS_getrandom(b, n) \
     (NKI_FAIL(getrandom) ? -1 : syscall(SYS_getrandom, (b), (size_t)(n), 0u))
+#endif
+
+/* Offsets of 64 bits also where off_t has 32. */
+#if NKI_LINUX && defined(__USE_LARGEFILE64)
+#define NKI_PREAD(fd, b, n, at) pread64((fd), (b), (n), (off64_t)(at))
+#else
+#define NKI_PREAD(fd, b, n, at) pread((fd), (b), (n), (off_t)(at))
+#endif
+#if NKI_LINUX && defined(SYS_sendfile64)
+#define NKI_NR_SENDFILE SYS_sendfile64
+#elif NKI_LINUX
+#define NKI_NR_SENDFILE SYS_sendfile
+#endif
+#if NKI_LINUX
+#define NKI_SYS_sendfile(s, file, at, n) \
+    (NKI_FAIL(sendfile)                  \
+         ? -1                            \
+         : (ssize_t)syscall(NKI_NR_SENDFILE, (s), (file), (at), (size_t)NKI_CLIP(sendfile, n)))
+#elif NKI_APPLE
+#define NKI_SYS_sendfile(s, file, at, n, sent) \
+    (NKI_FAIL(sendfile)                        \
+         ? -1                                  \
+         : (*(sent) = (off_t)(n), sendfile((file), (s), (at), (sent), (struct sf_hdtr *)NULL, 0)))
+#elif defined(__FreeBSD__)
+#define NKI_SYS_sendfile(s, file, at, n, sent) \
+    (NKI_FAIL(sendfile) ? -1 : sendfile((file), (s), (at), (n), NULL, (sent), 0))
 #endif
 
 #if NKI_LINUX
@@ -3809,11 +4934,17 @@ static int nki_os_recv_now(uintptr_t s, void *data, size_t len);
 static NKI_HOT int nki_os_send(uintptr_t s, const void *data, size_t len); /* len up to INT_MAX */
 static int nki_os_send_flags(uintptr_t s, const void *data, size_t len, int flags);
 static int nki_os_send_now(uintptr_t s, const void *data, size_t len);
-static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, int flags);
+/* At most 64 spans; has_more: something follows at once. */
+static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, bool has_more);
 static int nki_os_sendv_now(uintptr_t s, const netkit_span *spans, size_t count);
 static int nki_os_recvv(uintptr_t s, const netkit_room *rooms, size_t count, int flags);
 static int nki_os_recvv_now(uintptr_t s, const netkit_room *rooms, size_t count);
 static bool nki_os_is_datagram(uintptr_t s);
+/* Up to a part of a file, 1 MiB at most; NETKIT_E_TRUNCATED: the file has no more. */
+static int nki_os_send_file(uintptr_t s, uintptr_t file, uint64_t offset, uint64_t len,
+                            bool is_waiting);
+static int nki_os_file_size(uintptr_t file, uint64_t *out); /* NETKIT_E_INVALID: not a plain file */
+static int nki_os_file_dup(uintptr_t file, uintptr_t *out);
 
 /* Wait for NETKIT_POLL_* until the clock says deadline_ns (NKI_NEVER: no limit). Returns those
  * that hold or NETKIT_E_TIMEOUT. */
@@ -4345,6 +5476,12 @@ static void nki_os_wake_drain(const nki_wake *wake) {
 #define NKI_MSG_NOSIGNAL MSG_NOSIGNAL
 #else
 #define NKI_MSG_NOSIGNAL 0
+#endif
+/* More follows at once: not to be sent in a segment of its own. */
+#if defined(MSG_MORE)
+#define NKI_MSG_MORE MSG_MORE
+#else
+#define NKI_MSG_MORE 0
 #endif
 
 #if defined(POLLRDHUP)
@@ -5565,7 +6702,7 @@ static ssize_t nki_os_recvmsg(uintptr_t s, struct msghdr *msg, int flags) {
     return got;
 }
 
-static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, int flags) {
+static int nki_os_sendv_flags(uintptr_t s, const netkit_span *spans, size_t count, int flags) {
     struct iovec iov[NETKIT_SPANS_MAX];
     struct msghdr msg;
     if (count > NETKIT_SPANS_MAX) {
@@ -5577,8 +6714,12 @@ static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, int
     return nki_os_sendmsg(s, &msg, flags);
 }
 
+static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, bool has_more) {
+    return nki_os_sendv_flags(s, spans, count, has_more ? NKI_MSG_MORE : 0);
+}
+
 static int nki_os_sendv_now(uintptr_t s, const netkit_span *spans, size_t count) {
-    return nki_os_sendv(s, spans, count, MSG_DONTWAIT);
+    return nki_os_sendv_flags(s, spans, count, MSG_DONTWAIT);
 }
 
 static int nki_os_recvv(uintptr_t s, const netkit_room *rooms, size_t count, int flags) {
@@ -5826,6 +6967,130 @@ static int nki_os_recv_fds(uintptr_t s, void *data, size_t len, uintptr_t *fds, 
     }
     *count = in.fds_count;
     return rc;
+}
+
+#endif /* NKI_POSIX */
+
+/* ---- src/os/file_posix.c ---- */
+/* Files to sockets. Linux's sendfile takes no MSG_NOSIGNAL: to a peer that is gone it raises
+ * SIGPIPE (seen on 6.18: ECONNRESET once, then the signal). So the signal is held back on this
+ * thread during the call, and one that it raised is taken back; mask and disposition are as before
+ * afterwards. macOS and FreeBSD heed SO_NOSIGPIPE. Offsets are 64 bits wide everywhere. */
+
+#if NKI_POSIX
+
+enum {
+    NKI_FILE_CALL = 1 << 20, /* bytes of one call: more would hold up the others of a loop */
+    NKI_FILE_COPY = 16384    /* bytes at a time where the system cannot do it itself */
+};
+
+#if NKI_LINUX
+
+/* A SIGPIPE that was blocked and pending before is not ours to take. */
+static ssize_t nki_os_sendfile_masked(int s, int file, int64_t *offset, size_t len) {
+    sigset_t pipe, before, pending;
+    (void)sigemptyset(&pipe);
+    (void)sigaddset(&pipe, SIGPIPE);
+    (void)NKI_SYS_sigmask(SIG_BLOCK, &pipe, &before);
+    bool was_blocked = sigismember(&before, SIGPIPE) == 1;
+    bool was_pending =
+        was_blocked && NKI_SYS_sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
+    ssize_t sent = NKI_SYS_sendfile(s, file, offset, len);
+    int error = errno;
+    if (sent < 0 && error == EPIPE && !was_pending) {
+        struct timespec now = {0, 0};
+        while (NKI_SYS_sigtimedwait(&pipe, NULL, &now) < 0 && errno == EINTR) {
+        }
+    }
+    if (!was_blocked) {
+        (void)NKI_SYS_sigmask(SIG_UNBLOCK, &pipe, NULL);
+    }
+    errno = error;
+    return sent;
+}
+
+static ssize_t nki_os_sendfile(int s, int file, uint64_t offset, size_t len) {
+    int64_t at = (int64_t)offset;
+    return nki_os_sendfile_masked(s, file, &at, len);
+}
+
+#elif NKI_APPLE || defined(__FreeBSD__)
+
+/* What was sent counts, also when the call says that it would have blocked. */
+static ssize_t nki_os_sendfile(int s, int file, uint64_t offset, size_t len) {
+    off_t sent = 0;
+    int rc = NKI_SYS_sendfile(s, file, (off_t)offset, len, &sent);
+    return rc < 0 && sent == 0 ? -1 : (ssize_t)sent;
+}
+
+#else
+
+static ssize_t nki_os_sendfile(int s, int file, uint64_t offset, size_t len) {
+    NKI_UNUSED(s);
+    NKI_UNUSED(file);
+    NKI_UNUSED(offset);
+    NKI_UNUSED(len);
+    errno = ENOSYS;
+    return -1;
+}
+
+#endif
+
+/* Some file systems, and some systems, have no sendfile: the same through a buffer. */
+static ssize_t nki_os_copy_file(int s, int file, uint64_t offset, size_t len, int flags) {
+    char buffer[NKI_FILE_COPY];
+    size_t most = NKI_MIN(len, sizeof buffer);
+    ssize_t got;
+    do {
+        got = NKI_SYS_pread(file, buffer, most, offset);
+    } while (got < 0 && errno == EINTR);
+    if (got <= 0) {
+        return got;
+    }
+    return NKI_SYS_send(s, buffer, (size_t)got, flags | NKI_MSG_NOSIGNAL);
+}
+
+static int nki_os_send_file(uintptr_t s, uintptr_t file, uint64_t offset, uint64_t len,
+                            bool is_waiting) {
+    size_t most = (size_t)NKI_MIN(len, (uint64_t)NKI_FILE_CALL);
+    ssize_t sent;
+    if (len == 0) {
+        return 0;
+    }
+    do {
+        sent = nki_os_sendfile(nki_os_fd(s), nki_os_fd(file), offset, most);
+        if (sent < 0 && (errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP)) {
+            int flags = is_waiting ? 0 : MSG_DONTWAIT;
+            sent = nki_os_copy_file(nki_os_fd(s), nki_os_fd(file), offset, most, flags);
+        }
+    } while (sent < 0 && errno == EINTR);
+    if (sent > 0) {
+        return (int)sent;
+    }
+    if (sent == 0) {
+        errno = 0; /* the file has become shorter: nobody's error but the stream's */
+        return NETKIT_E_TRUNCATED;
+    }
+    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+}
+
+static int nki_os_file_size(uintptr_t file, uint64_t *out) {
+    struct stat st;
+    *out = 0;
+    if (NKI_SYS_fstat(nki_os_fd(file), &st) != 0) {
+        return nki_os_error();
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return NETKIT_E_INVALID;
+    }
+    *out = (uint64_t)st.st_size;
+    return NETKIT_OK;
+}
+
+static int nki_os_file_dup(uintptr_t file, uintptr_t *out) {
+    int fd = NKI_SYS_fcntl(nki_os_fd(file), F_DUPFD_CLOEXEC, 0);
+    *out = fd < 0 ? UINTPTR_MAX : (uintptr_t)fd;
+    return fd < 0 ? nki_os_error() : NETKIT_OK;
 }
 
 #endif /* NKI_POSIX */
@@ -6081,7 +7346,7 @@ NETKIT_API int netkit_socket_sendv(netkit_socket s, const netkit_span *spans, si
     if (s.value == 0 || !nki_spans_are_valid(spans, count)) {
         return NETKIT_E_INVALID;
     }
-    return nki_os_sendv(nki_socket_native(s), spans, count, 0);
+    return nki_os_sendv(nki_socket_native(s), spans, count, false);
 }
 
 NETKIT_API int netkit_socket_recvv(netkit_socket s, const netkit_room *rooms, size_t count) {
@@ -6122,6 +7387,49 @@ NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t 
             break;
         }
         rc = nki_socket_after_step(native, rc, NETKIT_POLL_WRITE, deadline);
+    }
+    if (done != NULL) {
+        *done = moved;
+    }
+    return rc;
+}
+
+/* The range within the file that is meant; NETKIT_E_TRUNCATED when the file does not have it. */
+static int nki_file_range(uintptr_t file, uint64_t offset, uint64_t *len) {
+    uint64_t size;
+    int error = nki_os_file_size(file, &size);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (offset > size || (*len != NETKIT_FILE_END && *len > size - offset)) {
+        return NETKIT_E_TRUNCATED;
+    }
+    *len = NKI_MIN(*len, size - offset);
+    return NETKIT_OK;
+}
+
+NETKIT_API int netkit_socket_send_file(netkit_socket s, uintptr_t file, uint64_t offset,
+                                       uint64_t len) {
+    int error = s.value == 0 ? NETKIT_E_INVALID : nki_file_range(file, offset, &len);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    return nki_os_send_file(nki_socket_native(s), file, offset, len, true);
+}
+
+NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint64_t offset,
+                                           uint64_t len, int timeout_ms, uint64_t *done) {
+    uintptr_t native = nki_socket_native(s);
+    uint64_t moved = 0;
+    int rc = s.value == 0 ? NETKIT_E_INVALID : nki_file_range(file, offset, &len);
+    uint64_t deadline = rc == NETKIT_OK ? nki_socket_deadline(timeout_ms) : 0;
+    while (rc == NETKIT_OK && moved < len) {
+        rc = nki_os_wait(native, NETKIT_POLL_WRITE, deadline); /* sendfile knows no MSG_DONTWAIT */
+        if (rc >= 0) {
+            rc = nki_os_send_file(native, file, offset + moved, len - moved, false);
+        }
+        moved += rc > 0 ? (uint64_t)rc : 0u;
+        rc = rc < 0 && rc != NETKIT_E_AGAIN ? rc : NETKIT_OK;
     }
     if (done != NULL) {
         *done = moved;
@@ -7728,14 +9036,16 @@ typedef struct nki_behaviour {
     struct nki_behaviour *derived; /* the last made from this one, to be shared */
 } nki_behaviour;
 
-/* A piece of the send queue: own memory behind the head, or borrowed. */
+/* A piece of the send queue: own memory behind the head, or lent: memory or part of a file. */
 typedef struct nki_chunk {
     struct nki_chunk *next;
     struct nki_chunk *last; /* in the first chunk of a queue only */
     const unsigned char *data;
     size_t begin; /* first byte not yet sent */
     size_t end;
-    size_t capacity; /* of own memory, 0 = borrowed */
+    size_t capacity; /* of own memory, 0 = lent */
+    uintptr_t file;  /* own descriptor of a file that was lent, +1; 0 = memory */
+    uint64_t offset; /* in the file, of byte 0 */
     netkit_release_fn release;
     void *user;
 } nki_chunk;
@@ -7781,11 +9091,13 @@ enum {
     NKI_C_TCP = 1 << 16,
     NKI_C_COUNTED = 1 << 18, /* rate_min: bytes received are counted */
     NKI_C_REFUSED = 1 << 17, /* on_drain is owed for a send of `refused` bytes */
+    NKI_C_CORKED = 1 << 20,  /* what is queued waits for more */
     NKI_C_UNTOLD = 1 << 19,  /* accepted, and nobody has heard of it before on_open */
-    NKI_C_FDS = 1 << 20,     /* descriptors are received too */
+    NKI_C_FDS = 1 << 21,     /* descriptors are received too */
     NKI_C_DUE = NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_OPEN_DUE,
     NKI_C_PLAIN = NKI_C_OPENED | NKI_C_TCP | NKI_C_DUPLEX, /* nothing is out of the ordinary */
     NKI_C_ENDING = NKI_C_SHUT | NKI_C_CLOSING | NKI_C_DEAD,
+    NKI_C_UNSTAGED = NKI_C_ENDING | NKI_C_CORKED,              /* sends go to the queue */
     NKI_C_HELD = NKI_C_STALLED | NKI_C_CONNECTING | NKI_C_DEAD /* nothing can be sent now */
 };
 
@@ -7934,8 +9246,10 @@ struct netkit_loop {
     nki_queue later;        /* in the next one */
     nki_conn_queue dirty;
     nki_conn_queue dead;
-    nki_queue graves;     /* slots to be freed at the end of the turn */
-    nki_chunk *releases;  /* lent chunks the system has taken, in order; first->last */
+    nki_queue graves;        /* slots to be freed at the end of the turn */
+    nki_chunk *releases;     /* lent chunks the system has taken, in order; first->last */
+    unsigned char *reserved; /* given out by netkit_conn_reserve, for this conn: */
+    uint64_t reserved_id;
     unsigned char *stage; /* what the current conn queues on an empty queue: NKI_FLUSH_AT bytes */
     size_t stage_len;
     size_t stage_room; /* more bytes it takes of the conn of stage_id; 0 = closed */
@@ -8046,6 +9360,10 @@ typedef struct nki_driver {
      * do that now), NETKIT_E_AGAIN: the system takes none, or an error. */
     int (*send)(netkit_loop *loop, nki_conn *c, const void *data, size_t len);
     int (*half_close)(netkit_loop *loop, nki_conn *c);
+    /* Files to be sent: an own descriptor for `len` bytes (NETKIT_FILE_END: all there are) from
+     * `offset`, and its end. */
+    int (*file_open)(uintptr_t file, uint64_t offset, uint64_t *len, uintptr_t *out);
+    void (*file_close)(uintptr_t file);
 
     int (*local)(netkit_loop *loop, uintptr_t socket, netkit_addr *out);
     int (*remote)(netkit_loop *loop, uintptr_t socket, netkit_addr *out);
@@ -8354,7 +9672,7 @@ static NKI_OUTLINE netkit_event *nki_pull(netkit_loop *loop, netkit_event_type t
 }
 
 /* ---- src/loop/queue.c ---- */
-/* The send queue of a conn: chunks of copied bytes and of borrowed memory, in order.
+/* The send queue of a conn: chunks of copied bytes, of borrowed memory and of files, in order.
  *
  * What a conn queues in its own callback is staged in one buffer of the loop and goes out from
  * there when the callback returns; only what the system does not take, and what others queue, is
@@ -8385,6 +9703,7 @@ static nki_chunk *nki_chunk_take(netkit_loop *loop) {
     chunk->begin = 0;
     chunk->end = 0;
     chunk->capacity = NKI_CHUNK_SIZE - sizeof *chunk;
+    chunk->file = 0;
     chunk->release = NULL;
     return chunk;
 }
@@ -8452,12 +9771,8 @@ static nki_chunk *nki_out_open(const nki_conn *c) {
     return last->end < last->capacity ? last : NULL; /* a borrowed one has no capacity */
 }
 
-/* Have chunks enough at hand to append `len` bytes, so that appending cannot fail half way. */
-static int nki_out_reserve(netkit_loop *loop, const nki_conn *c, size_t len) {
-    const size_t each = NKI_CHUNK_SIZE - sizeof(nki_chunk);
-    const nki_chunk *last = nki_out_open(c);
-    size_t room = last == NULL ? 0 : last->capacity - last->end;
-    size_t wanted = len <= room ? 0 : (len - room + each - 1) / each;
+/* Have so many chunks in reserve. */
+static int nki_chunk_stock(netkit_loop *loop, size_t wanted) {
     while (loop->chunks_count < wanted) {
         nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_CHUNK_SIZE);
         if (chunk == NULL) {
@@ -8468,6 +9783,15 @@ static int nki_out_reserve(netkit_loop *loop, const nki_conn *c, size_t len) {
         loop->chunks_count++;
     }
     return NETKIT_OK;
+}
+
+/* Have chunks enough at hand to append `len` bytes, so that appending cannot fail half way. */
+static int nki_out_reserve(netkit_loop *loop, const nki_conn *c, size_t len) {
+    const size_t each = NKI_CHUNK_SIZE - sizeof(nki_chunk);
+    const nki_chunk *last = nki_out_open(c);
+    size_t room = last == NULL ? 0 : last->capacity - last->end;
+    size_t wanted = len <= room ? 0 : (len - room + each - 1) / each;
+    return nki_chunk_stock(loop, wanted);
 }
 
 /* Copy bytes into chunks at the end: all, or on NETKIT_E_NOMEM nothing. */
@@ -8500,7 +9824,7 @@ static NKI_OUTLINE int nki_out_chunks(netkit_loop *loop, nki_conn *c, const void
 static NKI_HOT void nki_stage_open(netkit_loop *loop, nki_conn *c) {
     loop->current = c;
     loop->span.data = NULL;
-    if (NKI_LIKELY(c->out == NULL && (c->flags & NKI_C_ENDING) == 0)) {
+    if (NKI_LIKELY(c->out == NULL && (c->flags & NKI_C_UNSTAGED) == 0)) {
         loop->stage_id = c->source.id;
         loop->stage_room = c->behaviour->stage_max;
     }
@@ -8515,7 +9839,7 @@ static void nki_stage_close(netkit_loop *loop, const nki_conn *c) {
 
 /* Everything staged has gone: there is room again, unless the stage was closed. */
 static void nki_stage_reopen(netkit_loop *loop, nki_conn *c) {
-    if (loop->stage_len == 0 && c->out == NULL && (c->flags & NKI_C_ENDING) == 0) {
+    if (loop->stage_len == 0 && c->out == NULL && (c->flags & NKI_C_UNSTAGED) == 0) {
         loop->stage_room = c->behaviour->stage_max;
     }
 }
@@ -8560,21 +9884,23 @@ static size_t nki_out_room(const netkit_loop *loop, const nki_conn *c) {
     return c->behaviour->options.send_max - c->queued - nki_staged(loop, c);
 }
 
-static int nki_out_lend(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
-                        netkit_release_fn release, void *user) {
+/* A chunk for what is lent; not in the queue yet. */
+static nki_chunk *nki_chunk_lent(netkit_loop *loop, size_t len, netkit_release_fn release,
+                                 void *user) {
     nki_chunk *chunk = (nki_chunk *)nki_alloc_zero(&loop->allocator, sizeof *chunk);
-    if (chunk == NULL) {
-        return NETKIT_E_NOMEM;
+    if (chunk != NULL) {
+        chunk->last = chunk;
+        chunk->end = len;
+        chunk->release = release;
+        chunk->user = user;
     }
-    chunk->last = chunk;
-    chunk->data = (const unsigned char *)data;
-    chunk->end = len;
-    chunk->release = release;
-    chunk->user = user;
+    return chunk;
+}
+
+static void nki_out_lend(nki_conn *c, nki_chunk *chunk) {
     nki_out_append(c, chunk);
     c->borrowed++;
-    nki_out_count(c, len);
-    return NETKIT_OK;
+    nki_out_count(c, chunk->end);
 }
 
 /* Bytes waiting, borrowed ones too. */
@@ -8592,12 +9918,17 @@ static nki_batch *nki_fds_of(const nki_chunk *chunk) {
     return has ? (nki_batch *)chunk->user : NULL;
 }
 
-/* For drivers: the first spans of what waits; returns their number. Bytes that have descriptors
- * with them are not among them, as those go with the first byte of a send. */
+/* For drivers: what goes by a call of its own, not with other spans: a file, or bytes that have
+ * descriptors with them, as those go with the first byte of a send. */
+static bool nki_out_is_alone(const nki_chunk *chunk) {
+    return chunk->file != 0 || nki_fds_of(chunk) != NULL;
+}
+
+/* For drivers: the first spans of what waits, up to what goes alone; returns their number. */
 static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_max) {
     size_t count = 0;
     for (const nki_chunk *chunk = c->out; chunk != NULL && count < count_max; chunk = chunk->next) {
-        if (NKI_UNLIKELY(nki_fds_of(chunk) != NULL)) {
+        if (nki_out_is_alone(chunk)) {
             break;
         }
         if (chunk->end > chunk->begin) {
@@ -8607,6 +9938,15 @@ static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_
         }
     }
     return count;
+}
+
+/* For drivers: whether a file stands right behind the first `count` spans. */
+static bool nki_out_file_follows(const nki_conn *c, size_t count) {
+    const nki_chunk *chunk = c->out;
+    for (; chunk != NULL && chunk->file == 0 && count > 0; chunk = chunk->next) {
+        count -= chunk->end > chunk->begin;
+    }
+    return chunk != NULL && chunk->file != 0;
 }
 
 /* Take the first chunk off. */
@@ -8619,7 +9959,16 @@ static nki_chunk *nki_out_pop(nki_conn *c) {
     return chunk;
 }
 
+/* The descriptor of a file is not needed any more. */
+static void nki_chunk_close_file(netkit_loop *loop, nki_chunk *chunk) {
+    if (chunk->file != 0) {
+        loop->driver->file_close(chunk->file - 1);
+        chunk->file = 0;
+    }
+}
+
 static void nki_release_later(netkit_loop *loop, nki_chunk *chunk) {
+    nki_chunk_close_file(loop, chunk);
     chunk->next = NULL;
     chunk->last = chunk;
     if (loop->releases == NULL) {
@@ -8630,8 +9979,9 @@ static void nki_release_later(netkit_loop *loop, nki_chunk *chunk) {
     }
 }
 
-/* Tell the owner of lent memory, and forget it. */
+/* Tell the owner of what was lent, and forget it. */
 static NKI_OUTLINE void nki_release(netkit_loop *loop, nki_chunk *chunk, int status) {
+    nki_chunk_close_file(loop, chunk);
     if (chunk->release != NULL) {
         uint64_t started = nki_call_begin(loop);
         chunk->release(loop, status, chunk->user);
@@ -9325,11 +10675,18 @@ static NKI_OUTLINE void nki_conn_arm(netkit_loop *loop, nki_conn *c) {
     loop->driver->arm(loop, &c->source, wanted);
 }
 
+/* A cork holds back what is small; never what the conn needs to go on reading. */
+static bool nki_conn_is_corked(const nki_conn *c) {
+    return (c->flags & NKI_C_CORKED) != 0 && c->unflushed < NKI_FLUSH_AT &&
+           (c->flags & NKI_C_REFUSED) == 0 &&
+           c->queued + c->behaviour->options.recv_max <= c->behaviour->options.send_max;
+}
+
 static NKI_OUTLINE void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
     if ((c->flags & NKI_C_DEAD) != 0) {
         return;
     }
-    if (c->out != NULL || (c->flags & NKI_C_REFUSED) != 0) {
+    if ((c->out != NULL || (c->flags & NKI_C_REFUSED) != 0) && !nki_conn_is_corked(c)) {
         nki_conn_flush(loop, c);
     }
     if ((c->flags & (NKI_C_SHUT | NKI_C_CLOSING)) != 0) {
@@ -9371,7 +10728,9 @@ static void nki_flush_dirty(netkit_loop *loop) {
                 nki_conn_queue_push(&loop->dead, c);
             }
         } else if (c == loop->current) {
-            nki_conn_flush(loop, c); /* its callback goes on */
+            if (!nki_conn_is_corked(c)) {
+                nki_conn_flush(loop, c); /* its callback goes on */
+            }
         } else {
             nki_conn_after(loop, c);
         }
@@ -9388,7 +10747,8 @@ static NKI_OUTLINE void nki_conn_begin_close(netkit_loop *loop, nki_conn *c) {
     }
     nki_stage_close(loop, c);
     c->flags |= NKI_C_CLOSING | NKI_C_SHUT;
-    c->flags &= ~(uint32_t)(NKI_C_PAUSED | NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_REFUSED);
+    c->flags &=
+        ~(uint32_t)(NKI_C_PAUSED | NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_REFUSED | NKI_C_CORKED);
     if (!nki_conn_has_output(loop, c) && (c->flags & NKI_C_EOF) != 0) {
         return; /* over at once: needs no deadline */
     }
@@ -9854,14 +11214,16 @@ static void nki_conn_step_slow(netkit_loop *loop, nki_conn *c) {
         nki_conn_tell_open(loop, c);
         return;
     }
-    if ((c->flags & NKI_C_STALLED) != 0 && (c->source.ready & writable) != 0) {
+    bool is_unstalled = (c->flags & NKI_C_STALLED) != 0 && (c->source.ready & writable) != 0;
+    /* Before the flush: one that ends at its budget sets it again. */
+    c->source.ready = (uint16_t)(c->source.ready & ~(uint32_t)NETKIT_POLL_WRITE);
+    if (is_unstalled) {
         c->flags &= ~(uint32_t)NKI_C_STALLED;
         nki_conn_after(loop, c);
         if ((c->flags & NKI_C_DEAD) != 0) {
             return;
         }
     }
-    c->source.ready = (uint16_t)(c->source.ready & ~(uint32_t)NETKIT_POLL_WRITE);
     if ((c->flags & NKI_C_DRAIN_DUE) != 0) {
         nki_conn_tell_drain(loop, c);
         return;
@@ -10571,7 +11933,7 @@ static int nki_send_queued(netkit_loop *loop, nki_conn *c) {
 /* A large send on an empty queue goes to the system from the caller's memory. Returns the count
  * that went, or an error that has ended the conn. */
 static int nki_send_direct(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
-    if (nki_conn_has_output(loop, c) || (c->flags & NKI_C_HELD) != 0) {
+    if (nki_conn_has_output(loop, c) || (c->flags & (NKI_C_HELD | NKI_C_CORKED)) != 0) {
         return 0;
     }
     int n = loop->driver->send(loop, c, data, len);
@@ -10679,8 +12041,176 @@ NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, co
     if (nki_stage_spill(loop, c) != NETKIT_OK) {
         return nki_send_nomem(loop, c);
     }
-    error = nki_out_lend(loop, c, data, len, release, user);
-    return error != NETKIT_OK ? error : nki_send_queued(loop, c);
+    nki_chunk *chunk = nki_chunk_lent(loop, len, release, user);
+    if (chunk == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    chunk->data = (const unsigned char *)data;
+    nki_out_lend(c, chunk);
+    return nki_send_queued(loop, c);
+}
+
+NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintptr_t file,
+                                     uint64_t offset, uint64_t len, netkit_release_fn release,
+                                     void *user) {
+    nki_conn *c;
+    uintptr_t own;
+    int error = nki_send_check(loop, conn, &c);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (c->borrowed >= c->behaviour->options.chunks_max) {
+        return nki_send_refuse(loop, c, 1);
+    }
+    if (nki_stage_spill(loop, c) != NETKIT_OK) {
+        return nki_send_nomem(loop, c);
+    }
+    error = loop->driver->file_open(file, offset, &len, &own);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    nki_chunk *chunk = len > SIZE_MAX / 2 ? NULL : nki_chunk_lent(loop, (size_t)len, release, user);
+    if (chunk == NULL) {
+        loop->driver->file_close(own);
+        return len > SIZE_MAX / 2 ? NETKIT_E_TOOBIG : NETKIT_E_NOMEM;
+    }
+    chunk->file = own + 1;
+    chunk->offset = offset;
+    nki_out_lend(c, chunk);
+    return nki_send_queued(loop, c);
+}
+
+/* ---- writing in place ---- */
+
+NKI_STATIC_ASSERT(reserve_max, NETKIT_RESERVE_MAX <= NKI_CHUNK_SIZE - (int)sizeof(nki_chunk));
+
+/* Where `len` bytes in one piece would go: into the stage, behind the last chunk, or into a chunk
+ * of the reserve. NULL when there is no memory. */
+static unsigned char *nki_out_place(netkit_loop *loop, const nki_conn *c, size_t len,
+                                    size_t *room) {
+    if (loop->stage_id == c->source.id && len <= loop->stage_room) {
+        *room = loop->stage_room;
+        return loop->stage + loop->stage_len;
+    }
+    nki_chunk *last = nki_out_open(c);
+    if (last != NULL && len <= last->capacity - last->end && nki_staged(loop, c) == 0) {
+        *room = last->capacity - last->end;
+        return (unsigned char *)(last + 1) + last->end;
+    }
+    if (loop->chunks == NULL && nki_chunk_stock(loop, 1) != NETKIT_OK) {
+        return NULL;
+    }
+    *room = NKI_CHUNK_SIZE - sizeof(nki_chunk);
+    return (unsigned char *)(loop->chunks + 1);
+}
+
+NETKIT_API int netkit_conn_reserve(netkit_loop *loop, netkit_conn conn, size_t len, void **out,
+                                   size_t *room) {
+    nki_conn *c;
+    int error = nki_send_check(loop, conn, &c);
+    if (error == NETKIT_OK && (out == NULL || room == NULL)) {
+        error = NETKIT_E_INVALID;
+    }
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    *out = NULL;
+    *room = 0;
+    len = NKI_MAX(len, (size_t)1);
+    if (len > NETKIT_RESERVE_MAX) {
+        return NETKIT_E_TOOBIG;
+    }
+    if (len > nki_out_room(loop, c)) {
+        return nki_send_refuse(loop, c, len);
+    }
+    size_t piece;
+    loop->reserved = nki_out_place(loop, c, len, &piece);
+    loop->reserved_id = conn.id;
+    if (loop->reserved == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    *out = loop->reserved;
+    *room = NKI_MIN(piece, nki_out_room(loop, c));
+    return NETKIT_OK;
+}
+
+/* How much fits at a place that was reserved; 0 when it is not free any more. */
+static size_t nki_out_place_room(const netkit_loop *loop, const nki_conn *c,
+                                 const unsigned char *at) {
+    if (loop->stage_id == c->source.id && at == loop->stage + loop->stage_len) {
+        return loop->stage_room;
+    }
+    const nki_chunk *last = nki_out_open(c);
+    if (last != NULL && at == (const unsigned char *)(last + 1) + last->end) {
+        return nki_staged(loop, c) == 0 ? last->capacity - last->end : 0;
+    }
+    bool is_spare = loop->chunks != NULL && at == (const unsigned char *)(loop->chunks + 1);
+    return is_spare ? NKI_CHUNK_SIZE - sizeof(nki_chunk) : 0;
+}
+
+/* What was written to the reserve becomes part of the queue. NETKIT_E_NOMEM: the conn is doomed. */
+static int nki_out_commit(netkit_loop *loop, nki_conn *c, const unsigned char *at, size_t len) {
+    if (at == loop->stage + loop->stage_len) {
+        loop->stage_len += len;
+        loop->stage_room -= len;
+        return NETKIT_OK;
+    }
+    nki_chunk *last = nki_out_open(c);
+    if (last == NULL || at != (unsigned char *)(last + 1) + last->end) {
+        last = nki_chunk_take(loop);
+        if (nki_stage_spill(loop, c) != NETKIT_OK) {
+            nki_chunk_give(loop, last);
+            return NETKIT_E_NOMEM;
+        }
+        nki_out_append(c, last);
+    }
+    last->end += len;
+    c->queued += (uint32_t)len;
+    nki_out_count(c, len);
+    return NETKIT_OK;
+}
+
+NETKIT_API int netkit_conn_commit(netkit_loop *loop, netkit_conn conn, size_t len) {
+    nki_conn *c;
+    int error = nki_send_check(loop, conn, &c);
+    unsigned char *at = loop != NULL ? loop->reserved : NULL;
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (at == NULL || loop->reserved_id != conn.id || len > nki_out_room(loop, c)) {
+        return NETKIT_E_INVALID;
+    }
+    loop->reserved = NULL;
+    if (len == 0) {
+        return NETKIT_OK;
+    }
+    if (len > nki_out_place_room(loop, c, at)) {
+        return NETKIT_E_INVALID;
+    }
+    if (nki_out_commit(loop, c, at, len) != NETKIT_OK) {
+        return nki_send_nomem(loop, c);
+    }
+    return nki_send_queued(loop, c);
+}
+
+/* ---- corking ---- */
+
+NETKIT_API int netkit_conn_cork(netkit_loop *loop, netkit_conn conn, bool corked) {
+    nki_conn *c;
+    int error = nki_send_check(loop, conn, &c);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (!corked) {
+        c->flags &= ~(uint32_t)NKI_C_CORKED;
+        nki_conn_mark_dirty(loop, c);
+        return NETKIT_OK;
+    }
+    if (nki_stage_spill(loop, c) != NETKIT_OK) {
+        return nki_send_nomem(loop, c);
+    }
+    c->flags |= NKI_C_CORKED;
+    return NETKIT_OK;
 }
 
 /* What stands between a caller's descriptors and the queue, in the order of the codes. */
@@ -10721,11 +12251,13 @@ NETKIT_API int netkit_conn_send_fds(netkit_loop *loop, netkit_conn conn, const v
         nki_batch_done(loop, NETKIT_E_NOMEM, b);
         return nki_send_nomem(loop, c);
     }
-    error = nki_out_lend(loop, c, b->fds + count, first, nki_batch_done, b);
-    if (error != NETKIT_OK) {
-        nki_batch_done(loop, error, b);
-        return error;
+    nki_chunk *chunk = nki_chunk_lent(loop, first, nki_batch_done, b);
+    if (chunk == NULL) {
+        nki_batch_done(loop, NETKIT_E_NOMEM, b);
+        return NETKIT_E_NOMEM;
     }
+    chunk->data = (const unsigned char *)(b->fds + count);
+    nki_out_lend(c, chunk);
     if (len > first &&
         nki_out_copy(loop, c, (const char *)data + first, len - first) != NETKIT_OK) {
         return nki_send_nomem(loop, c);
@@ -10804,7 +12336,7 @@ NETKIT_API int netkit_conn_shutdown(netkit_loop *loop, netkit_conn conn) {
     int error = nki_conn_find_open(loop, conn, &c);
     if (error == NETKIT_OK) {
         nki_stage_close(loop, c);
-        c->flags |= NKI_C_SHUT;
+        c->flags = (c->flags | NKI_C_SHUT) & ~(uint32_t)NKI_C_CORKED;
         nki_conn_mark_dirty(loop, c);
     }
     return error;
@@ -11190,6 +12722,36 @@ NETKIT_API int netkit_adopt(netkit_loop *loop, const netkit_adopt_desc *desc, ne
     return NETKIT_OK;
 }
 
+/* ---- src/loop/frame.c ---- */
+/* Sending frames: header, data and delimiter in one vectored send, so all of a frame or nothing. */
+
+NETKIT_API int netkit_frame_send(netkit_loop *loop, netkit_conn conn, const netkit_framing *framing,
+                                 const void *data, size_t len) {
+    unsigned char header[NETKIT_FRAME_HEADER_MAX];
+    netkit_span spans[3];
+    memset(header, 0, sizeof header);
+    int bytes = netkit_frame_header(framing, len, header);
+    if (bytes < 0) {
+        return bytes;
+    }
+    spans[0].data = header;
+    spans[0].len = (size_t)bytes;
+    spans[1].data = data;
+    spans[1].len = len;
+    spans[2].data = NULL;
+    spans[2].len = 0;
+    if (framing->kind == NETKIT_FRAME_DELIMITER) {
+        netkit_frame none;
+        size_t used = 0;
+        if (netkit_frame_next(framing, data, len, &used, &none) != 0) {
+            return NETKIT_E_INVALID;
+        }
+        spans[2].data = framing->delimiter_bytes == 0 ? "\n" : framing->delimiter;
+        spans[2].len = framing->delimiter_bytes == 0 ? 1 : framing->delimiter_bytes;
+    }
+    return netkit_conn_sendv(loop, conn, spans, 3);
+}
+
 /* ---- src/loop/watch.c ---- */
 /* Watches: readiness of descriptors that belong to somebody else. They are never closed here. */
 
@@ -11310,8 +12872,8 @@ static nki_timer *nki_timer_of_node(nki_timer_node *node) {
     return (nki_timer *)(void *)((char *)node - offsetof(nki_timer, node));
 }
 
-static int nki_timer_find(netkit_loop *loop, netkit_timer timer, nki_timer **out) {
-    int error = nki_enter(loop);
+static NKI_HOT int nki_timer_find(netkit_loop *loop, netkit_timer timer, nki_timer **out) {
+    int error = nki_enter_now(loop);
     if (NKI_UNLIKELY(error != NETKIT_OK)) {
         return error;
     }
@@ -11350,6 +12912,7 @@ NETKIT_API int netkit_timer_start(netkit_loop *loop, netkit_timer *out, uint64_t
     }
     nki_timer *t = (nki_timer *)object;
     t->node.kind = NKI_KIND_TIMER;
+    t->node.is_lasting = 1; /* slots stay with the loop, and a free one is not written to there */
     t->fn = fn;
     t->user = user;
     t->period_ns =
@@ -11980,9 +13543,18 @@ static int nki_r_read(netkit_loop *loop, nki_conn *c, size_t max) {
     return n;
 }
 
+static int nki_r_send_file(nki_conn *c) {
+    const nki_chunk *chunk = c->out;
+    return nki_os_send_file(c->source.socket, chunk->file - 1, chunk->offset + chunk->begin,
+                            chunk->end - chunk->begin, false);
+}
+
 static int nki_r_send_some(nki_conn *c) {
     const nki_chunk *first = c->out;
     const nki_batch *batch = nki_fds_of(first);
+    if (NKI_UNLIKELY(first->file != 0)) {
+        return nki_r_send_file(c);
+    }
     if (NKI_UNLIKELY(batch != NULL)) {
         return nki_os_send_fds(c->source.socket, first->data, first->end, batch->fds, batch->count);
     }
@@ -11991,7 +13563,11 @@ static int nki_r_send_some(nki_conn *c) {
     }
     netkit_span spans[NKI_SPANS_MAX];
     size_t count = nki_out_spans(c, spans, NKI_SPANS_MAX);
-    return count == 0 ? 0 : nki_os_sendv(c->source.socket, spans, count, 0);
+    if (count == 0) {
+        return 0; /* empty ones, to be taken off */
+    }
+    bool has_file = nki_out_file_follows(c, count);
+    return nki_os_sendv(c->source.socket, spans, count, has_file);
 }
 
 /* Within the turn's budget, as reading: a fast peer and a long queue must not hold the others. */
@@ -12020,6 +13596,11 @@ static int nki_r_flush(netkit_loop *loop, nki_conn *c) {
 static int nki_r_send(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
     NKI_UNUSED(loop);
     return nki_os_send(c->source.socket, data, len);
+}
+
+static int nki_r_file_open(uintptr_t file, uint64_t offset, uint64_t *len, uintptr_t *out) {
+    int error = nki_file_range(file, offset, len);
+    return error != NETKIT_OK ? error : nki_os_file_dup(file, out);
 }
 
 static int nki_r_half_close(netkit_loop *loop, nki_conn *c) {
@@ -12093,44 +13674,14 @@ static int nki_r_get_text(netkit_loop *loop, uintptr_t socket, netkit_option opt
 
 static const nki_driver *nki_readiness_driver(void) {
     static const nki_driver driver = {
-        nki_r_open,
-        nki_r_close,
-        nki_r_now,
-        nki_r_random,
-        nki_r_wait,
-        nki_r_next,
-        nki_r_wake,
-        nki_r_native,
-        NULL,
-        NULL,
-        nki_r_attach,
-        nki_r_shut,
-        nki_r_discard,
-        nki_r_arm,
-        nki_r_watch,
-        nki_r_unwatch,
-        nki_r_listen,
-        nki_r_accept,
-        nki_r_adopt,
-        nki_r_connect,
-        nki_r_connected,
-        nki_r_read,
-        NULL,
-        nki_r_flush,
-        nki_r_send,
-        nki_r_half_close,
-        nki_r_local,
-        nki_r_remote,
-        nki_r_set_option,
-        nki_r_get_option,
-        nki_os_code,
-        nki_r_read_fds,
-        nki_r_dup,
-        nki_r_credentials,
-        nki_r_unlink,
-        nki_r_process,
-        nki_r_set_text,
-        nki_r_get_text,
+        nki_r_open,        nki_r_close,      nki_r_now,      nki_r_random,   nki_r_wait,
+        nki_r_next,        nki_r_wake,       nki_r_native,   NULL,           NULL,
+        nki_r_attach,      nki_r_shut,       nki_r_discard,  nki_r_arm,      nki_r_watch,
+        nki_r_unwatch,     nki_r_listen,     nki_r_accept,   nki_r_adopt,    nki_r_connect,
+        nki_r_connected,   nki_r_read,       NULL,           nki_r_flush,    nki_r_send,
+        nki_r_half_close,  nki_r_file_open,  nki_os_abandon, nki_r_local,    nki_r_remote,
+        nki_r_set_option,  nki_r_get_option, nki_os_code,    nki_r_read_fds, nki_r_dup,
+        nki_r_credentials, nki_r_unlink,     nki_r_process,  nki_r_set_text, nki_r_get_text,
     };
     return &driver;
 }
@@ -12166,7 +13717,6 @@ enum {
     NKI_U_RESET = 2,        /* and then closed with a reset */
     NKI_U_EOF = 4,          /* the end has come, and waits behind what is parked */
     NKI_U_ENDED = 8,        /* and has been read: only an error can follow */
-    NKI_U_ROOM = 16,        /* wants to hear of room to send, for what only a call sends */
     NKI_U_TURNED_AWAY = 32, /* its receive is being cancelled */
     NKI_U_POLLED = 64       /* never by a multishot receive */
 };
@@ -12434,13 +13984,6 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if ((c->flags & NKI_C_CONNECTING) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, NETKIT_POLL_WRITE, false);
     }
-    const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
-    if ((s->state & NKI_U_ROOM) != 0) {
-        /* What is known to be readable, as of a conn that is paused, would end the poll at once. */
-        bool is_read = (s->state & NKI_U_ENDED) != 0 || (c->source.ready & NETKIT_POLL_READ) != 0;
-        return nki_u_begin_poll(loop, u, &c->source, s, (is_read ? 0 : events) | NETKIT_POLL_WRITE,
-                                false);
-    }
     if ((s->state & NKI_U_ENDED) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, 0, false);
     }
@@ -12450,6 +13993,7 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if (s->bulk == 0 && (s->state & NKI_U_POLLED) == 0 && nki_u_has_pool(loop, u)) {
         return nki_u_begin_recv(loop, u, &c->source, s);
     }
+    const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
     return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
            nki_u_begin_poll(loop, u, &c->source, s, events, false);
 }
@@ -12490,19 +14034,21 @@ static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, n
     }
 }
 
-/* The first chunk alone: what is behind it goes out when this is known to have gone. */
-static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
+/* The first chunk that holds something. */
+static const nki_chunk *nki_u_sending(const nki_conn *c) {
     const nki_chunk *chunk = c->out;
     while (chunk != NULL && chunk->begin == chunk->end) {
         chunk = chunk->next;
     }
+    return chunk;
+}
+
+/* The first chunk alone: what is behind it goes out when this is known to have gone. A file is
+ * sent by calls, and so are descriptors, which kernels before 6.13 forget when a send has to wait:
+ * for them the operation is to wait until there is room. */
+static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
+    const nki_chunk *chunk = nki_u_sending(c);
     if (chunk == NULL || (s->busy & NKI_U_BIT(NKI_U_SEND)) != 0) {
-        return true;
-    }
-    if (NKI_UNLIKELY(nki_fds_of(chunk) != NULL)) {
-        /* Kernels before 6.13 forget the descriptors of a send that had to wait. */
-        s->state |= NKI_U_ROOM;
-        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
         return true;
     }
     nki_uring_sqe *sqe = nki_u_take(loop, u);
@@ -12510,11 +14056,16 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
         return false;
     }
     size_t len = NKI_MIN(chunk->end - chunk->begin, (size_t)INT_MAX);
-    sqe->opcode = NKI_URING_SEND;
     sqe->fd = nki_os_fd(c->source.socket);
-    sqe->addr = (uint64_t)(uintptr_t)(chunk->data + chunk->begin);
-    sqe->len = (uint32_t)NKI_CLIP(send, len);
-    sqe->op_flags = NKI_MSG_NOSIGNAL;
+    if (nki_out_is_alone(chunk)) {
+        sqe->opcode = NKI_URING_POLL_ADD;
+        sqe->op_flags = nki_u_poll_bits(NETKIT_POLL_WRITE);
+    } else {
+        sqe->opcode = NKI_URING_SEND;
+        sqe->addr = (uint64_t)(uintptr_t)(chunk->data + chunk->begin);
+        sqe->len = (uint32_t)NKI_CLIP(send, len);
+        sqe->op_flags = NKI_MSG_NOSIGNAL;
+    }
     sqe->user_data = nki_u_name(&c->source, s, NKI_U_SEND);
     s->busy |= NKI_U_BIT(NKI_U_SEND);
     return true;
@@ -12714,8 +14265,11 @@ static NKI_HOT nki_source *nki_u_received(netkit_loop *loop, nki_u *u, nki_sourc
 static nki_source *nki_u_sent(netkit_loop *loop, nki_source *source, nki_u_slot *s, int res) {
     nki_conn *c = (nki_conn *)(void *)source;
     s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_SEND));
+    const nki_chunk *chunk = nki_u_sending(c);
     if (NKI_LIKELY(res >= 0)) {
-        nki_out_sent(loop, c, (size_t)res);
+        if (NKI_LIKELY(chunk == NULL || !nki_out_is_alone(chunk))) { /* else the events of a poll */
+            nki_out_sent(loop, c, (size_t)res);
+        }
     } else if (res != -ECANCELED && !nki_u_is_passing(-res)) {
         s->send_error = (uint16_t)-res;
     }
@@ -12767,20 +14321,12 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
         return NULL;
     }
     uint32_t events = cqe->res < 0 ? NETKIT_POLL_READ | NETKIT_POLL_ERROR : (uint32_t)cqe->res;
-    bool has_hung_up = (events & NKI_POLL_ALWAYS) != 0;
     if (nki_id_kind(source->id) == NKI_KIND_CONN && (s->state & NKI_U_ENDED) == 0 &&
         (((const nki_conn *)(const void *)source)->flags & NKI_C_CONNECTING) == 0 &&
         (events & NKI_POLL_ALWAYS) != 0) {
         /* Reading will tell. A send that is in flight ends by its own completion: taken for room
          * to send, a hang-up would be looked at over and over until then. */
         events = (events & ~NKI_POLL_ALWAYS) | NETKIT_POLL_READ;
-    }
-    if ((s->state & NKI_U_ROOM) != 0) {
-        if ((events & NETKIT_POLL_WRITE) != 0 || has_hung_up) {
-            s->state = (uint8_t)(s->state & ~NKI_U_ROOM);
-            events |= NETKIT_POLL_WRITE; /* sending will tell */
-        }
-        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     }
     if (nki_id_kind(source->id) == NKI_KIND_WATCH) {
         uint32_t asked = s->events | (uint32_t)(NKI_POLL_ALWAYS | NETKIT_POLL_PEER_END);
@@ -12804,8 +14350,9 @@ static void nki_u_completed_closing(netkit_loop *loop, nki_u *u, nki_source *sou
                                     const nki_uring_cqe *cqe) {
     unsigned op = (unsigned)(cqe->user_data >> NKI_SLOT_BITS) & 15u;
     bool is_current = op != NKI_U_POLL || cqe->user_data == nki_u_name(source, s, op);
-    if (op == NKI_U_SEND && cqe->res > 0) {
-        nki_conn *c = (nki_conn *)(void *)source;
+    nki_conn *c = (nki_conn *)(void *)source;
+    if (op == NKI_U_SEND && cqe->res > 0 && nki_u_sending(c) != NULL &&
+        !nki_out_is_alone(nki_u_sending(c))) {
         uint32_t kept = c->u.live.active_ms; /* of the dead it is a part of the reason */
         nki_out_sent(loop, c, (size_t)cqe->res);
         c->u.live.active_ms = kept;
@@ -13519,8 +15066,8 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
         }
         return NETKIT_OK;
     }
-    bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX &&
-                    nki_fds_of(first) == NULL;
+    bool is_small = first->next == NULL && !nki_out_is_alone(first) &&
+                    first->end - first->begin <= NKI_U_SEND_MAX;
     int error = NETKIT_OK;
     if (is_small && nki_u_is_later(loop, u) && first->end != first->begin) {
         if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {
@@ -13554,6 +15101,7 @@ static int nki_u_queue(netkit_loop *loop, nki_conn *c, const void *data, size_t 
     chunk->begin = 0;
     chunk->end = len;
     chunk->capacity = NKI_SMALL_CHUNK_SIZE - sizeof *chunk;
+    chunk->file = 0;
     chunk->release = NULL;
     memcpy(chunk + 1, data, len);
     c->out = chunk;
@@ -13595,44 +15143,14 @@ static int nki_u_send(netkit_loop *loop, nki_conn *c, const void *data, size_t l
 
 static const nki_driver *nki_uring_driver(void) {
     static const nki_driver driver = {
-        nki_u_open,
-        nki_u_close,
-        nki_r_now,
-        nki_r_random,
-        nki_u_wait,
-        nki_u_next,
-        nki_r_wake,
-        nki_u_native,
-        nki_u_commit,
-        nki_u_rebind,
-        nki_u_attach,
-        nki_u_shut,
-        nki_r_discard,
-        NULL,
-        nki_u_watch,
-        nki_u_unwatch,
-        nki_r_listen,
-        nki_u_accept,
-        nki_r_adopt,
-        nki_r_connect,
-        nki_u_connected,
-        nki_u_read,
-        NULL,
-        nki_u_flush,
-        nki_u_send,
-        nki_r_half_close,
-        nki_r_local,
-        nki_r_remote,
-        nki_r_set_option,
-        nki_r_get_option,
-        nki_os_code,
-        nki_u_read_fds,
-        nki_r_dup,
-        nki_r_credentials,
-        nki_r_unlink,
-        nki_r_process,
-        nki_r_set_text,
-        nki_r_get_text,
+        nki_u_open,        nki_u_close,      nki_r_now,      nki_r_random,   nki_u_wait,
+        nki_u_next,        nki_r_wake,       nki_u_native,   nki_u_commit,   nki_u_rebind,
+        nki_u_attach,      nki_u_shut,       nki_r_discard,  NULL,           nki_u_watch,
+        nki_u_unwatch,     nki_r_listen,     nki_u_accept,   nki_r_adopt,    nki_r_connect,
+        nki_u_connected,   nki_u_read,       NULL,           nki_u_flush,    nki_u_send,
+        nki_r_half_close,  nki_r_file_open,  nki_os_abandon, nki_r_local,    nki_r_remote,
+        nki_r_set_option,  nki_r_get_option, nki_os_code,    nki_u_read_fds, nki_r_dup,
+        nki_r_credentials, nki_r_unlink,     nki_r_process,  nki_r_set_text, nki_r_get_text,
     };
     return &driver;
 }

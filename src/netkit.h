@@ -19,9 +19,14 @@ extern "C" {
 #include "api/timer.h"
 #include "api/conn.h"
 #include "api/event.h"
+#include "api/arena.h"
+#include "api/fifo.h"
+#include "api/frame.h"
+#include "api/slotmap.h"
 #ifdef __cplusplus
 }
 #endif
+#include "api/try.h"
 #endif /* NETKIT_H */
 
 #if defined(NETKIT_IMPLEMENTATION) && !defined(NETKIT_IMPLEMENTATION_DONE)
@@ -32,6 +37,10 @@ extern "C" {
 #include "base/memory.c"
 #include "base/addr.c"
 #include "base/slots.c"
+#include "base/slotmap.c"
+#include "base/arena.c"
+#include "base/fifo.c"
+#include "base/frame.c"
 #include "base/timers.h"
 #include "base/timers.c"
 #include "base/posts.c"
@@ -44,6 +53,7 @@ extern "C" {
 #include "os/option_posix.c"
 #include "os/unix_posix.c"
 #include "os/message_posix.c"
+#include "os/file_posix.c"
 #include "os/socket.c"
 #include "os/unix.c"
 #include "poll/poll.h"
@@ -63,6 +73,7 @@ extern "C" {
 #include "loop/listener.c"
 #include "loop/fds.c"
 #include "loop/conn_api.c"
+#include "loop/frame.c"
 #include "loop/watch.c"
 #include "loop/timer.c"
 #include "loop/turn.c"

@@ -13,6 +13,7 @@ static size_t nkt_clip(const char *name, size_t len);
 #define NKI_FAIL(name) nkt_fail(#name)
 #define NKI_CLIP(name, len) nkt_clip(#name, (size_t)(len))
 
+#define NETKIT_WITH_TRY
 #define NETKIT_IMPLEMENTATION
 #if defined(NKT_LIBRARY)
 #include NKT_LIBRARY

@@ -229,6 +229,34 @@ NETKIT_API int netkit_conn_take_fd(netkit_loop *loop, netkit_conn conn, uintptr_
 NETKIT_API int netkit_conn_credentials(netkit_loop *loop, netkit_conn conn,
                                        netkit_credentials *out);
 
+/* Queue part of a plain file (a native descriptor, duplicated: it may be closed
+ * after the call): `len` bytes from `offset`, NETKIT_FILE_END = up to its end. The
+ * system moves them by itself where it can; reading from a slow disk holds the loop.
+ * Counts against chunks_max and not send_max; `release` (may be NULL) as for borrowed
+ * memory. NETKIT_E_TRUNCATED: the file has fewer bytes; when it is cut later, the conn
+ * ends with that code. NETKIT_E_INVALID: not a plain file. */
+NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintptr_t file,
+                                     uint64_t offset, uint64_t len, netkit_release_fn release,
+                                     void *user);
+
+/* Write a message where it will be sent from, without a copy: reserve gives a place
+ * for at least `len` bytes in one piece (*room says how many fit; NETKIT_RESERVE_MAX
+ * can be had), commit queues the first `len` that were written. The place lives until
+ * commit, any other call for a conn, or the callback's return. reserve: NETKIT_E_FULL
+ * and NETKIT_E_TOOBIG as send, NETKIT_E_NOMEM (nothing is lost). commit:
+ * NETKIT_E_INVALID for more than was reserved, or when the place is gone. */
+enum {
+    NETKIT_RESERVE_MAX = 16000
+};
+NETKIT_API int netkit_conn_reserve(netkit_loop *loop, netkit_conn conn, size_t len, void **out,
+                                   size_t *room);
+NETKIT_API int netkit_conn_commit(netkit_loop *loop, netkit_conn conn, size_t len);
+
+/* More is to come: hold back what is queued over callbacks and turns until 64 KiB are
+ * together (or a small send_max is short of room), or netkit_conn_flush, shutdown,
+ * close, or the cork is taken out. */
+NETKIT_API int netkit_conn_cork(netkit_loop *loop, netkit_conn conn, bool corked);
+
 /* Have on_drain called once, in a later turn, when `room` bytes fit into the queue:
  * for those who send a lot piece by piece and let others have their turn between.
  * NETKIT_E_TOOBIG: so much never fits. */

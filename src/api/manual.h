@@ -21,6 +21,7 @@
        PULLING EVENTS (GAMES)
        UNIX SOCKETS AND DESCRIPTORS
        OPTIONS OF SOCKETS
+       MESSAGES AND SMALL PARTS
 
 
    Do this
@@ -291,6 +292,13 @@
 
    TCP_NODELAY is set unless desc.conn.no_nodelay: netkit gathers by itself.
 
+   netkit_conn_send_file queues part of a file, which the system moves without a
+   copy where it can, in order with the bytes around it. Large messages can be
+   written in place: netkit_conn_reserve gives a place in the queue,
+   netkit_conn_commit says how much of it was used. netkit_conn_cork holds back
+   small pieces over several callbacks until 64 KiB are together or it is taken
+   out; within one callback nobody needs it.
+
 
    CLOSING
    -------
@@ -520,6 +528,29 @@
    netkit_listen_desc also refuses one that has connections in TIME_WAIT.
 
 
+   MESSAGES AND SMALL PARTS
+   ------------------------
+   TCP carries bytes, not messages. A netkit_framing says where one ends (a
+   length in a header of 8, 16 or 32 bits and either byte order, a delimiter, or
+   a fixed size), and netkit_frame_next cuts what on_data got:
+
+       while ((more = netkit_frame_next(&framing, data, len, &used, &frame)) > 0)
+           handle(frame.data, frame.len);
+       if (more < 0) netkit_conn_abort(loop, conn);    // too long, or nonsense
+       return used;                 // a cut frame comes again with its rest
+
+   netkit_frame_send sends one, whole or not at all. A frame larger than size_max
+   is refused when its length is known, before anything is kept. A frame waits
+   in the conn's input until it is whole, so recv_max bounds it too.
+
+   Four more parts need no loop and no socket. netkit_arena: many allocations,
+   one release. netkit_fifo: a circular buffer of bytes, with is_secret for what
+   must not stay in memory. netkit_slotmap: a program's own objects behind
+   handles like netkit's. NETKIT_TRY: blocks over error codes, opt-in by
+   #define NETKIT_WITH_TRY, exceptions in C++; read its traps first. All are bounded,
+   and the first three take an allocator.
+
+
    ADDRESSES
    ---------
    netkit_addr is a plain value. The text forms, which netkit_addr_parse reads
@@ -725,6 +756,8 @@
        netkit_listener_set_option_text    netkit_listener_get_option_text
        netkit_adopt                       netkit_conn_send
        netkit_conn_sendv                  netkit_conn_send_borrowed
+       netkit_conn_send_file              netkit_conn_reserve
+       netkit_conn_commit                 netkit_conn_cork
        netkit_conn_flush                  netkit_conn_pause
        netkit_conn_resume                 netkit_conn_shutdown
        netkit_conn_close                  netkit_conn_abort
@@ -742,6 +775,21 @@
        netkit_buf_release
    pulling events
        netkit_loop_next                   netkit_loop_consume
+   messages and small parts
+       netkit_frame_next                  netkit_frame_header
+       netkit_frame_send                  netkit_arena_alloc
+       netkit_arena_alloc_array           netkit_arena_copy
+       netkit_arena_reset                 netkit_arena_free
+       netkit_fifo_len                    netkit_fifo_write
+       netkit_fifo_read                   netkit_fifo_peek
+       netkit_fifo_consume                netkit_fifo_reserve
+       netkit_fifo_front                  netkit_fifo_straighten
+       netkit_fifo_space                  netkit_fifo_commit
+       netkit_fifo_clear                  netkit_fifo_free
+       netkit_wipe                        netkit_slotmap_create
+       netkit_slotmap_destroy             netkit_slotmap_add
+       netkit_slotmap_find                netkit_slotmap_remove
+       netkit_slotmap_count               netkit_slotmap_next
    addresses
        netkit_addr_parse                  netkit_addr_parse_n
        netkit_addr_format                 netkit_addr_format_ip
@@ -756,6 +804,7 @@
        netkit_socket_send                 netkit_socket_recv
        netkit_socket_sendv                netkit_socket_send_all
        netkit_socket_recv_all             netkit_socket_wait
+       netkit_socket_send_file            netkit_socket_send_file_all
        netkit_socket_shutdown             netkit_socket_close
        netkit_socket_reset                netkit_socket_local
        netkit_socket_remote               netkit_socket_set

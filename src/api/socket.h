@@ -145,6 +145,18 @@ NETKIT_API int netkit_socket_sendv_all(netkit_socket s, const netkit_span *spans
 NETKIT_API int netkit_socket_recvv_all(netkit_socket s, const netkit_room *rooms, size_t count,
                                        int timeout_ms, size_t *done);
 
+/* Send part of a plain file (a native descriptor) without copying it through the
+ * program, where the system can: `len` bytes from `offset`, NETKIT_FILE_END = up to
+ * its end. The file's own position is neither used nor changed. send_file sends what
+ * can be sent now and returns the count, as netkit_socket_send; the other all of it
+ * within timeout_ms, *done (may be NULL) being what was sent, on failure too.
+ * NETKIT_E_TRUNCATED: the file has fewer bytes. */
+#define NETKIT_FILE_END UINT64_MAX
+NETKIT_API int netkit_socket_send_file(netkit_socket s, uintptr_t file, uint64_t offset,
+                                       uint64_t len);
+NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint64_t offset,
+                                           uint64_t len, int timeout_ms, uint64_t *done);
+
 /* Wait until the socket can be read and/or written (NETKIT_POLL_READ,
  * NETKIT_POLL_WRITE). Returns the NETKIT_POLL_* that hold, or NETKIT_E_TIMEOUT. */
 NETKIT_API int netkit_socket_wait(netkit_socket s, int events, int timeout_ms);

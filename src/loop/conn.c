@@ -423,11 +423,18 @@ static NKI_OUTLINE void nki_conn_arm(netkit_loop *loop, nki_conn *c) {
     loop->driver->arm(loop, &c->source, wanted);
 }
 
+/* A cork holds back what is small; never what the conn needs to go on reading. */
+static bool nki_conn_is_corked(const nki_conn *c) {
+    return (c->flags & NKI_C_CORKED) != 0 && c->unflushed < NKI_FLUSH_AT &&
+           (c->flags & NKI_C_REFUSED) == 0 &&
+           c->queued + c->behaviour->options.recv_max <= c->behaviour->options.send_max;
+}
+
 static NKI_OUTLINE void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
     if ((c->flags & NKI_C_DEAD) != 0) {
         return;
     }
-    if (c->out != NULL || (c->flags & NKI_C_REFUSED) != 0) {
+    if ((c->out != NULL || (c->flags & NKI_C_REFUSED) != 0) && !nki_conn_is_corked(c)) {
         nki_conn_flush(loop, c);
     }
     if ((c->flags & (NKI_C_SHUT | NKI_C_CLOSING)) != 0) {
@@ -469,7 +476,9 @@ static void nki_flush_dirty(netkit_loop *loop) {
                 nki_conn_queue_push(&loop->dead, c);
             }
         } else if (c == loop->current) {
-            nki_conn_flush(loop, c); /* its callback goes on */
+            if (!nki_conn_is_corked(c)) {
+                nki_conn_flush(loop, c); /* its callback goes on */
+            }
         } else {
             nki_conn_after(loop, c);
         }
@@ -486,7 +495,8 @@ static NKI_OUTLINE void nki_conn_begin_close(netkit_loop *loop, nki_conn *c) {
     }
     nki_stage_close(loop, c);
     c->flags |= NKI_C_CLOSING | NKI_C_SHUT;
-    c->flags &= ~(uint32_t)(NKI_C_PAUSED | NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_REFUSED);
+    c->flags &=
+        ~(uint32_t)(NKI_C_PAUSED | NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_REFUSED | NKI_C_CORKED);
     if (!nki_conn_has_output(loop, c) && (c->flags & NKI_C_EOF) != 0) {
         return; /* over at once: needs no deadline */
     }

@@ -59,6 +59,10 @@ typedef struct nki_driver {
      * do that now), NETKIT_E_AGAIN: the system takes none, or an error. */
     int (*send)(netkit_loop *loop, nki_conn *c, const void *data, size_t len);
     int (*half_close)(netkit_loop *loop, nki_conn *c);
+    /* Files to be sent: an own descriptor for `len` bytes (NETKIT_FILE_END: all there are) from
+     * `offset`, and its end. */
+    int (*file_open)(uintptr_t file, uint64_t offset, uint64_t *len, uintptr_t *out);
+    void (*file_close)(uintptr_t file);
 
     int (*local)(netkit_loop *loop, uintptr_t socket, netkit_addr *out);
     int (*remote)(netkit_loop *loop, uintptr_t socket, netkit_addr *out);

@@ -270,9 +270,18 @@ static int nki_r_read(netkit_loop *loop, nki_conn *c, size_t max) {
     return n;
 }
 
+static int nki_r_send_file(nki_conn *c) {
+    const nki_chunk *chunk = c->out;
+    return nki_os_send_file(c->source.socket, chunk->file - 1, chunk->offset + chunk->begin,
+                            chunk->end - chunk->begin, false);
+}
+
 static int nki_r_send_some(nki_conn *c) {
     const nki_chunk *first = c->out;
     const nki_batch *batch = nki_fds_of(first);
+    if (NKI_UNLIKELY(first->file != 0)) {
+        return nki_r_send_file(c);
+    }
     if (NKI_UNLIKELY(batch != NULL)) {
         return nki_os_send_fds(c->source.socket, first->data, first->end, batch->fds, batch->count);
     }
@@ -281,7 +290,11 @@ static int nki_r_send_some(nki_conn *c) {
     }
     netkit_span spans[NKI_SPANS_MAX];
     size_t count = nki_out_spans(c, spans, NKI_SPANS_MAX);
-    return count == 0 ? 0 : nki_os_sendv(c->source.socket, spans, count, 0);
+    if (count == 0) {
+        return 0; /* empty ones, to be taken off */
+    }
+    bool has_file = nki_out_file_follows(c, count);
+    return nki_os_sendv(c->source.socket, spans, count, has_file);
 }
 
 /* Within the turn's budget, as reading: a fast peer and a long queue must not hold the others. */
@@ -310,6 +323,11 @@ static int nki_r_flush(netkit_loop *loop, nki_conn *c) {
 static int nki_r_send(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
     NKI_UNUSED(loop);
     return nki_os_send(c->source.socket, data, len);
+}
+
+static int nki_r_file_open(uintptr_t file, uint64_t offset, uint64_t *len, uintptr_t *out) {
+    int error = nki_file_range(file, offset, len);
+    return error != NETKIT_OK ? error : nki_os_file_dup(file, out);
 }
 
 static int nki_r_half_close(netkit_loop *loop, nki_conn *c) {
@@ -383,44 +401,14 @@ static int nki_r_get_text(netkit_loop *loop, uintptr_t socket, netkit_option opt
 
 static const nki_driver *nki_readiness_driver(void) {
     static const nki_driver driver = {
-        nki_r_open,
-        nki_r_close,
-        nki_r_now,
-        nki_r_random,
-        nki_r_wait,
-        nki_r_next,
-        nki_r_wake,
-        nki_r_native,
-        NULL,
-        NULL,
-        nki_r_attach,
-        nki_r_shut,
-        nki_r_discard,
-        nki_r_arm,
-        nki_r_watch,
-        nki_r_unwatch,
-        nki_r_listen,
-        nki_r_accept,
-        nki_r_adopt,
-        nki_r_connect,
-        nki_r_connected,
-        nki_r_read,
-        NULL,
-        nki_r_flush,
-        nki_r_send,
-        nki_r_half_close,
-        nki_r_local,
-        nki_r_remote,
-        nki_r_set_option,
-        nki_r_get_option,
-        nki_os_code,
-        nki_r_read_fds,
-        nki_r_dup,
-        nki_r_credentials,
-        nki_r_unlink,
-        nki_r_process,
-        nki_r_set_text,
-        nki_r_get_text,
+        nki_r_open,        nki_r_close,      nki_r_now,      nki_r_random,   nki_r_wait,
+        nki_r_next,        nki_r_wake,       nki_r_native,   NULL,           NULL,
+        nki_r_attach,      nki_r_shut,       nki_r_discard,  nki_r_arm,      nki_r_watch,
+        nki_r_unwatch,     nki_r_listen,     nki_r_accept,   nki_r_adopt,    nki_r_connect,
+        nki_r_connected,   nki_r_read,       NULL,           nki_r_flush,    nki_r_send,
+        nki_r_half_close,  nki_r_file_open,  nki_os_abandon, nki_r_local,    nki_r_remote,
+        nki_r_set_option,  nki_r_get_option, nki_os_code,    nki_r_read_fds, nki_r_dup,
+        nki_r_credentials, nki_r_unlink,     nki_r_process,  nki_r_set_text, nki_r_get_text,
     };
     return &driver;
 }

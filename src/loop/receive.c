@@ -314,14 +314,16 @@ static void nki_conn_step_slow(netkit_loop *loop, nki_conn *c) {
         nki_conn_tell_open(loop, c);
         return;
     }
-    if ((c->flags & NKI_C_STALLED) != 0 && (c->source.ready & writable) != 0) {
+    bool is_unstalled = (c->flags & NKI_C_STALLED) != 0 && (c->source.ready & writable) != 0;
+    /* Before the flush: one that ends at its budget sets it again. */
+    c->source.ready = (uint16_t)(c->source.ready & ~(uint32_t)NETKIT_POLL_WRITE);
+    if (is_unstalled) {
         c->flags &= ~(uint32_t)NKI_C_STALLED;
         nki_conn_after(loop, c);
         if ((c->flags & NKI_C_DEAD) != 0) {
             return;
         }
     }
-    c->source.ready = (uint16_t)(c->source.ready & ~(uint32_t)NETKIT_POLL_WRITE);
     if ((c->flags & NKI_C_DRAIN_DUE) != 0) {
         nki_conn_tell_drain(loop, c);
         return;

@@ -74,7 +74,7 @@ static ssize_t nki_os_recvmsg(uintptr_t s, struct msghdr *msg, int flags) {
     return got;
 }
 
-static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, int flags) {
+static int nki_os_sendv_flags(uintptr_t s, const netkit_span *spans, size_t count, int flags) {
     struct iovec iov[NETKIT_SPANS_MAX];
     struct msghdr msg;
     if (count > NETKIT_SPANS_MAX) {
@@ -86,8 +86,12 @@ static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, int
     return nki_os_sendmsg(s, &msg, flags);
 }
 
+static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, bool has_more) {
+    return nki_os_sendv_flags(s, spans, count, has_more ? NKI_MSG_MORE : 0);
+}
+
 static int nki_os_sendv_now(uintptr_t s, const netkit_span *spans, size_t count) {
-    return nki_os_sendv(s, spans, count, MSG_DONTWAIT);
+    return nki_os_sendv_flags(s, spans, count, MSG_DONTWAIT);
 }
 
 static int nki_os_recvv(uintptr_t s, const netkit_room *rooms, size_t count, int flags) {

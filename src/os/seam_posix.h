@@ -35,6 +35,11 @@
 #define NKI_SYS_fstat(fd, st) (NKI_FAIL(fstat) ? -1 : fstat((fd), (st)))
 #define NKI_SYS_read(fd, b, n) (NKI_FAIL(read) ? -1 : read((fd), (b), (n)))
 #define NKI_SYS_write(fd, b, n) (NKI_FAIL(write) ? -1 : write((fd), (b), (n)))
+#define NKI_SYS_sigmask(how, set, old) pthread_sigmask((how), (set), (old))
+#define NKI_SYS_sigpending(set) sigpending(set)
+#define NKI_SYS_sigtimedwait(set, info, time) sigtimedwait((set), (info), (time))
+#define NKI_SYS_pread(fd, b, n, at) \
+    (NKI_FAIL(pread) ? -1 : NKI_PREAD((fd), (b), NKI_CLIP(pread, n), (at)))
 #define NKI_SYS_pipe(fds) (NKI_FAIL(pipe) ? -1 : pipe(fds))
 #define NKI_SYS_unlink(path) (NKI_FAIL(unlink) ? -1 : unlink(path))
 #define NKI_SYS_lstat(path, st) (NKI_FAIL(lstat) ? -1 : lstat((path), (st)))
@@ -54,6 +59,32 @@
 #elif NKI_LINUX
 #define NKI_SYS_getrandom(b, n) \
     (NKI_FAIL(getrandom) ? -1 : syscall(SYS_getrandom, (b), (size_t)(n), 0u))
+#endif
+
+/* Offsets of 64 bits also where off_t has 32. */
+#if NKI_LINUX && defined(__USE_LARGEFILE64)
+#define NKI_PREAD(fd, b, n, at) pread64((fd), (b), (n), (off64_t)(at))
+#else
+#define NKI_PREAD(fd, b, n, at) pread((fd), (b), (n), (off_t)(at))
+#endif
+#if NKI_LINUX && defined(SYS_sendfile64)
+#define NKI_NR_SENDFILE SYS_sendfile64
+#elif NKI_LINUX
+#define NKI_NR_SENDFILE SYS_sendfile
+#endif
+#if NKI_LINUX
+#define NKI_SYS_sendfile(s, file, at, n) \
+    (NKI_FAIL(sendfile)                  \
+         ? -1                            \
+         : (ssize_t)syscall(NKI_NR_SENDFILE, (s), (file), (at), (size_t)NKI_CLIP(sendfile, n)))
+#elif NKI_APPLE
+#define NKI_SYS_sendfile(s, file, at, n, sent) \
+    (NKI_FAIL(sendfile)                        \
+         ? -1                                  \
+         : (*(sent) = (off_t)(n), sendfile((file), (s), (at), (sent), (struct sf_hdtr *)NULL, 0)))
+#elif defined(__FreeBSD__)
+#define NKI_SYS_sendfile(s, file, at, n, sent) \
+    (NKI_FAIL(sendfile) ? -1 : sendfile((file), (s), (at), (n), NULL, (sent), 0))
 #endif
 
 #if NKI_LINUX

@@ -248,7 +248,7 @@ NETKIT_API int netkit_socket_sendv(netkit_socket s, const netkit_span *spans, si
     if (s.value == 0 || !nki_spans_are_valid(spans, count)) {
         return NETKIT_E_INVALID;
     }
-    return nki_os_sendv(nki_socket_native(s), spans, count, 0);
+    return nki_os_sendv(nki_socket_native(s), spans, count, false);
 }
 
 NETKIT_API int netkit_socket_recvv(netkit_socket s, const netkit_room *rooms, size_t count) {
@@ -289,6 +289,49 @@ NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t 
             break;
         }
         rc = nki_socket_after_step(native, rc, NETKIT_POLL_WRITE, deadline);
+    }
+    if (done != NULL) {
+        *done = moved;
+    }
+    return rc;
+}
+
+/* The range within the file that is meant; NETKIT_E_TRUNCATED when the file does not have it. */
+static int nki_file_range(uintptr_t file, uint64_t offset, uint64_t *len) {
+    uint64_t size;
+    int error = nki_os_file_size(file, &size);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (offset > size || (*len != NETKIT_FILE_END && *len > size - offset)) {
+        return NETKIT_E_TRUNCATED;
+    }
+    *len = NKI_MIN(*len, size - offset);
+    return NETKIT_OK;
+}
+
+NETKIT_API int netkit_socket_send_file(netkit_socket s, uintptr_t file, uint64_t offset,
+                                       uint64_t len) {
+    int error = s.value == 0 ? NETKIT_E_INVALID : nki_file_range(file, offset, &len);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    return nki_os_send_file(nki_socket_native(s), file, offset, len, true);
+}
+
+NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint64_t offset,
+                                           uint64_t len, int timeout_ms, uint64_t *done) {
+    uintptr_t native = nki_socket_native(s);
+    uint64_t moved = 0;
+    int rc = s.value == 0 ? NETKIT_E_INVALID : nki_file_range(file, offset, &len);
+    uint64_t deadline = rc == NETKIT_OK ? nki_socket_deadline(timeout_ms) : 0;
+    while (rc == NETKIT_OK && moved < len) {
+        rc = nki_os_wait(native, NETKIT_POLL_WRITE, deadline); /* sendfile knows no MSG_DONTWAIT */
+        if (rc >= 0) {
+            rc = nki_os_send_file(native, file, offset + moved, len - moved, false);
+        }
+        moved += rc > 0 ? (uint64_t)rc : 0u;
+        rc = rc < 0 && rc != NETKIT_E_AGAIN ? rc : NETKIT_OK;
     }
     if (done != NULL) {
         *done = moved;

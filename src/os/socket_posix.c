@@ -19,6 +19,12 @@
 #else
 #define NKI_MSG_NOSIGNAL 0
 #endif
+/* More follows at once: not to be sent in a segment of its own. */
+#if defined(MSG_MORE)
+#define NKI_MSG_MORE MSG_MORE
+#else
+#define NKI_MSG_MORE 0
+#endif
 
 #if defined(POLLRDHUP)
 #define NKI_POLLRDHUP POLLRDHUP

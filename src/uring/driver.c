@@ -668,8 +668,8 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
         }
         return NETKIT_OK;
     }
-    bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX &&
-                    nki_fds_of(first) == NULL;
+    bool is_small = first->next == NULL && !nki_out_is_alone(first) &&
+                    first->end - first->begin <= NKI_U_SEND_MAX;
     int error = NETKIT_OK;
     if (is_small && nki_u_is_later(loop, u) && first->end != first->begin) {
         if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {
@@ -703,6 +703,7 @@ static int nki_u_queue(netkit_loop *loop, nki_conn *c, const void *data, size_t 
     chunk->begin = 0;
     chunk->end = len;
     chunk->capacity = NKI_SMALL_CHUNK_SIZE - sizeof *chunk;
+    chunk->file = 0;
     chunk->release = NULL;
     memcpy(chunk + 1, data, len);
     c->out = chunk;
@@ -744,44 +745,14 @@ static int nki_u_send(netkit_loop *loop, nki_conn *c, const void *data, size_t l
 
 static const nki_driver *nki_uring_driver(void) {
     static const nki_driver driver = {
-        nki_u_open,
-        nki_u_close,
-        nki_r_now,
-        nki_r_random,
-        nki_u_wait,
-        nki_u_next,
-        nki_r_wake,
-        nki_u_native,
-        nki_u_commit,
-        nki_u_rebind,
-        nki_u_attach,
-        nki_u_shut,
-        nki_r_discard,
-        NULL,
-        nki_u_watch,
-        nki_u_unwatch,
-        nki_r_listen,
-        nki_u_accept,
-        nki_r_adopt,
-        nki_r_connect,
-        nki_u_connected,
-        nki_u_read,
-        NULL,
-        nki_u_flush,
-        nki_u_send,
-        nki_r_half_close,
-        nki_r_local,
-        nki_r_remote,
-        nki_r_set_option,
-        nki_r_get_option,
-        nki_os_code,
-        nki_u_read_fds,
-        nki_r_dup,
-        nki_r_credentials,
-        nki_r_unlink,
-        nki_r_process,
-        nki_r_set_text,
-        nki_r_get_text,
+        nki_u_open,        nki_u_close,      nki_r_now,      nki_r_random,   nki_u_wait,
+        nki_u_next,        nki_r_wake,       nki_u_native,   nki_u_commit,   nki_u_rebind,
+        nki_u_attach,      nki_u_shut,       nki_r_discard,  NULL,           nki_u_watch,
+        nki_u_unwatch,     nki_r_listen,     nki_u_accept,   nki_r_adopt,    nki_r_connect,
+        nki_u_connected,   nki_u_read,       NULL,           nki_u_flush,    nki_u_send,
+        nki_r_half_close,  nki_r_file_open,  nki_os_abandon, nki_r_local,    nki_r_remote,
+        nki_r_set_option,  nki_r_get_option, nki_os_code,    nki_u_read_fds, nki_r_dup,
+        nki_r_credentials, nki_r_unlink,     nki_r_process,  nki_r_set_text, nki_r_get_text,
     };
     return &driver;
 }

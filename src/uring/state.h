@@ -28,7 +28,6 @@ enum {
     NKI_U_RESET = 2,        /* and then closed with a reset */
     NKI_U_EOF = 4,          /* the end has come, and waits behind what is parked */
     NKI_U_ENDED = 8,        /* and has been read: only an error can follow */
-    NKI_U_ROOM = 16,        /* wants to hear of room to send, for what only a call sends */
     NKI_U_TURNED_AWAY = 32, /* its receive is being cancelled */
     NKI_U_POLLED = 64       /* never by a multishot receive */
 };
