@@ -6450,7 +6450,7 @@ static int nki_os_file_size(uintptr_t file, uint64_t *out) {
  * a file that no socket is bound to refuses (ECONNREFUSED), a socket of streams that is alive says
  * EPROTOTYPE, listening already or not yet, and one of datagrams takes it. So a server between
  * bind and listen is not taken for dead, and one that is alive finds no stranger in its backlog
- * (Linux unix_find_bsd, the BSDs' unp_connectat). Whatever is unclear counts as alive.
+ * (Linux unix_find_bsd, the BSDs' unp_connectat). Where it cannot be told nothing is removed.
  * Which file a socket made is known by device and inode. The system keeps a file's inode for as
  * long as the socket is bound to it, so until it is closed no other file can have that number.
  * No call here follows a symbolic link in the last place of a path. */
@@ -6497,7 +6497,7 @@ static int nki_unix_in_use(void) {
     return NETKIT_E_ADDRINUSE;
 }
 
-/* NETKIT_OK: a socket is bound there, or it cannot be told; NETKIT_E_REFUSED: none is. */
+/* NETKIT_OK: a socket is bound there; NETKIT_E_REFUSED: none is; else it cannot be told. */
 static int nki_unix_probe(const netkit_addr *addr) {
     struct sockaddr_storage sa;
     socklen_t len;
@@ -6512,9 +6512,11 @@ static int nki_unix_probe(const netkit_addr *addr) {
     do {
         rc = NKI_SYS_connect(nki_os_fd(s), (const struct sockaddr *)(const void *)&sa, len);
     } while (rc != 0 && errno == EINTR);
-    bool is_refused = rc != 0 && errno == ECONNREFUSED;
+    /* EPERM: one of datagrams that talks to another peer alone. */
+    bool is_alive = rc == 0 || errno == EPROTOTYPE || errno == EPERM;
+    rc = is_alive ? (int)NETKIT_OK : nki_os_error();
     nki_os_abandon(s);
-    return is_refused ? NETKIT_E_REFUSED : NETKIT_OK;
+    return rc;
 }
 
 /* Remove a socket's file that nobody has bound. NETKIT_OK: the path is free. */
@@ -6550,7 +6552,10 @@ static int nki_unix_widen(const nki_path *path, const struct stat *st, uint32_t 
 #if NKI_LINUX
     char link[32];
     struct stat opened;
-    int fd = NKI_SYS_open(path->text, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    int fd;
+    do {
+        fd = NKI_SYS_open(path->text, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    } while (fd < 0 && errno == EINTR);
     if (fd < 0) {
         return nki_os_error();
     }
@@ -9901,6 +9906,11 @@ static nki_batch *nki_fds_of(const nki_chunk *chunk) {
     return has ? (nki_batch *)chunk->user : NULL;
 }
 
+/* For drivers: what goes by a call of its own, a file or bytes that have descriptors with them. */
+static bool nki_out_is_alone(const nki_chunk *chunk) {
+    return chunk->file != 0 || nki_fds_of(chunk) != NULL;
+}
+
 /* For drivers: the first spans of what waits, up to a file, or lent memory of lent_min bytes;
  * returns their number. Bytes that have descriptors with them are not among them, as those go with
  * the first byte of a send. */
@@ -9909,7 +9919,7 @@ static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_
     size_t count = 0;
     for (const nki_chunk *chunk = c->out; chunk != NULL && count < count_max; chunk = chunk->next) {
         bool is_large = chunk->capacity == 0 && chunk->end - chunk->begin >= lent_min;
-        if (NKI_UNLIKELY(is_large || chunk->file != 0 || nki_fds_of(chunk) != NULL)) {
+        if (NKI_UNLIKELY(is_large || nki_out_is_alone(chunk))) {
             break;
         }
         if (chunk->end > chunk->begin) {
@@ -13880,8 +13890,7 @@ enum {
     NKI_U_LENDING = 16,     /* a zero-copy send is done but for the release of its memory */
     NKI_U_TURNED_AWAY = 32, /* its receive is being cancelled */
     NKI_U_POLLED = 64,      /* never by a multishot receive */
-    NKI_U_COPIED = 128,     /* no zero-copy sends: the kernel copied, or has refused */
-    NKI_U_ROOM = 256        /* wants to hear of room to send, for what only a call sends */
+    NKI_U_COPIED = 128      /* no zero-copy sends: the kernel copied, or has refused */
 };
 
 /* Bytes taken out of the buffers, or accepted sockets, that wait: first in, first out. */
@@ -14163,13 +14172,6 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if ((c->flags & NKI_C_CONNECTING) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, NETKIT_POLL_WRITE, false);
     }
-    const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
-    if ((s->state & NKI_U_ROOM) != 0) {
-        /* What is known to be readable, as of a conn that is paused, would end the poll at once. */
-        bool is_read = (s->state & NKI_U_ENDED) != 0 || (c->source.ready & NETKIT_POLL_READ) != 0;
-        return nki_u_begin_poll(loop, u, &c->source, s, (is_read ? 0 : events) | NETKIT_POLL_WRITE,
-                                false);
-    }
     if ((s->state & NKI_U_ENDED) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, 0, false);
     }
@@ -14179,6 +14181,7 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if (s->bulk == 0 && (s->state & NKI_U_POLLED) == 0 && nki_u_has_pool(loop, u)) {
         return nki_u_begin_recv(loop, u, &c->source, s);
     }
+    const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
     return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
            nki_u_begin_poll(loop, u, &c->source, s, events, false);
 }
@@ -14237,16 +14240,11 @@ static const nki_chunk *nki_u_sending(const nki_conn *c) {
 }
 
 /* The first chunk alone: what is behind it goes out when this is known to have gone. A file is
- * sent by calls, so for one the operation is to wait until there is room. */
+ * sent by calls, and so are descriptors, which kernels before 6.13 forget when a send has to wait:
+ * for them the operation is to wait until there is room. */
 static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
     const nki_chunk *chunk = nki_u_sending(c);
     if (chunk == NULL || (s->busy & NKI_U_BIT(NKI_U_SEND)) != 0) {
-        return true;
-    }
-    if (NKI_UNLIKELY(nki_fds_of(chunk) != NULL)) {
-        /* Kernels before 6.13 forget the descriptors of a send that had to wait. */
-        s->state |= NKI_U_ROOM;
-        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
         return true;
     }
     nki_uring_sqe *sqe = nki_u_take(loop, u);
@@ -14256,7 +14254,7 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
     size_t len = NKI_MIN(chunk->end - chunk->begin, (size_t)INT_MAX);
     sqe->fd = nki_os_fd(c->source.socket);
     s->is_lending = nki_u_is_lendable(loop, u, c, s, chunk);
-    if (chunk->file != 0) {
+    if (nki_out_is_alone(chunk)) {
         sqe->opcode = NKI_URING_POLL_ADD;
         sqe->op_flags = nki_u_poll_bits(NETKIT_POLL_WRITE);
     } else {
@@ -14513,7 +14511,7 @@ static nki_source *nki_u_sent(netkit_loop *loop, nki_u *u, nki_source *source, n
     s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_SEND));
     const nki_chunk *chunk = nki_u_sending(c);
     if (NKI_LIKELY(res >= 0)) {
-        if (NKI_LIKELY(chunk == NULL || chunk->file == 0)) { /* else the events of a poll */
+        if (NKI_LIKELY(chunk == NULL || !nki_out_is_alone(chunk))) { /* else the events of a poll */
             nki_out_sent(loop, c, (size_t)res);
         }
     } else if (res != -ECANCELED && !nki_u_is_passing(-res)) {
@@ -14567,20 +14565,12 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
         return NULL;
     }
     uint32_t events = cqe->res < 0 ? NETKIT_POLL_READ | NETKIT_POLL_ERROR : (uint32_t)cqe->res;
-    bool has_hung_up = (events & NKI_POLL_ALWAYS) != 0;
     if (nki_id_kind(source->id) == NKI_KIND_CONN && (s->state & NKI_U_ENDED) == 0 &&
         (((const nki_conn *)(const void *)source)->flags & NKI_C_CONNECTING) == 0 &&
         (events & NKI_POLL_ALWAYS) != 0) {
         /* Reading will tell. A send that is in flight ends by its own completion: taken for room
          * to send, a hang-up would be looked at over and over until then. */
         events = (events & ~NKI_POLL_ALWAYS) | NETKIT_POLL_READ;
-    }
-    if ((s->state & NKI_U_ROOM) != 0) {
-        if ((events & NETKIT_POLL_WRITE) != 0 || has_hung_up) {
-            s->state = (uint16_t)(s->state & ~NKI_U_ROOM);
-            events |= NETKIT_POLL_WRITE; /* sending will tell */
-        }
-        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     }
     if (nki_id_kind(source->id) == NKI_KIND_WATCH) {
         uint32_t asked = s->events | (uint32_t)(NKI_POLL_ALWAYS | NETKIT_POLL_PEER_END);
@@ -14607,7 +14597,7 @@ static void nki_u_completed_closing(netkit_loop *loop, nki_u *u, nki_source *sou
     nki_conn *c = (nki_conn *)(void *)source;
     int sent = cqe->res;
     bool is_sent = op == NKI_U_SEND && (!s->is_lending || nki_u_lent(u, s, cqe, &sent));
-    if (is_sent && sent > 0 && nki_u_sending(c) != NULL && nki_u_sending(c)->file == 0) {
+    if (is_sent && sent > 0 && nki_u_sending(c) != NULL && !nki_out_is_alone(nki_u_sending(c))) {
         uint32_t kept = c->u.live.active_ms; /* of the dead it is a part of the reason */
         nki_out_sent(loop, c, (size_t)sent);
         c->u.live.active_ms = kept;
@@ -15397,7 +15387,7 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
         return NETKIT_OK;
     }
     bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX &&
-                    nki_fds_of(first) == NULL && first->file == 0;
+                    !nki_out_is_alone(first);
     int error = NETKIT_OK;
     if (is_small && nki_u_is_later(loop, u) && first->end != first->begin) {
         if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {
