@@ -13,14 +13,20 @@ extern "C" {
 #include "api/memory.h"
 #include "api/addr.h"
 #include "api/socket.h"
+#include "api/unix.h"
 #include "api/poller.h"
 #include "api/loop.h"
 #include "api/timer.h"
 #include "api/conn.h"
 #include "api/event.h"
+#include "api/arena.h"
+#include "api/fifo.h"
+#include "api/frame.h"
+#include "api/slotmap.h"
 #ifdef __cplusplus
 }
 #endif
+#include "api/try.h"
 #endif /* NETKIT_H */
 
 #if defined(NETKIT_IMPLEMENTATION) && !defined(NETKIT_IMPLEMENTATION_DONE)
@@ -31,6 +37,10 @@ extern "C" {
 #include "base/memory.c"
 #include "base/addr.c"
 #include "base/slots.c"
+#include "base/slotmap.c"
+#include "base/arena.c"
+#include "base/fifo.c"
+#include "base/frame.c"
 #include "base/timers.h"
 #include "base/timers.c"
 #include "base/posts.c"
@@ -41,7 +51,11 @@ extern "C" {
 #include "os/system_posix.c"
 #include "os/socket_posix.c"
 #include "os/option_posix.c"
+#include "os/file_posix.c"
+#include "os/unix_posix.c"
+#include "os/message_posix.c"
 #include "os/socket.c"
+#include "os/unix.c"
 #include "poll/poll.h"
 #include "poll/epoll.c"
 #include "poll/poll.c"
@@ -56,7 +70,9 @@ extern "C" {
 #include "loop/conn.c"
 #include "loop/receive.c"
 #include "loop/listener.c"
+#include "loop/fds.c"
 #include "loop/conn_api.c"
+#include "loop/frame.c"
 #include "loop/watch.c"
 #include "loop/timer.c"
 #include "loop/turn.c"

@@ -25,6 +25,16 @@ typedef struct netkit_watch {
 
 typedef void (*netkit_loop_hook_fn)(netkit_loop *loop, void *user);
 
+/* Time limits of all conns of a loop: each is what 0 means in the desc of a conn,
+ * where any other value comes first and NETKIT_TIMEOUT_NONE switches it off. */
+typedef struct netkit_timeouts {
+    uint32_t connect_ms; /* connecting, 0 = 30,000; cannot be switched off */
+    uint32_t idle_ms;    /* no byte either way, 0 = never */
+    uint32_t close_ms;   /* a whole graceful close, 0 = 5,000; cannot be switched off */
+} netkit_timeouts;
+
+#define NETKIT_TIMEOUT_NONE UINT32_MAX
+
 typedef struct netkit_loop_desc {
     int backend;                /* NETKIT_BACKEND_*, 0 = AUTO */
     uint32_t objects_max;       /* listeners, conns and watches together, 0 = 1,048,576 */
@@ -41,6 +51,7 @@ typedef struct netkit_loop_desc {
     uint32_t slow_callback_ms;  /* debug: a callback slower than this is logged, 0 = 50 */
     bool pull;                  /* events are fetched with netkit_loop_next */
     bool debug;                 /* log mistakes with a hint */
+    netkit_timeouts timeouts;   /* of its conns, unless theirs say otherwise */
     uint32_t ring_sqpoll_ms;    /* io_uring: a thread of the kernel submits, and sleeps when idle
                                    for so long; costs a processor, 0 = off */
     uint32_t ring_sqpoll_cpu;   /* the processor that thread is bound to, from 1; 0 = any */

@@ -19,6 +19,9 @@
        POSTS                       VERSIONING
        WATCHES AND EMBEDDING       FUNCTION INDEX
        PULLING EVENTS (GAMES)
+       MESSAGES AND SMALL PARTS
+       UNIX SOCKETS AND DESCRIPTORS
+       OPTIONS OF SOCKETS
 
 
    Do this
@@ -289,6 +292,13 @@
 
    TCP_NODELAY is set unless desc.conn.no_nodelay: netkit gathers by itself.
 
+   netkit_conn_send_file queues part of a file, which the system moves without a
+   copy where it can, in order with the bytes around it. Large messages can be
+   written in place: netkit_conn_reserve gives a place in the queue,
+   netkit_conn_commit says how much of it was used. netkit_conn_cork holds back
+   small pieces over several callbacks until 64 KiB are together or it is taken
+   out; within one callback nobody needs it.
+
 
    CLOSING
    -------
@@ -324,7 +334,9 @@
 
    TIMEOUTS
    --------
-   All in desc.conn; 0 is none, unless it says otherwise.
+   All in desc.conn; 0 is none, unless it says otherwise. loop_desc.timeouts sets
+   what 0 means for connecting, idling and closing on all conns of a loop, and
+   NETKIT_TIMEOUT_NONE in desc.conn.idle_timeout_ms is never, whatever it says.
 
        idle_timeout_ms     no byte either way for so long
        deadline_ms         so long after its start, whatever it does
@@ -438,6 +450,105 @@
 
    netkit_loop_run gives NETKIT_E_BUSY on such a loop; netkit_loop_run_once
    waits, then you fetch. See examples/game_frame.c.
+
+
+   MESSAGES AND SMALL PARTS
+   ------------------------
+   TCP carries bytes, not messages. A netkit_framing says where one ends (a
+   length in a header of 8, 16 or 32 bits and either byte order, a delimiter, or
+   a fixed size), and netkit_frame_next cuts what on_data got:
+
+       while ((more = netkit_frame_next(&framing, data, len, &used, &frame)) > 0)
+           handle(frame.data, frame.len);
+       if (more < 0) netkit_conn_abort(loop, conn);    // too long, or nonsense
+       return used;                 // a cut frame comes again with its rest
+
+   netkit_frame_send sends one, whole or not at all. A frame larger than size_max
+   is refused when its length is known, before anything is kept. A frame waits
+   in the conn's input until it is whole, so recv_max bounds it too.
+
+   Four more parts need no loop and no socket. netkit_arena: many allocations,
+   one release. netkit_fifo: a circular buffer of bytes, with is_secret for what
+   must not stay in memory. netkit_slotmap: a program's own objects behind
+   handles like netkit's. NETKIT_TRY: blocks over error codes, opt-in by
+   #define NETKIT_WITH_TRY, exceptions in C++; read its traps first. All are bounded,
+   and the first three take an allocator.
+
+
+   UNIX SOCKETS AND DESCRIPTORS
+   ----------------------------
+   A listener on a path is one on any other address:
+
+       desc.address = "unix:/run/x.sock";
+       desc.unix_mode = 0660;       // from the first moment; 0 = the umask's
+       desc.unix_replace = true;    // a file left over by a crash gives way
+
+   unix_replace removes nothing but a socket's file that no socket is bound to.
+   A server that is alive (listening or about to), and a file that is no socket,
+   stay, and listening gives NETKIT_E_ADDRINUSE. When the listener closes, its
+   file is removed, if it is still the one that it made; another's that has come
+   to the same path is not (unix_keep leaves it in any case, for a successor
+   that was handed the listening socket). A process that was forked off removes
+   nothing. Relative paths are looked up anew: do not change the folder between.
+
+       netkit_conn_credentials    pid, uid and gid of who connected, -1 where the
+                                  system does not tell
+
+   The credentials are those of the moment of connecting; a pid may be another
+   process's by now. Decide by the uid.
+
+   Open descriptors travel over unix conns, beside the bytes:
+
+       netkit_conn_send_fds(loop, conn, "take\n", 5, &fd, 1);
+
+   They are duplicated, so close yours when you like. A conn takes descriptors
+   when desc.conn.fds_max says how many may wait (as it is 0, those that come
+   are closed by the system). They come as a queue of their own:
+
+       while (next_message(...)) {          // in on_data
+           uintptr_t fd;
+           if (netkit_conn_take_fd(loop, conn, &fd) == NETKIT_OK) ...
+       }
+
+   When on_data is shown the first byte of a message, the descriptors that were
+   sent with it are in the queue; those of later messages may be too, so a
+   message says how many are its. What you take is yours to close. A peer that
+   sends more than fds_max ahead ends the conn with NETKIT_E_TOOBIG; when the
+   process has no room for what comes, so that some are lost, it ends with
+   NETKIT_E_TRUNCATED: the queue would be out of step.
+
+   Plain sockets have netkit_socket_send_msg and netkit_socket_recv_msg for the
+   same and more: the addresses of datagrams, the sender's credentials with each
+   message (NETKIT_OPT_CREDENTIALS), other ancillary data of the system. What
+   there is no room for is closed or dropped and flagged, and the next message is
+   whole. netkit_socket_bind_unix is bind with a mode, and remembers the file for
+   netkit_unix_unlink. netkit_socket_pair makes two connected sockets,
+   netkit_unix_temp_path an address that nobody has.
+
+   Never pass on the descriptor of a conn that you then close: closing ends the
+   connection for all who hold it. See examples/unix_daemon.c.
+
+
+   OPTIONS OF SOCKETS
+   ------------------
+   netkit_socket_set and netkit_socket_get take a NETKIT_OPT_ and an int, on each
+   system the same; netkit_conn_set_option and netkit_listener_set_option do so
+   in a loop, and each has a form with _text for what is a name. NETKIT_E_NOSYS:
+   the system, or this kind of socket, has none such; NETKIT_E_INVALID: not a
+   value of it. Read back what matters: systems round, and have limits.
+
+       NODELAY, KEEPALIVE, KEEPALIVE_IDLE, _PERIOD, _COUNT, USER_TIMEOUT (Linux)
+       RECV_BUFFER, SEND_BUFFER       in a loop: desc.conn.recv_buffer, send_buffer
+       RECV_TIMEOUT, SEND_TIMEOUT     of blocking calls
+       LINGER                         -1 = off, 0 = reset, else seconds
+       REUSE_ADDR, REUSE_PORT, EXCLUSIVE_ADDR (Windows), V6ONLY
+       FAST_OPEN, FAST_OPEN_CONNECT (Linux)
+       CONGESTION                     a text, "cubic" (Linux)
+       CREDENTIALS (Linux)            with each message on unix sockets
+       BLOCKING, CLOSE_ON_EXEC, ERROR
+
+   A port is never shared unless every listener asks (reuse_port). exclusive in
+   netkit_listen_desc also refuses one that has connections in TIME_WAIT.
 
 
    ADDRESSES
@@ -667,7 +778,7 @@
    one loop behind one listener without reuse_port, files sent by the kernel.
    One loop holds at most 16,777,216 objects of a kind. A blocking call in a
    callback (a disk, a resolver) holds up everything on that loop: use a thread
-   and a post. The file of a unix listener stays behind when it is closed.
+   and a post.
 
 
    VERSIONING
@@ -704,8 +815,12 @@
        netkit_close_describe              netkit_listen
        netkit_listener_close              netkit_listener_local
        netkit_listener_set_referenced     netkit_connect
+       netkit_listener_set_option         netkit_listener_get_option
+       netkit_listener_set_option_text    netkit_listener_get_option_text
        netkit_adopt                       netkit_conn_send
        netkit_conn_sendv                  netkit_conn_send_borrowed
+       netkit_conn_send_file              netkit_conn_reserve
+       netkit_conn_commit                 netkit_conn_cork
        netkit_conn_flush                  netkit_conn_pause
        netkit_conn_resume                 netkit_conn_shutdown
        netkit_conn_close                  netkit_conn_abort
@@ -713,6 +828,9 @@
        netkit_conn_phase                  netkit_conn_local
        netkit_conn_remote                 netkit_conn_native
        netkit_conn_set_option             netkit_conn_get_option
+       netkit_conn_set_option_text        netkit_conn_get_option_text
+       netkit_conn_send_fds               netkit_conn_take_fd
+       netkit_conn_credentials
        netkit_conn_user                   netkit_conn_set_user
        netkit_conn_ext                    netkit_conn_set_handler
        netkit_conn_set_idle_timeout       netkit_conn_set_deadline
@@ -720,6 +838,21 @@
        netkit_buf_release
    pulling events
        netkit_loop_next                   netkit_loop_consume
+   messages and small parts
+       netkit_frame_next                  netkit_frame_header
+       netkit_frame_send                  netkit_arena_alloc
+       netkit_arena_alloc_array           netkit_arena_copy
+       netkit_arena_reset                 netkit_arena_free
+       netkit_fifo_len                    netkit_fifo_write
+       netkit_fifo_read                   netkit_fifo_peek
+       netkit_fifo_consume                netkit_fifo_reserve
+       netkit_fifo_front                  netkit_fifo_straighten
+       netkit_fifo_space                  netkit_fifo_commit
+       netkit_fifo_clear                  netkit_fifo_free
+       netkit_wipe                        netkit_slotmap_create
+       netkit_slotmap_destroy             netkit_slotmap_add
+       netkit_slotmap_find                netkit_slotmap_remove
+       netkit_slotmap_count               netkit_slotmap_next
    addresses
        netkit_addr_parse                  netkit_addr_parse_n
        netkit_addr_format                 netkit_addr_format_ip
@@ -734,10 +867,17 @@
        netkit_socket_send                 netkit_socket_recv
        netkit_socket_sendv                netkit_socket_send_all
        netkit_socket_recv_all             netkit_socket_wait
+       netkit_socket_send_file            netkit_socket_send_file_all
        netkit_socket_shutdown             netkit_socket_close
        netkit_socket_reset                netkit_socket_local
        netkit_socket_remote               netkit_socket_set
        netkit_socket_get                  netkit_socket_os_code
+       netkit_socket_set_text             netkit_socket_get_text
+       netkit_socket_recvv                netkit_socket_sendv_all
+       netkit_socket_recvv_all            netkit_socket_send_msg
+       netkit_socket_recv_msg             netkit_socket_credentials
+       netkit_socket_bind_unix            netkit_unix_unlink
+       netkit_unix_temp_path
    backends and poller
        netkit_backend_name                netkit_backend_from_name
        netkit_poller_create               netkit_poller_destroy

@@ -579,6 +579,23 @@ static int nki_u_read_now(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *
     return n;
 }
 
+/* Unix conns are polled and read by calls, so here as well. */
+static int nki_u_read_fds(netkit_loop *loop, nki_conn *c, size_t max, uintptr_t *fds,
+                          size_t *count) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, &c->source);
+    nki_u_reclaim(loop, u);
+    int n = nki_r_read_fds(loop, c, max, fds, count);
+    if (n == NETKIT_E_EOF) {
+        s->state |= NKI_U_ENDED;
+    }
+    if (n == NETKIT_E_AGAIN || n == NETKIT_E_EOF) {
+        c->source.ready = 0;
+        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
+    }
+    return n;
+}
+
 static int nki_u_read_odd(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *s, size_t max) {
     if (s->blob != NULL) {
         size_t len = nki_u_blob_len(s->blob);
@@ -673,22 +690,13 @@ static bool nki_u_is_later(const netkit_loop *loop, const nki_u *u) {
 static int nki_u_flush_before(netkit_loop *loop, const nki_u *u, nki_conn *c, const nki_u_slot *s) {
     uint64_t sent = 0;
     while (c->out != NULL && !nki_u_is_lendable(loop, u, c, s, c->out)) {
-        netkit_span spans[NKI_SPANS_MAX];
-        size_t count = 0;
         if (sent >= loop->desc.conn_budget) {
             c->flags |= NKI_C_STALLED;
             c->source.ready = (uint16_t)(c->source.ready | NETKIT_POLL_WRITE);
             nki_enqueue_later(loop, &c->source);
             return NETKIT_OK;
         }
-        for (const nki_chunk *chunk = c->out;
-             chunk != NULL && count < NKI_SPANS_MAX && !nki_u_is_lendable(loop, u, c, s, chunk);
-             chunk = chunk->next) {
-            spans[count].data = chunk->data + chunk->begin;
-            spans[count].len = chunk->end - chunk->begin;
-            count += chunk->end != chunk->begin;
-        }
-        int n = count == 0 ? 0 : nki_os_sendv(c->source.socket, spans, count);
+        int n = nki_r_send_some(c, loop->desc.ring_zerocopy_min);
         if (n < 0) {
             c->flags |= n == NETKIT_E_AGAIN ? (uint32_t)NKI_C_STALLED : 0u;
             return n == NETKIT_E_AGAIN ? NETKIT_OK : n;
@@ -729,7 +737,8 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
         }
         return NETKIT_OK;
     }
-    bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX;
+    bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX &&
+                    nki_fds_of(first) == NULL && first->file == 0;
     int error = NETKIT_OK;
     if (is_small && nki_u_is_later(loop, u) && first->end != first->begin) {
         if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {
@@ -765,6 +774,7 @@ static int nki_u_queue(netkit_loop *loop, nki_conn *c, const void *data, size_t 
     chunk->begin = 0;
     chunk->end = len;
     chunk->capacity = NKI_SMALL_CHUNK_SIZE - sizeof *chunk;
+    chunk->file = 0;
     chunk->release = NULL;
     memcpy(chunk + 1, data, len);
     c->out = chunk;
@@ -806,13 +816,47 @@ static int nki_u_send(netkit_loop *loop, nki_conn *c, const void *data, size_t l
 
 static const nki_driver *nki_uring_driver(void) {
     static const nki_driver driver = {
-        nki_u_open,       nki_u_close,      nki_r_now,     nki_r_random, nki_u_wait,
-        nki_u_next,       nki_r_wake,       nki_u_native,  nki_u_commit, nki_u_rebind,
-        nki_u_attach,     nki_u_shut,       nki_r_discard, NULL,         nki_u_watch,
-        nki_u_unwatch,    nki_r_listen,     nki_u_accept,  nki_r_adopt,  nki_r_connect,
-        nki_u_connected,  nki_u_read,       NULL,          nki_u_keep,   nki_u_flush,
-        nki_u_send,       nki_r_half_close, nki_r_local,   nki_r_remote, nki_r_set_option,
-        nki_r_get_option, nki_os_code,
+        nki_u_open,
+        nki_u_close,
+        nki_r_now,
+        nki_r_random,
+        nki_u_wait,
+        nki_u_next,
+        nki_r_wake,
+        nki_u_native,
+        nki_u_commit,
+        nki_u_rebind,
+        nki_u_attach,
+        nki_u_shut,
+        nki_r_discard,
+        NULL,
+        nki_u_watch,
+        nki_u_unwatch,
+        nki_r_listen,
+        nki_u_accept,
+        nki_r_adopt,
+        nki_r_connect,
+        nki_u_connected,
+        nki_u_read,
+        NULL,
+        nki_u_keep,
+        nki_u_flush,
+        nki_u_send,
+        nki_r_half_close,
+        nki_r_file_open,
+        nki_os_abandon,
+        nki_r_local,
+        nki_r_remote,
+        nki_r_set_option,
+        nki_r_get_option,
+        nki_os_code,
+        nki_u_read_fds,
+        nki_r_dup,
+        nki_r_credentials,
+        nki_r_unlink,
+        nki_r_process,
+        nki_r_set_text,
+        nki_r_get_text,
     };
     return &driver;
 }

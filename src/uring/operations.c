@@ -132,6 +132,13 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if ((c->flags & NKI_C_CONNECTING) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, NETKIT_POLL_WRITE, false);
     }
+    const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
+    if ((s->state & NKI_U_ROOM) != 0) {
+        /* What is known to be readable, as of a conn that is paused, would end the poll at once. */
+        bool is_read = (s->state & NKI_U_ENDED) != 0 || (c->source.ready & NETKIT_POLL_READ) != 0;
+        return nki_u_begin_poll(loop, u, &c->source, s, (is_read ? 0 : events) | NETKIT_POLL_WRITE,
+                                false);
+    }
     if ((s->state & NKI_U_ENDED) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, 0, false);
     }
@@ -141,7 +148,6 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if (s->bulk == 0 && (s->state & NKI_U_POLLED) == 0 && nki_u_has_pool(loop, u)) {
         return nki_u_begin_recv(loop, u, &c->source, s);
     }
-    const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
     return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
            nki_u_begin_poll(loop, u, &c->source, s, events, false);
 }
@@ -185,18 +191,31 @@ static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, n
 /* Whether a chunk is so large that the kernel should take it without copying. */
 static bool nki_u_is_lendable(const netkit_loop *loop, const nki_u *u, const nki_conn *c,
                               const nki_u_slot *s, const nki_chunk *chunk) {
-    return u->has_zerocopy && chunk->capacity == 0 && (c->flags & NKI_C_TCP) != 0 &&
-           (s->state & NKI_U_COPIED) == 0 &&
+    return u->has_zerocopy && chunk->capacity == 0 && chunk->file == 0 &&
+           (c->flags & NKI_C_TCP) != 0 && (s->state & NKI_U_COPIED) == 0 &&
            chunk->end - chunk->begin >= loop->desc.ring_zerocopy_min;
 }
 
-/* The first chunk alone: what is behind it goes out when this is known to have gone. */
-static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
+/* The first chunk that holds something. */
+static const nki_chunk *nki_u_sending(const nki_conn *c) {
     const nki_chunk *chunk = c->out;
     while (chunk != NULL && chunk->begin == chunk->end) {
         chunk = chunk->next;
     }
+    return chunk;
+}
+
+/* The first chunk alone: what is behind it goes out when this is known to have gone. A file is
+ * sent by calls, so for one the operation is to wait until there is room. */
+static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
+    const nki_chunk *chunk = nki_u_sending(c);
     if (chunk == NULL || (s->busy & NKI_U_BIT(NKI_U_SEND)) != 0) {
+        return true;
+    }
+    if (NKI_UNLIKELY(nki_fds_of(chunk) != NULL)) {
+        /* Kernels before 6.13 forget the descriptors of a send that had to wait. */
+        s->state |= NKI_U_ROOM;
+        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
         return true;
     }
     nki_uring_sqe *sqe = nki_u_take(loop, u);
@@ -204,12 +223,17 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
         return false;
     }
     size_t len = NKI_MIN(chunk->end - chunk->begin, (size_t)INT_MAX);
-    sqe->opcode = NKI_URING_SEND;
     sqe->fd = nki_os_fd(c->source.socket);
-    sqe->addr = (uint64_t)(uintptr_t)(chunk->data + chunk->begin);
-    sqe->len = (uint32_t)NKI_CLIP(send, len);
-    sqe->op_flags = NKI_MSG_NOSIGNAL;
     s->is_lending = nki_u_is_lendable(loop, u, c, s, chunk);
+    if (chunk->file != 0) {
+        sqe->opcode = NKI_URING_POLL_ADD;
+        sqe->op_flags = nki_u_poll_bits(NETKIT_POLL_WRITE);
+    } else {
+        sqe->opcode = NKI_URING_SEND;
+        sqe->addr = (uint64_t)(uintptr_t)(chunk->data + chunk->begin);
+        sqe->len = (uint32_t)NKI_CLIP(send, len);
+        sqe->op_flags = NKI_MSG_NOSIGNAL;
+    }
     if (NKI_UNLIKELY(s->is_lending)) {
         sqe->opcode = NKI_URING_SEND_ZC;
         sqe->ioprio = NKI_URING_SEND_ZC_REPORT;
@@ -397,7 +421,7 @@ static NKI_HOT nki_source *nki_u_received(netkit_loop *loop, nki_u *u, nki_sourc
     int res = cqe->res;
     if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
         s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_RECV));
-        s->state = (uint8_t)(s->state & ~NKI_U_TURNED_AWAY);
+        s->state = (uint16_t)(s->state & ~NKI_U_TURNED_AWAY);
     }
     if (NKI_UNLIKELY(res <= 0 || id == NKI_POOL_NONE)) {
         nki_u_return(u, id);
@@ -436,7 +460,7 @@ static bool nki_u_lent(nki_u *u, nki_u_slot *s, const nki_uring_cqe *cqe, int *r
     *res = cqe->res;
     if ((cqe->flags & NKI_URING_CQE_NOTIF) != 0) {
         *res = s->sent;
-        s->state = (uint8_t)(s->state & ~NKI_U_LENDING);
+        s->state = (uint16_t)(s->state & ~NKI_U_LENDING);
         if (((uint32_t)cqe->res & NKI_URING_NOTIF_COPIED) != 0) {
             s->state |= NKI_U_COPIED;
         }
@@ -456,8 +480,11 @@ static nki_source *nki_u_sent(netkit_loop *loop, nki_u *u, nki_source *source, n
         return NULL;
     }
     s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_SEND));
+    const nki_chunk *chunk = nki_u_sending(c);
     if (NKI_LIKELY(res >= 0)) {
-        nki_out_sent(loop, c, (size_t)res);
+        if (NKI_LIKELY(chunk == NULL || chunk->file == 0)) { /* else the events of a poll */
+            nki_out_sent(loop, c, (size_t)res);
+        }
     } else if (res != -ECANCELED && !nki_u_is_passing(-res)) {
         s->send_error = (uint16_t)-res;
     }
@@ -476,7 +503,7 @@ static void nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *source, nki_
     int fd = cqe->res;
     if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
         s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_ACCEPT));
-        s->state = (uint8_t)(s->state & ~NKI_U_TURNED_AWAY);
+        s->state = (uint16_t)(s->state & ~NKI_U_TURNED_AWAY);
     }
     if (fd >= 0) {
         if (nki_u_blob_push(&loop->allocator, &s->blob, &fd, sizeof fd) != NETKIT_OK) {
@@ -509,12 +536,20 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
         return NULL;
     }
     uint32_t events = cqe->res < 0 ? NETKIT_POLL_READ | NETKIT_POLL_ERROR : (uint32_t)cqe->res;
+    bool has_hung_up = (events & NKI_POLL_ALWAYS) != 0;
     if (nki_id_kind(source->id) == NKI_KIND_CONN && (s->state & NKI_U_ENDED) == 0 &&
         (((const nki_conn *)(const void *)source)->flags & NKI_C_CONNECTING) == 0 &&
         (events & NKI_POLL_ALWAYS) != 0) {
         /* Reading will tell. A send that is in flight ends by its own completion: taken for room
          * to send, a hang-up would be looked at over and over until then. */
         events = (events & ~NKI_POLL_ALWAYS) | NETKIT_POLL_READ;
+    }
+    if ((s->state & NKI_U_ROOM) != 0) {
+        if ((events & NETKIT_POLL_WRITE) != 0 || has_hung_up) {
+            s->state = (uint16_t)(s->state & ~NKI_U_ROOM);
+            events |= NETKIT_POLL_WRITE; /* sending will tell */
+        }
+        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     }
     if (nki_id_kind(source->id) == NKI_KIND_WATCH) {
         uint32_t asked = s->events | (uint32_t)(NKI_POLL_ALWAYS | NETKIT_POLL_PEER_END);
@@ -538,10 +573,10 @@ static void nki_u_completed_closing(netkit_loop *loop, nki_u *u, nki_source *sou
                                     const nki_uring_cqe *cqe) {
     unsigned op = (unsigned)(cqe->user_data >> NKI_SLOT_BITS) & 15u;
     bool is_current = op != NKI_U_POLL || cqe->user_data == nki_u_name(source, s, op);
+    nki_conn *c = (nki_conn *)(void *)source;
     int sent = cqe->res;
     bool is_sent = op == NKI_U_SEND && (!s->is_lending || nki_u_lent(u, s, cqe, &sent));
-    if (is_sent && sent > 0) {
-        nki_conn *c = (nki_conn *)(void *)source;
+    if (is_sent && sent > 0 && nki_u_sending(c) != NULL && nki_u_sending(c)->file == 0) {
         uint32_t kept = c->u.live.active_ms; /* of the dead it is a part of the reason */
         nki_out_sent(loop, c, (size_t)sent);
         c->u.live.active_ms = kept;

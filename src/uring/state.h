@@ -31,7 +31,8 @@ enum {
     NKI_U_LENDING = 16,     /* a zero-copy send is done but for the release of its memory */
     NKI_U_TURNED_AWAY = 32, /* its receive is being cancelled */
     NKI_U_POLLED = 64,      /* never by a multishot receive */
-    NKI_U_COPIED = 128      /* no zero-copy sends: the kernel copied, or has refused */
+    NKI_U_COPIED = 128,     /* no zero-copy sends: the kernel copied, or has refused */
+    NKI_U_ROOM = 256        /* wants to hear of room to send, for what only a call sends */
 };
 
 /* Bytes taken out of the buffers, or accepted sockets, that wait: first in, first out. */
@@ -45,9 +46,10 @@ typedef struct nki_u_blob {
 typedef struct nki_u_slot {
     uint32_t next; /* who wants: the slot behind this one */
     uint8_t want;
-    uint8_t busy; /* operations in flight, NKI_U_BIT of each */
-    uint8_t state;
-    uint8_t polls;  /* counted, 4 bits */
+    uint8_t busy;    /* operations in flight, NKI_U_BIT of each */
+    uint8_t polls;   /* counted, 4 bits */
+    bool is_lending; /* the send in flight, or the last one, is a zero-copy one */
+    uint16_t state;
     uint16_t first; /* buffers that are parked */
     uint16_t last;
     uint16_t error;      /* errno that reading or accepting will say, 0 = none */
@@ -57,7 +59,6 @@ typedef struct nki_u_slot {
     uint32_t turn;       /* of the loop, in which */
     uint32_t taken;      /* bytes have come in by completions */
     int32_t sent;        /* what a zero-copy send has said, whose memory is still out */
-    bool is_lending;     /* the send in flight, or the last one, is such */
     nki_u_blob *blob;    /* older than what is parked */
 } nki_u_slot;
 
