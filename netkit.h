@@ -14286,12 +14286,18 @@ static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, n
     }
 }
 
-/* Whether a chunk is so large that the kernel should take it without copying. */
+/* Lent memory of so many bytes the kernel should take without copying it; SIZE_MAX: none. */
+static size_t nki_u_lent_min(const netkit_loop *loop, const nki_u *u, const nki_conn *c,
+                             const nki_u_slot *s) {
+    bool is_lending =
+        u->has_zerocopy && (c->flags & NKI_C_TCP) != 0 && (s->state & NKI_U_COPIED) == 0;
+    return is_lending ? loop->desc.ring_zerocopy_min : SIZE_MAX;
+}
+
 static bool nki_u_is_lendable(const netkit_loop *loop, const nki_u *u, const nki_conn *c,
                               const nki_u_slot *s, const nki_chunk *chunk) {
-    return u->has_zerocopy && chunk->capacity == 0 && chunk->file == 0 &&
-           (c->flags & NKI_C_TCP) != 0 && (s->state & NKI_U_COPIED) == 0 &&
-           chunk->end - chunk->begin >= loop->desc.ring_zerocopy_min;
+    return chunk->capacity == 0 && chunk->file == 0 &&
+           chunk->end - chunk->begin >= nki_u_lent_min(loop, u, c, s);
 }
 
 /* The first chunk that holds something. */
@@ -15424,7 +15430,7 @@ static int nki_u_flush_before(netkit_loop *loop, const nki_u *u, nki_conn *c, co
             nki_enqueue_later(loop, &c->source);
             return NETKIT_OK;
         }
-        int n = nki_r_send_some(c, loop->desc.ring_zerocopy_min);
+        int n = nki_r_send_some(c, nki_u_lent_min(loop, u, c, s));
         if (n < 0) {
             c->flags |= n == NETKIT_E_AGAIN ? (uint32_t)NKI_C_STALLED : 0u;
             return n == NETKIT_E_AGAIN ? NETKIT_OK : n;
