@@ -127,16 +127,12 @@
 #define NKI_COLD __attribute__((cold, noinline))
 #define NKI_HOT __attribute__((always_inline)) __inline__
 #define NKI_OUTLINE __attribute__((noinline))
-#define NKI_PREFETCH(p) __builtin_prefetch((p), 1)
 #else
 #define NKI_LIKELY(x) (x)
 #define NKI_UNLIKELY(x) (x)
 #define NKI_COLD
 #define NKI_HOT
 #define NKI_OUTLINE
-#endif
-#ifndef NKI_PREFETCH
-#define NKI_PREFETCH(p) NKI_UNUSED(p) /* it is about to be written */
 #endif
 
 #define NKI_NS_PER_US 1000u
