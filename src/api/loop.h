@@ -107,7 +107,11 @@ NETKIT_API int netkit_loop_stop(netkit_loop *loop);
  * turns: a turn does it by itself. */
 NETKIT_API int netkit_loop_flush(netkit_loop *loop);
 
-/* Make the calling thread the owner of a loop that nobody is running. */
+/* Make the calling thread the owner of a loop that nobody is running: its owner
+ * must be done with it, and stays away from it from then on.
+ * Returns NETKIT_OK; NETKIT_E_BUSY while it is running, and with io_uring while
+ * operations are in flight, that is, while it has a conn, listener or watch;
+ * NETKIT_E_NOSYS in a forked child; NETKIT_E_NOMEM. */
 NETKIT_API int netkit_loop_adopt(netkit_loop *loop);
 
 /* Called on the loop's thread with NETKIT_OK, or NETKIT_E_CANCELLED when the

@@ -696,7 +696,7 @@ static int nki_u_flush_before(netkit_loop *loop, const nki_u *u, nki_conn *c, co
             nki_enqueue_later(loop, &c->source);
             return NETKIT_OK;
         }
-        int n = nki_r_send_some(c, loop->desc.ring_zerocopy_min);
+        int n = nki_r_send_some(c, nki_u_lent_min(loop, u, c, s));
         if (n < 0) {
             c->flags |= n == NETKIT_E_AGAIN ? (uint32_t)NKI_C_STALLED : 0u;
             return n == NETKIT_E_AGAIN ? NETKIT_OK : n;

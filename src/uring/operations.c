@@ -182,12 +182,18 @@ static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, n
     }
 }
 
-/* Whether a chunk is so large that the kernel should take it without copying. */
+/* Lent memory of so many bytes the kernel should take without copying it; SIZE_MAX: none. */
+static size_t nki_u_lent_min(const netkit_loop *loop, const nki_u *u, const nki_conn *c,
+                             const nki_u_slot *s) {
+    bool is_lending =
+        u->has_zerocopy && (c->flags & NKI_C_TCP) != 0 && (s->state & NKI_U_COPIED) == 0;
+    return is_lending ? loop->desc.ring_zerocopy_min : SIZE_MAX;
+}
+
 static bool nki_u_is_lendable(const netkit_loop *loop, const nki_u *u, const nki_conn *c,
                               const nki_u_slot *s, const nki_chunk *chunk) {
-    return u->has_zerocopy && chunk->capacity == 0 && chunk->file == 0 &&
-           (c->flags & NKI_C_TCP) != 0 && (s->state & NKI_U_COPIED) == 0 &&
-           chunk->end - chunk->begin >= loop->desc.ring_zerocopy_min;
+    return chunk->capacity == 0 && chunk->file == 0 &&
+           chunk->end - chunk->begin >= nki_u_lent_min(loop, u, c, s);
 }
 
 /* The first chunk that holds something. */
@@ -573,7 +579,9 @@ static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nk
     if (NKI_UNLIKELY(source == NULL)) {
         if (cqe->user_data == NKI_U_WAKE) {
             /* Each write to the eventfd ends in a completion, whether the ones before it were read
-             * or not. Only a poll that begins looks at what has been there before. */
+             * or not; only a poll that begins looks at what has been there before. So this is one
+             * call for a post, as a message from ring to ring is, and costs the same: 1.08 us of
+             * both processors against 1.09 (Linux 6.18), and 1.27 if it were read each time. */
             u->is_wake_armed = (cqe->flags & NKI_URING_CQE_MORE) != 0;
             if (!u->is_wake_armed) {
                 nki_os_wake_drain(&loop->wake);

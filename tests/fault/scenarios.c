@@ -280,15 +280,18 @@ static size_t scenario_lend_data(netkit_loop *loop, netkit_conn conn, const void
 }
 
 static void scenario_borrowed(void) {
+    netkit_loop_desc desc;
     netkit_listen_desc listen;
     netkit_connect_desc connect;
     netkit_addr addr;
     memset(&listen, 0, sizeof(listen));
     memset(&connect, 0, sizeof(connect));
     torture_fill(scenario_lent, 0, sizeof(scenario_lent));
+    memset(&desc, 0, sizeof(desc));
+    desc.ring_zerocopy_min = 10000;
     listen.address = "127.0.0.1:0";
     listen.handler = torture_server_handler();
-    if (!torture_loop() || !torture_listen(&listen, &addr)) {
+    if (!torture_loop_with(&desc) || !torture_listen(&listen, &addr)) {
         return;
     }
     connect.addr = &addr;

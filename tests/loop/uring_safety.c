@@ -738,7 +738,10 @@ NKT_TEST(uring_lends_memory) {
     safety_loan copied;
     memset(&copied, 0, sizeof(copied));
     safety_lend(loop, &end, &copied, at, 50000);
-    SUP_UNTIL_DOING(loop, peer.received == at + 50000 && copied.releases == 1) {
+    unsigned char behind[100];
+    sup_fill(behind, 100, at + 50000);
+    CHECK_OK(netkit_conn_send(loop, end.conn, behind, 100));
+    SUP_UNTIL_DOING(loop, peer.received == at + 50100 && copied.releases == 1) {
         sup_peer_step(&peer);
     }
     CHECK_EQ(u->lendings, lendings);
