@@ -2545,7 +2545,8 @@ typedef struct netkit_try {
 #define NKI_HAS_EPOLL NKI_LINUX
 #define NKI_HAS_POLL NKI_POSIX
 
-#if NKI_LINUX && !defined(NETKIT_NO_URING)
+/* The ring is shared with the kernel, which needs atomics. */
+#if NKI_LINUX && defined(__GNUC__) && !defined(NETKIT_NO_URING)
 #define NKI_HAS_URING 1
 #else
 #define NKI_HAS_URING 0
@@ -2650,14 +2651,25 @@ typedef struct netkit_try {
 /* Atomics: the few operations the library needs, each with the order it needs.
  *
  * `__atomic` builtins exist in gcc and clang for C99 and C++11 alike, where
- * <stdatomic.h> does not. Without threads they are plain accesses. */
+ * <stdatomic.h> does not. Without threads, loads and stores keep their order where the compiler
+ * can say it, for signal handlers and the kernel's side of a ring; the rest are plain accesses,
+ * so that a processor without such instructions needs no library for them. */
 
-#if !NKI_HAS_THREADS
+#if defined(__GNUC__)
+#define nki_atomic_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define nki_atomic_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#define nki_atomic_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define nki_atomic_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define nki_atomic_fence() __sync_synchronize()
+#elif !NKI_HAS_THREADS
 #define nki_atomic_load(p) (*(p))
 #define nki_atomic_load_relaxed(p) (*(p))
 #define nki_atomic_store(p, v) ((void)(*(p) = (v)))
 #define nki_atomic_store_relaxed(p, v) ((void)(*(p) = (v)))
 #define nki_atomic_fence() ((void)0)
+#endif
+
+#if !NKI_HAS_THREADS
 static uint32_t nki_atomic_exchange(uint32_t *p, uint32_t v) {
     uint32_t old = *p;
     *p = v;
@@ -2682,11 +2694,6 @@ static void *nki_atomic_exchange_ptr(void **p, void *v) {
     return old;
 }
 #elif defined(__GNUC__)
-#define nki_atomic_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
-#define nki_atomic_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
-#define nki_atomic_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
-#define nki_atomic_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
-#define nki_atomic_fence() __sync_synchronize()
 /* Sequentially consistent: the wake flag is a store that must not pass the loads behind it. */
 static uint32_t nki_atomic_exchange(uint32_t *p, uint32_t v) {
     return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);
@@ -4939,9 +4946,9 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 #define NKI_SYS_eventfd(v, f) (NKI_FAIL(eventfd) ? -1 : eventfd((v), (f)))
 #define NKI_SYS_epoll_create() (NKI_FAIL(epoll_create) ? -1 : epoll_create1(EPOLL_CLOEXEC))
 #define NKI_SYS_epoll_ctl(ep, op, fd, ev) \
-    (NKI_FAIL(epoll_ctl) ? -1 : epoll_ctl((ep), (op), (fd), (ev)))
+    (NKI_FAIL(epoll_ctl) ? -1 : epoll_ctl((ep), (op), (fd), (struct epoll_event *)(void *)(ev)))
 #define NKI_SYS_epoll_wait(ep, evs, n, ms) \
-    (NKI_FAIL(epoll_wait) ? -1 : epoll_wait((ep), (evs), (n), (ms)))
+    (NKI_FAIL(epoll_wait) ? -1 : epoll_wait((ep), (struct epoll_event *)(evs), (n), (ms)))
 #define NKI_SYS_epoll_pwait2(ep, evs, n, ts) \
     (NKI_FAIL(epoll_pwait2)                  \
          ? -1                                \
@@ -7910,7 +7917,24 @@ NKI_STATIC_ASSERT(epoll_out, NETKIT_POLL_WRITE == (int)EPOLLOUT);
 NKI_STATIC_ASSERT(epoll_err, NETKIT_POLL_ERROR == (int)EPOLLERR);
 NKI_STATIC_ASSERT(epoll_hup, NETKIT_POLL_HANGUP == (int)EPOLLHUP);
 NKI_STATIC_ASSERT(epoll_rdhup, NETKIT_POLL_PEER_END == (int)EPOLLRDHUP);
-NKI_STATIC_ASSERT(epoll_record, sizeof(struct epoll_event) <= sizeof(netkit_poll_event));
+
+/* The kernel's record, in our own words: it is packed on x86-64 alone, and libc's headers say so by
+ * an attribute that not every compiler is shown (glibc hides it from those that are not GCC). */
+#if defined(__x86_64__)
+#pragma pack(push, 1)
+#endif
+typedef struct nki_epoll_event {
+    uint32_t events;
+    uint64_t data;
+} nki_epoll_event;
+#if defined(__x86_64__)
+#pragma pack(pop)
+NKI_STATIC_ASSERT(epoll_packed, sizeof(nki_epoll_event) == 12);
+#endif
+#if defined(__GNUC__)
+NKI_STATIC_ASSERT(epoll_same, sizeof(nki_epoll_event) == sizeof(struct epoll_event));
+#endif
+NKI_STATIC_ASSERT(epoll_record, sizeof(nki_epoll_event) <= sizeof(netkit_poll_event));
 
 /* The kernel's timespec of epoll_pwait2, 64 bits wide on 32-bit systems too. */
 typedef struct nki_epoll_time {
@@ -7964,10 +7988,10 @@ static uint32_t nki_epoll_bits(uint32_t events) {
 }
 
 static int nki_epoll_ctl(nki_epoll *ep, int op, uintptr_t native, uint32_t events, uint64_t data) {
-    struct epoll_event ev;
+    nki_epoll_event ev;
     memset(&ev, 0, sizeof(ev));
     ev.events = nki_epoll_bits(events);
-    ev.data.u64 = data;
+    ev.data = data;
     if (NKI_SYS_epoll_ctl(ep->fd, op, nki_os_fd(native), &ev) != 0) {
         return nki_os_error();
     }
@@ -8033,7 +8057,7 @@ static int nki_epoll_remove(nki_poller *p, uintptr_t native) {
 }
 
 /* Milliseconds are exact for most waits and for all without end; the rest needs pwait2. */
-static int nki_epoll_sleep(nki_epoll *ep, struct epoll_event *evs, int max, uint64_t timeout_ns) {
+static int nki_epoll_sleep(nki_epoll *ep, void *evs, int max, uint64_t timeout_ns) {
     bool is_exact = timeout_ns == NKI_NEVER || timeout_ns % NKI_NS_PER_MS == 0;
     if (!is_exact && ep->has_pwait2) {
         nki_epoll_time time;
@@ -8052,16 +8076,15 @@ static int nki_epoll_wait(nki_poller *p, netkit_poll_event *events, int max, uin
     nki_epoll *ep = (nki_epoll *)p->state;
     /* More than the kernel's EP_MAX_EVENTS is EINVAL to it. */
     int most = NKI_MIN(max, INT_MAX / (int)sizeof(netkit_poll_event));
-    struct epoll_event *records = (struct epoll_event *)(void *)events;
-    int n = nki_epoll_sleep(ep, records, most, timeout_ns);
+    int n = nki_epoll_sleep(ep, events, most, timeout_ns);
     if (NKI_UNLIKELY(n < 0)) {
         return errno == EINTR ? 0 : nki_os_error();
     }
     const char *bytes = (const char *)(const void *)events;
     for (size_t i = (size_t)n; i-- > 0;) {
-        struct epoll_event ev;
+        nki_epoll_event ev;
         memcpy(&ev, bytes + i * sizeof(ev), sizeof(ev));
-        events[i].data = ev.data.u64;
+        events[i].data = ev.data;
         events[i].events = ev.events;
     }
     return n;

@@ -39,7 +39,8 @@
 #define NKI_HAS_EPOLL NKI_LINUX
 #define NKI_HAS_POLL NKI_POSIX
 
-#if NKI_LINUX && !defined(NETKIT_NO_URING)
+/* The ring is shared with the kernel, which needs atomics. */
+#if NKI_LINUX && defined(__GNUC__) && !defined(NETKIT_NO_URING)
 #define NKI_HAS_URING 1
 #else
 #define NKI_HAS_URING 0

@@ -100,9 +100,9 @@
 #define NKI_SYS_eventfd(v, f) (NKI_FAIL(eventfd) ? -1 : eventfd((v), (f)))
 #define NKI_SYS_epoll_create() (NKI_FAIL(epoll_create) ? -1 : epoll_create1(EPOLL_CLOEXEC))
 #define NKI_SYS_epoll_ctl(ep, op, fd, ev) \
-    (NKI_FAIL(epoll_ctl) ? -1 : epoll_ctl((ep), (op), (fd), (ev)))
+    (NKI_FAIL(epoll_ctl) ? -1 : epoll_ctl((ep), (op), (fd), (struct epoll_event *)(void *)(ev)))
 #define NKI_SYS_epoll_wait(ep, evs, n, ms) \
-    (NKI_FAIL(epoll_wait) ? -1 : epoll_wait((ep), (evs), (n), (ms)))
+    (NKI_FAIL(epoll_wait) ? -1 : epoll_wait((ep), (struct epoll_event *)(evs), (n), (ms)))
 #define NKI_SYS_epoll_pwait2(ep, evs, n, ts) \
     (NKI_FAIL(epoll_pwait2)                  \
          ? -1                                \
