@@ -10,8 +10,10 @@
 /* The seam's hooks come before the library, which asks them at each system call. */
 static bool nkt_fail(const char *name);
 static size_t nkt_clip(const char *name, size_t len);
+static unsigned long long nkt_mask(const char *name, unsigned long long bits);
 #define NKI_FAIL(name) nkt_fail(#name)
 #define NKI_CLIP(name, len) nkt_clip(#name, (size_t)(len))
+#define NKI_MASK(name, bits) nkt_mask(#name, (bits))
 
 #define NETKIT_WITH_TRY
 #define NETKIT_IMPLEMENTATION

@@ -8,6 +8,7 @@
 #define nki_atomic_load_relaxed(p) (*(p))
 #define nki_atomic_store(p, v) ((void)(*(p) = (v)))
 #define nki_atomic_store_relaxed(p, v) ((void)(*(p) = (v)))
+#define nki_atomic_fence() ((void)0)
 static uint32_t nki_atomic_exchange(uint32_t *p, uint32_t v) {
     uint32_t old = *p;
     *p = v;
@@ -36,6 +37,7 @@ static void *nki_atomic_exchange_ptr(void **p, void *v) {
 #define nki_atomic_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define nki_atomic_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define nki_atomic_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define nki_atomic_fence() __sync_synchronize()
 /* Sequentially consistent: the wake flag is a store that must not pass the loads behind it. */
 static uint32_t nki_atomic_exchange(uint32_t *p, uint32_t v) {
     return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);
