@@ -95,6 +95,16 @@ static bool nki_option_accepts(int values, int value) {
     return value >= (values == NKI_OPTION_POSITIVE ? 1 : 0);
 }
 
+/* EINVAL, although the value is one that the option has: macOS says so of every option of a
+ * connection that was reset (SD44). Such a one has no name for its peer either. */
+static NKI_COLD int nki_option_refused(int fd, int rc) {
+    int os_code = errno;
+    netkit_addr peer;
+    bool is_reset = os_code == EINVAL && nki_os_peer(fd, &peer) == NETKIT_E_RESET;
+    errno = os_code;
+    return is_reset ? (int)NETKIT_E_RESET : rc;
+}
+
 static int nki_os_set_option(uintptr_t s, netkit_option option, int value) {
     int fd = nki_os_fd(s);
     bool is_flag = option == NETKIT_OPT_BLOCKING || option == NETKIT_OPT_CLOSE_ON_EXEC;
@@ -109,7 +119,11 @@ static int nki_os_set_option(uintptr_t s, netkit_option option, int value) {
     if (option == NETKIT_OPT_CLOSE_ON_EXEC) {
         return nki_option_set_flag(fd, F_GETFD, F_SETFD, FD_CLOEXEC, value != 0);
     }
-    return row->level < 0 ? (int)NETKIT_E_NOSYS : nki_os_set_int(fd, row->level, row->name, value);
+    if (row->level < 0) {
+        return NETKIT_E_NOSYS;
+    }
+    int rc = nki_os_set_int(fd, row->level, row->name, value);
+    return rc == NETKIT_OK ? rc : nki_option_refused(fd, rc);
 }
 
 static int nki_option_get_int(int fd, const nki_option_row *row, int *value) {
@@ -119,7 +133,7 @@ static int nki_option_get_int(int fd, const nki_option_row *row, int *value) {
         return NETKIT_E_NOSYS;
     }
     if (NKI_SYS_getsockopt(fd, row->level, row->name, &raw, &len) != 0) {
-        return nki_os_error();
+        return nki_option_refused(fd, nki_os_error());
     }
     *value = row->values == NKI_OPTION_BOOL ? raw != 0 : raw;
     return NETKIT_OK;

@@ -446,13 +446,13 @@ static void monkey_act(void) {
 
 static void monkey_faults(void) {
     static const int errors[] = {ECONNRESET, ENOBUFS, ENOMEM, EMFILE, EPIPE, ENETDOWN};
-    static const char *const calls[] = {"recv",      "send",     "sendmsg",
-                                        "accept",    "connect",  "setsockopt",
-                                        "epoll_ctl", "shutdown", "getsockopt"};
+    static const char *const calls[] = {"recv",       "send",         "sendmsg",   "accept",
+                                        "connect",    "setsockopt",   "epoll_ctl", "shutdown",
+                                        "getsockopt", "kevent_change"};
     nkt_fault_clear();
     nkt_alloc_fail_at(1 + monkey_pick(400), false);
     for (int i = 0; i < 3; i++) {
-        nkt_fault_prob(calls[monkey_pick(9)], 3, errors[monkey_pick(6)]);
+        nkt_fault_prob(calls[monkey_pick(10)], 3, errors[monkey_pick(6)]);
     }
     nkt_clip_random("recv", 3000);
     nkt_clip_random("send", 3000);

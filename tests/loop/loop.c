@@ -115,7 +115,8 @@ NKT_TEST(loop_backends_are_forced) {
 
 /* L-01 MB04: whatever is short at the start, there is an error, no loop and nothing left. */
 NKT_LOOP_TEST(loop_create_fails_cleanly) {
-    static const char *const calls[] = {"epoll_create", "eventfd", "pipe", "epoll_ctl", "fcntl"};
+    static const char *const calls[] = {"epoll_create", "eventfd", "pipe",         "epoll_ctl",
+                                        "fcntl",        "kqueue",  "kevent_change"};
     netkit_loop_desc desc;
     netkit_loop *loop;
     int fds = nkt_open_fds(), failed = 0;
