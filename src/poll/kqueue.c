@@ -226,12 +226,14 @@ static int nki_kqueue_rebuild(nki_kqueue *kq, uintptr_t native, nki_kq_slot *slo
 }
 
 /* From what is armed to what `events` takes, in one call; nothing is asked when nothing changes.
- * Edges and ONESHOT are always made anew: asking again shows what is ready again. */
+ * Edges and ONESHOT are always made anew: asking again shows what is ready again. So is what was
+ * silent: after a failure `armed` may be too much. */
 static int nki_kqueue_arm(nki_kqueue *kq, uintptr_t native, nki_kq_slot *slot, uint32_t events) {
     const uint32_t fresh = NETKIT_POLL_EDGE | NETKIT_POLL_ONESHOT | NETKIT_POLL_PEER_END;
     struct kevent changes[2 * NKI_KQ_FILTERS];
     int wanted = nki_kqueue_filters(events);
-    int kept = ((events | slot->events) & fresh) != 0 ? 0 : slot->armed & wanted;
+    bool is_fresh = slot->events == 0 || ((events | slot->events) & fresh) != 0;
+    int kept = is_fresh ? 0 : slot->armed & wanted;
     int count = 0;
     for (int filter = 1; filter < 1 << NKI_KQ_FILTERS; filter <<= 1) {
         if ((slot->armed & ~kept & filter) != 0) {
