@@ -161,6 +161,9 @@ typedef struct nkt_libkqueue_row {
 } nkt_libkqueue_row;
 
 static const nkt_libkqueue_row nkt_libkqueue_rows[] = {
+    {"loop_lives_a_thousand_times", "libkqueue: thread: it counts the process's threads"},
+    {"embed_forgets_no_work", "libkqueue: native: a foreign loop waits for the kqueue"},
+    {"torture_descriptors", "libkqueue: codes: EMFILE comes as EFAULT, and is no shortage then"},
     {NULL, NULL},
 };
 

@@ -514,7 +514,9 @@ static void monkey_setup(bool is_pull) {
     netkit_loop_desc desc;
     memset(&monkey, 0, sizeof(monkey));
     memset(&desc, 0, sizeof(desc));
-    CHECK(pipe2(monkey.pipe, O_NONBLOCK) == 0);
+    CHECK(pipe(monkey.pipe) == 0);
+    CHECK(fcntl(monkey.pipe[0], F_SETFL, O_NONBLOCK) == 0);
+    CHECK(fcntl(monkey.pipe[1], F_SETFL, O_NONBLOCK) == 0);
     monkey.is_pull = desc.pull = is_pull;
     if (!is_pull) {
         monkey.handler.on_open = monkey_on_open;

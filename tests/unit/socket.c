@@ -543,8 +543,8 @@ static void socket_storm(long us) {
     action.sa_handler = socket_on_signal;
     CHECK_EQ(sigaction(SIGALRM, &action, NULL), 0);
     memset(&timer, 0, sizeof(timer));
-    timer.it_interval.tv_usec = us;
-    timer.it_value.tv_usec = us;
+    timer.it_interval.tv_usec = (suseconds_t)us;
+    timer.it_value.tv_usec = (suseconds_t)us;
     CHECK_EQ(setitimer(ITIMER_REAL, &timer, NULL), 0);
 }
 
