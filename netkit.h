@@ -572,6 +572,9 @@
        NETKIT_FREE(memory)       desc.allocator comes before them
        NETKIT_NO_THREADS         no pthreads; one thread only
        NETKIT_NO_URING           no io_uring backend
+       NETKIT_FORCE_KQUEUE       for testing: on Linux, the backend kqueue over
+                                 libkqueue (its headers and library are yours to
+                                 give), and what else macOS does otherwise
 
    No environment variable is read.
 
@@ -586,13 +589,22 @@
        poll      POSIX     slower with many conns; no descriptor for embedding
        uring     Linux     io_uring by raw system calls, kernel 6.1 or later;
                            by name, or where it works with FASTEST
+       kqueue    macOS,    the default there; edge-triggered inside. Compiled
+                 FreeBSD   and linked for macOS 11, not yet run on either; its
+                           tests run on Linux over libkqueue
 
    io_uring is young here and not tuned. Where it is refused (containers,
    seccomp, a sysctl, old kernels) FASTEST takes epoll and says why; by name it
    is an error. NETKIT_NO_URING leaves it out.
 
-   Not yet: macOS, the BSDs, Windows. Their names exist
-   (NETKIT_BACKEND_KQUEUE, ...) and give NETKIT_E_NOSYS.
+   Not yet: Windows. Its names exist (NETKIT_BACKEND_AFD, ...) and give
+   NETKIT_E_NOSYS.
+
+   macOS has no call that makes a descriptor close-on-exec at birth: one may
+   leak into a program that another thread starts at that moment. With kqueue
+   NETKIT_POLL_PRIORITY is NETKIT_E_NOSYS where the system has no EVFILT_EXCEPT
+   (FreeBSD), and a loop made before fork is of no use in the child: there it
+   can only be destroyed.
 
    Linux: unix sockets in the abstract space; user_timeout_ms;
    netkit_listen_desc.reuse_port balances between listeners.
@@ -1146,7 +1158,8 @@ NETKIT_API void netkit_poller_destroy(netkit_poller *poller);
 /* Watch a descriptor (a native one: netkit_socket_native gives a socket's) for
  * NETKIT_POLL_READ and WRITE, plus EDGE or ONESHOT. Level-triggered unless EDGE.
  * NETKIT_E_EXISTS when it is there already, NETKIT_E_INVALID when it is no
- * descriptor, NETKIT_E_ACCESS when the backend cannot watch that kind of file. */
+ * descriptor, NETKIT_E_ACCESS when the backend cannot watch that kind of file,
+ * NETKIT_E_NOSYS for PRIORITY with kqueue where the system does not tell it. */
 NETKIT_API int netkit_poller_add(netkit_poller *poller, uintptr_t native, uint32_t events,
                                  uint64_t data);
 
@@ -1732,9 +1745,10 @@ NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used);
 #define NKI_HAS_EPOLL NKI_LINUX
 #define NKI_HAS_POLL NKI_POSIX
 
-/* NETKIT_FORCE_KQUEUE: on Linux, over libkqueue and without what macOS has not, so that the code
- * for there can be tested here. */
-#if NKI_BSD || defined(NETKIT_FORCE_KQUEUE)
+/* Kqueues that have EVFILT_USER in every version; OpenBSD and NetBSD have poll. And by
+ * NETKIT_FORCE_KQUEUE on Linux, over libkqueue and without what macOS has not, so that the code for
+ * there can be tested here. */
+#if NKI_APPLE || defined(__FreeBSD__) || defined(__DragonFly__) || defined(NETKIT_FORCE_KQUEUE)
 #define NKI_HAS_KQUEUE 1
 #else
 #define NKI_HAS_KQUEUE 0
@@ -5638,7 +5652,7 @@ static const nki_poller_ops *nki_poll_ops(void) {
 #endif /* NKI_HAS_POLL */
 
 /* ---- src/poll/kqueue.c ---- */
-/* The kqueue backend (macOS, the BSDs; Linux over libkqueue with NETKIT_FORCE_KQUEUE).
+/* The kqueue backend (macOS, FreeBSD, DragonFly; Linux over libkqueue with NETKIT_FORCE_KQUEUE).
  *
  * A kqueue has one filter for reading and another for writing, and reports each by itself; we
  * report a descriptor once, so what one wait brings is joined. For that, and because udata has no

@@ -39,9 +39,10 @@
 #define NKI_HAS_EPOLL NKI_LINUX
 #define NKI_HAS_POLL NKI_POSIX
 
-/* NETKIT_FORCE_KQUEUE: on Linux, over libkqueue and without what macOS has not, so that the code
- * for there can be tested here. */
-#if NKI_BSD || defined(NETKIT_FORCE_KQUEUE)
+/* Kqueues that have EVFILT_USER in every version; OpenBSD and NetBSD have poll. And by
+ * NETKIT_FORCE_KQUEUE on Linux, over libkqueue and without what macOS has not, so that the code for
+ * there can be tested here. */
+#if NKI_APPLE || defined(__FreeBSD__) || defined(__DragonFly__) || defined(NETKIT_FORCE_KQUEUE)
 #define NKI_HAS_KQUEUE 1
 #else
 #define NKI_HAS_KQUEUE 0

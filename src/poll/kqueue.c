@@ -1,4 +1,4 @@
-/* The kqueue backend (macOS, the BSDs; Linux over libkqueue with NETKIT_FORCE_KQUEUE).
+/* The kqueue backend (macOS, FreeBSD, DragonFly; Linux over libkqueue with NETKIT_FORCE_KQUEUE).
  *
  * A kqueue has one filter for reading and another for writing, and reports each by itself; we
  * report a descriptor once, so what one wait brings is joined. For that, and because udata has no
