@@ -480,21 +480,29 @@ static inline int64_t nkt_live_bytes(void) {
 
 /* ---- the process ----------------------------------------------------------- */
 
+#if defined(NETKIT_FORCE_KQUEUE)
+#define NKT_IS_COUNTED(name) (name[0] == '.' || !nkt_kq_owns(atoi(name)))
+#else
+#define NKT_IS_COUNTED(name) (name[0] != '\0')
+#endif
+
 /* How many descriptors are open. */
 static int nkt_open_fds(void) {
     int count = 0;
+    const int own = 3; /* ".", ".." and the folder itself */
     DIR *folder = opendir("/proc/self/fd");
+    struct dirent *entry;
     if (folder == NULL) {
         for (int fd = 0; fd < 4096; fd++) {
             count += fcntl(fd, F_GETFD) != -1;
         }
         return count;
     }
-    while (readdir(folder) != NULL) {
-        count++;
+    while ((entry = readdir(folder)) != NULL) {
+        count += NKT_IS_COUNTED(entry->d_name);
     }
     closedir(folder);
-    return count - 3; /* ".", ".." and the folder itself */
+    return count - own;
 }
 
 /* What a program made for another machine is started with (NKT_EMULATOR), or nothing. */

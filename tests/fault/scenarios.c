@@ -156,7 +156,8 @@ static void scenario_timeout(void) {
     CHECK(bind(fd, (struct sockaddr *)(void *)&in, len) == 0 && listen(fd, 0) == 0);
     CHECK(getsockname(fd, (struct sockaddr *)(void *)&in, &len) == 0);
     for (int i = 0; i < 3; i++) {
-        int filler = torture_own(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
+        int filler = torture_own(socket(AF_INET, SOCK_STREAM, 0));
+        CHECK(fcntl(filler, F_SETFL, O_NONBLOCK) == 0);
         CHECK(connect(filler, (struct sockaddr *)(void *)&in, len) == 0 || errno == EINPROGRESS);
     }
     snprintf(address, sizeof(address), "127.0.0.1:%d", ntohs(in.sin_port));
