@@ -17,6 +17,7 @@ extern "C" {
 #include "api/loop.h"
 #include "api/timer.h"
 #include "api/conn.h"
+#include "api/udp.h"
 #include "api/event.h"
 #ifdef __cplusplus
 }
@@ -41,7 +42,10 @@ extern "C" {
 #include "os/system_posix.c"
 #include "os/socket_posix.c"
 #include "os/option_posix.c"
+#include "os/option_ip_posix.c"
+#include "os/datagram_posix.c"
 #include "os/socket.c"
+#include "os/datagram.c"
 #include "poll/poll.h"
 #include "poll/epoll.c"
 #include "poll/poll.c"
@@ -58,6 +62,9 @@ extern "C" {
 #include "loop/receive.c"
 #include "loop/listener.c"
 #include "loop/conn_api.c"
+#include "loop/udp_out.c"
+#include "loop/udp.c"
+#include "loop/udp_api.c"
 #include "loop/watch.c"
 #include "loop/timer.c"
 #include "loop/turn.c"
