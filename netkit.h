@@ -1005,7 +1005,8 @@ typedef enum netkit_option {
     NETKIT_OPT_MULTICAST_TTL,       /* how far multicasts go: 0 this machine, 1 (the default) this
                                        network, ... 255 */
     NETKIT_OPT_MULTICAST_LOOP,      /* multicasts we send come to this machine, too (at first on) */
-    NETKIT_OPT_MULTICAST_INTERFACE, /* index of the interface they leave by, 0 = any */
+    NETKIT_OPT_MULTICAST_INTERFACE, /* index of the interface they leave by, 0 = any; of
+                                       IPv4 it cannot be read */
     NETKIT_OPT_GRO,                 /* received datagrams are merged: segment_size */
     NETKIT_OPT_TELL_LOCAL,          /* what netkit_datagram tells of those received: local, ... */
     NETKIT_OPT_TELL_TOS,
@@ -5201,24 +5202,6 @@ static int nki_ip_get_value(int option, int raw) {
     }
 }
 
-/* Linux gives an address for IPv4's interface, or, asked for that much, the whole request. */
-static int nki_os_get_multicast_if(int fd, int *index) {
-#if NKI_LINUX
-    struct ip_mreqn request;
-    socklen_t len = (socklen_t)sizeof(request);
-    memset(&request, 0, sizeof(request));
-    if (NKI_SYS_getsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &request, &len) != 0) {
-        return nki_os_error();
-    }
-    *index = (size_t)len == sizeof(request) ? request.imr_ifindex : 0;
-    return NETKIT_OK;
-#else
-    NKI_UNUSED(fd);
-    NKI_UNUSED(index);
-    return NETKIT_E_NOSYS;
-#endif
-}
-
 static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value) {
     int fd = nki_os_fd(s);
     int family = NETKIT_AF_NONE;
@@ -5239,7 +5222,7 @@ static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value) {
         return NETKIT_E_NOSYS;
     }
     if (option == NETKIT_OPT_MULTICAST_INTERFACE && family == NETKIT_AF_IPV4) {
-        return nki_os_get_multicast_if(fd, value);
+        return NETKIT_E_NOSYS; /* no system gives back the index, Linux an address at best */
     }
     if (NKI_SYS_getsockopt(fd, level, name, &raw, &len) != 0) {
         return nki_os_error();
@@ -5318,18 +5301,24 @@ static void nki_dgram_ipv6(netkit_addr *out, const void *ip, uint32_t interface_
     out->scope = is_link_local ? interface_index : 0;
 }
 
-/* Numbers come as an int or, from some systems, as one byte. */
-static int nki_control_number(const struct cmsghdr *c) {
-    int number = 0;
-    unsigned char byte;
-    size_t len = (size_t)c->cmsg_len - (size_t)(CMSG_LEN(0));
-    if (len >= sizeof(number)) {
-        memcpy(&number, CMSG_DATA(c), sizeof(number));
-    } else if (len != 0) {
-        memcpy(&byte, CMSG_DATA(c), 1);
-        number = byte;
+/* The last message may be cut, too: what is not there whole is not there. */
+static bool nki_control_get(const struct cmsghdr *c, void *out, size_t size) {
+    if ((size_t)c->cmsg_len < (size_t)(CMSG_LEN(size))) {
+        return false;
     }
-    return number;
+    memcpy(out, CMSG_DATA(c), size);
+    return true;
+}
+
+/* Numbers come as an int or, from some systems, as one byte. */
+static uint8_t nki_control_byte(const struct cmsghdr *c) {
+    int number;
+    uint8_t byte = 0;
+    if (nki_control_get(c, &number, sizeof(number))) {
+        return (uint8_t)number;
+    }
+    (void)((size_t)c->cmsg_len == (size_t)(CMSG_LEN(1)) && nki_control_get(c, &byte, 1));
+    return byte;
 }
 
 /* The address of a broadcast cannot be sent from, so it is the interface's own that is told; that
@@ -5339,7 +5328,9 @@ static void nki_dgram_note_ipv4(netkit_datagram *out, const struct cmsghdr *c) {
 #if defined(IP_PKTINFO)
     case IP_PKTINFO: {
         struct in_pktinfo info;
-        memcpy(&info, CMSG_DATA(c), sizeof(info));
+        if (!nki_control_get(c, &info, sizeof(info))) {
+            break;
+        }
         bool is_group = (ntohl(info.ipi_addr.s_addr) >> 28) == 14;
         out->interface_index = (uint32_t)info.ipi_ifindex;
         nki_dgram_ipv4(&out->local, is_group ? &info.ipi_addr : &info.ipi_spec_dst);
@@ -5349,13 +5340,13 @@ static void nki_dgram_note_ipv4(netkit_datagram *out, const struct cmsghdr *c) {
     case IP_RECVDSTADDR: nki_dgram_ipv4(&out->local, CMSG_DATA(c)); break;
 #endif
 #if !NKI_LINUX && defined(IP_RECVTTL)
-    case IP_RECVTTL: out->ttl = (uint8_t)nki_control_number(c); break;
+    case IP_RECVTTL: out->ttl = nki_control_byte(c); break;
 #endif
 #if !NKI_LINUX && defined(IP_RECVTOS)
-    case IP_RECVTOS: out->tos = (uint8_t)nki_control_number(c); break;
+    case IP_RECVTOS: out->tos = nki_control_byte(c); break;
 #endif
-    case IP_TTL: out->ttl = (uint8_t)nki_control_number(c); break;
-    case IP_TOS: out->tos = (uint8_t)nki_control_number(c); break;
+    case IP_TTL: out->ttl = nki_control_byte(c); break;
+    case IP_TOS: out->tos = nki_control_byte(c); break;
     default: break;
     }
 }
@@ -5365,17 +5356,19 @@ static void nki_dgram_note_ipv6(netkit_datagram *out, const struct cmsghdr *c) {
 #if defined(IPV6_PKTINFO)
     case IPV6_PKTINFO: {
         struct in6_pktinfo info;
-        memcpy(&info, CMSG_DATA(c), sizeof(info));
+        if (!nki_control_get(c, &info, sizeof(info))) {
+            break;
+        }
         out->interface_index = (uint32_t)info.ipi6_ifindex;
         nki_dgram_ipv6(&out->local, &info.ipi6_addr, out->interface_index);
         break;
     }
 #endif
 #if defined(IPV6_HOPLIMIT)
-    case IPV6_HOPLIMIT: out->ttl = (uint8_t)nki_control_number(c); break;
+    case IPV6_HOPLIMIT: out->ttl = nki_control_byte(c); break;
 #endif
 #if defined(IPV6_TCLASS)
-    case IPV6_TCLASS: out->tos = (uint8_t)nki_control_number(c); break;
+    case IPV6_TCLASS: out->tos = nki_control_byte(c); break;
 #endif
     default: break;
     }
@@ -5387,13 +5380,15 @@ static void nki_dgram_note(netkit_datagram *out, const struct cmsghdr *c) {
     } else if (c->cmsg_level == IPPROTO_IPV6) {
         nki_dgram_note_ipv6(out, c);
     } else if (c->cmsg_level == IPPROTO_UDP && c->cmsg_type == NKI_UDP_GRO) {
-        int size = nki_control_number(c);
-        out->segment_size = size > 0 && (size_t)size < out->len ? (uint32_t)size : 0;
+        int size;
+        bool has_size = nki_control_get(c, &size, sizeof(size));
+        out->segment_size = has_size && size > 0 && (size_t)size < out->len ? (uint32_t)size : 0;
 #if defined(SCM_TIMESTAMPNS)
     } else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_TIMESTAMPNS) {
         struct timespec time;
-        memcpy(&time, CMSG_DATA(c), sizeof(time));
-        out->time_ns = (uint64_t)time.tv_sec * NKI_NS_PER_S + (uint64_t)time.tv_nsec;
+        if (nki_control_get(c, &time, sizeof(time))) {
+            out->time_ns = (uint64_t)time.tv_sec * NKI_NS_PER_S + (uint64_t)time.tv_nsec;
+        }
 #endif
     }
 }
@@ -5426,8 +5421,7 @@ static void nki_dgram_head(nki_mmsg *head, nki_dgram_side *side, void *memory, s
     msg->msg_iovlen = 1;
     msg->msg_control = &side->control;
     /* Tests make it smaller than what comes. */
-    size_t room = NKI_CLIP(dgram_control, NKI_DGRAM_CONTROL);
-    memcpy(&msg->msg_controllen, &room, NKI_MIN(sizeof(room), sizeof(msg->msg_controllen)));
+    msg->msg_controllen = (socklen_t)NKI_CLIP(dgram_control, NKI_DGRAM_CONTROL);
 }
 
 #if NKI_HAS_MMSG
@@ -5496,14 +5490,9 @@ static void nki_control_put(struct msghdr *msg, int level, int type, const void 
     memset(c, 0, end - at);
     c->cmsg_level = level;
     c->cmsg_type = type;
-    /* Of one type here and of another there, in the order of bytes of a small number. */
-#if NKI_LINUX && defined(__GLIBC__)
-    c->cmsg_len = len;
-    msg->msg_controllen = end;
-#else
+    /* Both are a size_t here and a socklen_t there. */
     c->cmsg_len = (socklen_t)len;
     msg->msg_controllen = (socklen_t)end;
-#endif
     memcpy(CMSG_DATA(c), data, size);
 }
 
@@ -5658,10 +5647,9 @@ static bool nki_dgram_reported(struct msghdr *msg, netkit_datagram *out) {
         nki_dgram_report report;
         bool is_report = (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_RECVERR) ||
                          (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_RECVERR);
-        if (!is_report || (size_t)c->cmsg_len < (size_t)(CMSG_LEN(sizeof(report)))) {
+        if (!is_report || !nki_control_get(c, &report, sizeof(report))) {
             continue;
         }
-        memcpy(&report, CMSG_DATA(c), sizeof(report));
         out->os_code = (int)report.os_code;
         out->error = netkit_error_from_os(out->os_code);
         out->mtu = report.os_code == EMSGSIZE ? report.info : 0;

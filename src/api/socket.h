@@ -58,7 +58,8 @@ typedef enum netkit_option {
     NETKIT_OPT_MULTICAST_TTL,       /* how far multicasts go: 0 this machine, 1 (the default) this
                                        network, ... 255 */
     NETKIT_OPT_MULTICAST_LOOP,      /* multicasts we send come to this machine, too (at first on) */
-    NETKIT_OPT_MULTICAST_INTERFACE, /* index of the interface they leave by, 0 = any */
+    NETKIT_OPT_MULTICAST_INTERFACE, /* index of the interface they leave by, 0 = any; of
+                                       IPv4 it cannot be read */
     NETKIT_OPT_GRO,                 /* received datagrams are merged: segment_size */
     NETKIT_OPT_TELL_LOCAL,          /* what netkit_datagram tells of those received: local, ... */
     NETKIT_OPT_TELL_TOS,

@@ -185,24 +185,6 @@ static int nki_ip_get_value(int option, int raw) {
     }
 }
 
-/* Linux gives an address for IPv4's interface, or, asked for that much, the whole request. */
-static int nki_os_get_multicast_if(int fd, int *index) {
-#if NKI_LINUX
-    struct ip_mreqn request;
-    socklen_t len = (socklen_t)sizeof(request);
-    memset(&request, 0, sizeof(request));
-    if (NKI_SYS_getsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &request, &len) != 0) {
-        return nki_os_error();
-    }
-    *index = (size_t)len == sizeof(request) ? request.imr_ifindex : 0;
-    return NETKIT_OK;
-#else
-    NKI_UNUSED(fd);
-    NKI_UNUSED(index);
-    return NETKIT_E_NOSYS;
-#endif
-}
-
 static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value) {
     int fd = nki_os_fd(s);
     int family = NETKIT_AF_NONE;
@@ -223,7 +205,7 @@ static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value) {
         return NETKIT_E_NOSYS;
     }
     if (option == NETKIT_OPT_MULTICAST_INTERFACE && family == NETKIT_AF_IPV4) {
-        return nki_os_get_multicast_if(fd, value);
+        return NETKIT_E_NOSYS; /* no system gives back the index, Linux an address at best */
     }
     if (NKI_SYS_getsockopt(fd, level, name, &raw, &len) != 0) {
         return nki_os_error();
