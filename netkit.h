@@ -7049,7 +7049,6 @@ static int nki_unix_clear(const nki_path *path, const netkit_addr *addr) {
  * follows links; the BSDs have a call that does not. */
 static int nki_unix_widen(const nki_path *path, const struct stat *st, uint32_t mode) {
 #if NKI_LINUX
-    char link[32];
     struct stat opened;
     int fd;
     do {
@@ -7063,6 +7062,7 @@ static int nki_unix_widen(const nki_path *path, const struct stat *st, uint32_t 
         rc = NETKIT_E_STALE;
     }
     if (rc == NETKIT_OK) {
+        char link[32];
         snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
         rc = NKI_SYS_chmod(link, (mode_t)mode) != 0 ? nki_os_error() : (int)NETKIT_OK;
         rc = rc == NETKIT_E_NOTFOUND ? (int)NETKIT_E_NOSYS : rc; /* no /proc here */
@@ -10860,15 +10860,16 @@ static int nki_uring_ask(nki_uring *r) {
     static const uint8_t needed[] = {NKI_URING_POLL_ADD, NKI_URING_ACCEPT, NKI_URING_CANCEL,
                                      NKI_URING_SEND, NKI_URING_RECV};
     nki_uring_probe probe;
+    uint64_t ops = 0;
     memset(&probe, 0, sizeof probe);
     if (NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_PROBE, &probe,
                                   (unsigned)NKI_COUNT(probe.ops)) != 0) {
         return errno;
     }
     for (size_t i = 0; i < NKI_COUNT(probe.ops) && i <= probe.last_op; i++) {
-        r->ops |= (uint64_t)(probe.ops[i].flags & 1u) << i;
+        ops |= (uint64_t)(probe.ops[i].flags & 1u) << i;
     }
-    r->ops = NKI_MASK(io_uring_ops, r->ops);
+    r->ops = NKI_MASK(io_uring_ops, ops);
     for (size_t i = 0; i < NKI_COUNT(needed); i++) {
         if (!nki_uring_has(r, needed[i])) {
             return ENOSYS;
