@@ -748,6 +748,9 @@
        NETKIT_FREE(memory)       desc.allocator comes before them
        NETKIT_NO_THREADS         no pthreads; one thread only
        NETKIT_NO_URING           no io_uring backend
+       NETKIT_FORCE_KQUEUE       for testing: on Linux, the backend kqueue over
+                                 libkqueue (its headers and library are yours to
+                                 give), and what else macOS does otherwise
 
    No environment variable is read.
 
@@ -762,11 +765,20 @@
        poll      POSIX     slower with many conns; no descriptor for embedding
        uring     Linux     io_uring by raw system calls, kernel 6.1 or later;
                            by name, or where it works with FASTEST
+       kqueue    macOS,    the default there; edge-triggered inside. Compiled
+                 FreeBSD   and linked for macOS 11, not yet run on either; its
+                           tests run on Linux over libkqueue
 
    See THE RING above. NETKIT_NO_URING leaves it out.
 
-   Not yet: macOS, the BSDs, Windows. Their names exist
-   (NETKIT_BACKEND_KQUEUE, ...) and give NETKIT_E_NOSYS.
+   Not yet: Windows. Its names exist (NETKIT_BACKEND_AFD, ...) and give
+   NETKIT_E_NOSYS.
+
+   macOS has no call that makes a descriptor close-on-exec at birth: one may
+   leak into a program that another thread starts at that moment. With kqueue
+   NETKIT_POLL_PRIORITY is NETKIT_E_NOSYS where the system has no EVFILT_EXCEPT
+   (FreeBSD), and a loop made before fork is of no use in the child: there it
+   can only be destroyed.
 
    Linux: unix sockets in the abstract space; user_timeout_ms;
    netkit_listen_desc.reuse_port balances between listeners.
@@ -1510,7 +1522,8 @@ NETKIT_API void netkit_poller_destroy(netkit_poller *poller);
 /* Watch a descriptor (a native one: netkit_socket_native gives a socket's) for
  * NETKIT_POLL_READ and WRITE, plus EDGE or ONESHOT. Level-triggered unless EDGE.
  * NETKIT_E_EXISTS when it is there already, NETKIT_E_INVALID when it is no
- * descriptor, NETKIT_E_ACCESS when the backend cannot watch that kind of file. */
+ * descriptor, NETKIT_E_ACCESS when the backend cannot watch that kind of file,
+ * NETKIT_E_NOSYS for PRIORITY with kqueue where the system does not tell it. */
 NETKIT_API int netkit_poller_add(netkit_poller *poller, uintptr_t native, uint32_t events,
                                  uint64_t data);
 
@@ -2545,7 +2558,30 @@ typedef struct netkit_try {
 #define NKI_HAS_EPOLL NKI_LINUX
 #define NKI_HAS_POLL NKI_POSIX
 
-#if NKI_LINUX && !defined(NETKIT_NO_URING)
+/* Kqueues that have EVFILT_USER in every version; OpenBSD and NetBSD have poll. And by
+ * NETKIT_FORCE_KQUEUE on Linux, over libkqueue and without what macOS has not, so that the code for
+ * there can be tested here. */
+#if NKI_APPLE || defined(__FreeBSD__) || defined(__DragonFly__) || defined(NETKIT_FORCE_KQUEUE)
+#define NKI_HAS_KQUEUE 1
+#else
+#define NKI_HAS_KQUEUE 0
+#endif
+
+#if NKI_LINUX && !defined(NETKIT_FORCE_KQUEUE)
+#define NKI_HAS_EVENTFD 1
+#else
+#define NKI_HAS_EVENTFD 0
+#endif
+
+/* SOCK_NONBLOCK, SOCK_CLOEXEC and accept4: a socket is born as it should be. */
+#if NKI_POSIX && !NKI_APPLE && !defined(NETKIT_FORCE_KQUEUE)
+#define NKI_HAS_SOCK_FLAGS 1
+#else
+#define NKI_HAS_SOCK_FLAGS 0
+#endif
+
+/* The ring is shared with the kernel, which needs atomics. */
+#if NKI_LINUX && defined(__GNUC__) && !defined(NETKIT_NO_URING)
 #define NKI_HAS_URING 1
 #else
 #define NKI_HAS_URING 0
@@ -2580,6 +2616,10 @@ typedef struct netkit_try {
 #if NKI_HAS_THREADS
 #include <pthread.h>
 #endif
+#endif
+
+#if NKI_HAS_KQUEUE
+#include <sys/event.h>
 #endif
 
 #if NKI_LINUX
@@ -2650,14 +2690,25 @@ typedef struct netkit_try {
 /* Atomics: the few operations the library needs, each with the order it needs.
  *
  * `__atomic` builtins exist in gcc and clang for C99 and C++11 alike, where
- * <stdatomic.h> does not. Without threads they are plain accesses. */
+ * <stdatomic.h> does not. Without threads, loads and stores keep their order where the compiler
+ * can say it, for signal handlers and the kernel's side of a ring; the rest are plain accesses,
+ * so that a processor without such instructions needs no library for them. */
 
-#if !NKI_HAS_THREADS
+#if defined(__GNUC__)
+#define nki_atomic_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define nki_atomic_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#define nki_atomic_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define nki_atomic_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define nki_atomic_fence() __sync_synchronize()
+#elif !NKI_HAS_THREADS
 #define nki_atomic_load(p) (*(p))
 #define nki_atomic_load_relaxed(p) (*(p))
 #define nki_atomic_store(p, v) ((void)(*(p) = (v)))
 #define nki_atomic_store_relaxed(p, v) ((void)(*(p) = (v)))
 #define nki_atomic_fence() ((void)0)
+#endif
+
+#if !NKI_HAS_THREADS
 static uint32_t nki_atomic_exchange(uint32_t *p, uint32_t v) {
     uint32_t old = *p;
     *p = v;
@@ -2682,11 +2733,6 @@ static void *nki_atomic_exchange_ptr(void **p, void *v) {
     return old;
 }
 #elif defined(__GNUC__)
-#define nki_atomic_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
-#define nki_atomic_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
-#define nki_atomic_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
-#define nki_atomic_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
-#define nki_atomic_fence() __sync_synchronize()
 /* Sequentially consistent: the wake flag is a store that must not pass the loads behind it. */
 static uint32_t nki_atomic_exchange(uint32_t *p, uint32_t v) {
     return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);
@@ -4853,11 +4899,11 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 #define NKI_SYS_bind(s, a, n) (NKI_FAIL(bind) ? -1 : bind((s), (a), (n)))
 #define NKI_SYS_listen(s, n) (NKI_FAIL(listen) ? -1 : listen((s), (n)))
 #define NKI_SYS_connect(s, a, n) (NKI_FAIL(connect) ? -1 : connect((s), (a), (n)))
-#if NKI_APPLE
-#define NKI_SYS_accept(s, a, n) (NKI_FAIL(accept) ? -1 : accept((s), (a), (n)))
-#else
+#if NKI_HAS_SOCK_FLAGS
 #define NKI_SYS_accept(s, a, n) \
     (NKI_FAIL(accept) ? -1 : accept4((s), (a), (n), SOCK_NONBLOCK | SOCK_CLOEXEC))
+#else
+#define NKI_SYS_accept(s, a, n) (NKI_FAIL(accept) ? -1 : accept((s), (a), (n)))
 #endif
 #define NKI_SYS_recv(s, b, n, f) (NKI_FAIL(recv) ? -1 : recv((s), (b), NKI_CLIP(recv, n), (f)))
 #define NKI_SYS_send(s, b, n, f) (NKI_FAIL(send) ? -1 : send((s), (b), NKI_CLIP(send, n), (f)))
@@ -4939,13 +4985,24 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 #define NKI_SYS_eventfd(v, f) (NKI_FAIL(eventfd) ? -1 : eventfd((v), (f)))
 #define NKI_SYS_epoll_create() (NKI_FAIL(epoll_create) ? -1 : epoll_create1(EPOLL_CLOEXEC))
 #define NKI_SYS_epoll_ctl(ep, op, fd, ev) \
-    (NKI_FAIL(epoll_ctl) ? -1 : epoll_ctl((ep), (op), (fd), (ev)))
+    (NKI_FAIL(epoll_ctl) ? -1 : epoll_ctl((ep), (op), (fd), (struct epoll_event *)(void *)(ev)))
 #define NKI_SYS_epoll_wait(ep, evs, n, ms) \
-    (NKI_FAIL(epoll_wait) ? -1 : epoll_wait((ep), (evs), (n), (ms)))
+    (NKI_FAIL(epoll_wait) ? -1 : epoll_wait((ep), (struct epoll_event *)(evs), (n), (ms)))
 #define NKI_SYS_epoll_pwait2(ep, evs, n, ts) \
     (NKI_FAIL(epoll_pwait2)                  \
          ? -1                                \
          : (int)syscall(NKI_NR_EPOLL_PWAIT2, (ep), (evs), (n), (ts), NULL, (size_t)8))
+#endif
+
+#if NKI_HAS_KQUEUE
+#define NKI_SYS_kqueue() (NKI_FAIL(kqueue) ? -1 : kqueue())
+#define NKI_SYS_kevent(kq, evs, n, t) \
+    (NKI_FAIL(kevent) ? -1 : kevent((kq), NULL, 0, (evs), (n), (t)))
+#define NKI_SYS_kevent_change(kq, evs, n) \
+    (NKI_FAIL(kevent_change) ? -1 : kevent((kq), (evs), (n), NULL, 0, NULL))
+#define NKI_SYS_kevent_trigger(kq, ev) \
+    (NKI_FAIL(kevent_trigger) ? -1 : kevent((kq), (ev), 1, NULL, 0, NULL))
+#define NKI_SYS_getpid() ((int)getpid())
 #endif
 
 #if NKI_HAS_URING
@@ -4985,6 +5042,7 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
  * UINTPTR_MAX is none, and every out-parameter is that, or zeroed, on failure. */
 
 static int nki_os_code(void);
+static int nki_os_fail(int os_code); /* what the system's code is to us; kept as nki_os_code */
 
 static uint64_t nki_os_now_ns(void);                /* monotonic */
 static int nki_os_random(void *out, size_t size);   /* from the kernel */
@@ -5267,13 +5325,10 @@ NETKIT_API int netkit_addr_from_path(netkit_addr *out, const char *path, size_t 
 }
 
 /* ---- src/os/system_posix.c ---- */
-/* The system on POSIX: codes of errors, clock, randomness, thread identity, interfaces, and the
- * descriptor that wakes a waiting thread.
+/* The system on POSIX: codes of errors, clock, randomness, thread identity, interfaces.
  *
- * errno is the system's code, untouched between a failure and nki_os_code. The wake descriptor
- * must work from a signal handler (write(2) is on the list of signal-safety(7)), so a wake that
- * succeeds leaves errno as it found it; it never blocks, and one that is full is signalled
- * already (Q-06). No state is kept here. */
+ * errno is the system's code, untouched between a failure and nki_os_code. No state is kept
+ * here. */
 
 #if NKI_POSIX
 
@@ -5364,6 +5419,11 @@ static NKI_OUTLINE int nki_os_error(void) {
     return netkit_error_from_os(errno);
 }
 
+static int nki_os_fail(int os_code) {
+    errno = os_code;
+    return netkit_error_from_os(os_code);
+}
+
 /* A socket as the system's descriptor: what cannot be one is -1, which is EBADF everywhere but in
  * poll, where it is nobody. Cutting the upper half off instead could hit a stranger's. */
 static int nki_os_fd(uintptr_t s) {
@@ -5371,8 +5431,7 @@ static int nki_os_fd(uintptr_t s) {
 }
 
 static int nki_os_timed_out(void) {
-    errno = ETIMEDOUT;
-    return NETKIT_E_TIMEOUT;
+    return nki_os_fail(ETIMEDOUT);
 }
 
 static void nki_os_abandon(uintptr_t s) {
@@ -5454,15 +5513,35 @@ static uint32_t nki_os_interface(const char *name) {
     return NKI_SYS_if_nametoindex(name);
 }
 
-#if NKI_LINUX
-static int nki_os_wake_open(nki_wake *out) {
-    int fd = NKI_SYS_eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    out->reader = out->writer = fd < 0 ? UINTPTR_MAX : (uintptr_t)fd;
-    return fd < 0 ? nki_os_error() : NETKIT_OK;
+#endif /* NKI_POSIX */
+
+/* ---- src/os/wake_posix.c ---- */
+/* The descriptor that wakes a waiting thread: an eventfd, or where there is none a pipe. And what
+ * new descriptors may need after birth: their flags, and no SIGPIPE.
+ *
+ * The wake must work from a signal handler (write(2) is on the list of signal-safety(7)), so one
+ * that succeeds leaves errno as it found it; it never blocks, and one that is full is signalled
+ * already (Q-06). */
+
+#if NKI_POSIX
+
+#if defined(SO_NOSIGPIPE)
+/* On accepted sockets too: it is not inherited. */
+static int nki_os_no_sigpipe(int fd) {
+    int on = 1;
+    if (NKI_SYS_setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, (socklen_t)sizeof(on)) != 0) {
+        return nki_os_error();
+    }
+    return NETKIT_OK;
 }
 #else
-/* For systems that cannot say both at birth. A descriptor leaks into a program started by another
- * thread between the two calls; there is no way around it there. */
+static int nki_os_no_sigpipe(int fd) {
+    NKI_UNUSED(fd);
+    return NETKIT_OK;
+}
+#endif
+
+#if !NKI_HAS_EVENTFD || !NKI_HAS_SOCK_FLAGS
 static int nki_os_set_fd_flags(int fd, bool is_blocking) {
     int flags = NKI_SYS_fcntl(fd, F_GETFL, 0);
     if (flags < 0) {
@@ -5474,7 +5553,15 @@ static int nki_os_set_fd_flags(int fd, bool is_blocking) {
     }
     return NKI_SYS_fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 ? nki_os_error() : NETKIT_OK;
 }
+#endif
 
+#if NKI_HAS_EVENTFD
+static int nki_os_wake_open(nki_wake *out) {
+    int fd = NKI_SYS_eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    out->reader = out->writer = fd < 0 ? UINTPTR_MAX : (uintptr_t)fd;
+    return fd < 0 ? nki_os_error() : NETKIT_OK;
+}
+#else
 static int nki_os_wake_open(nki_wake *out) {
     int fds[2];
     out->reader = out->writer = UINTPTR_MAX;
@@ -5540,6 +5627,45 @@ static void nki_os_wake_drain(const nki_wake *wake) {
 
 #endif /* NKI_POSIX */
 
+/* ---- src/os/birth_flags.c ---- */
+/* How descriptors are born, where the system takes their flags with the call that makes them
+ * (Linux, the BSDs): close-on-exec and non-blocking from the first moment. birth_fcntl.c is the
+ * same for systems that do not. */
+
+#if NKI_HAS_SOCK_FLAGS
+
+/* The system's type of socket, with its flags. */
+static int nki_os_type(int type, bool is_blocking) {
+    int os_type = type == NETKIT_SOCK_DGRAM ? SOCK_DGRAM : SOCK_STREAM;
+    return os_type | SOCK_CLOEXEC | (is_blocking ? 0 : SOCK_NONBLOCK);
+}
+
+static int nki_os_finish_socket(int fd, bool is_blocking) {
+    NKI_UNUSED(is_blocking);
+    return nki_os_no_sigpipe(fd);
+}
+
+#endif /* NKI_HAS_SOCK_FLAGS */
+
+/* ---- src/os/birth_fcntl.c ---- */
+/* How descriptors are born, where the call that makes them takes no flags (macOS): they are set
+ * afterwards. A descriptor leaks into a program started by another thread between the two calls;
+ * there is no way around it there. */
+
+#if NKI_POSIX && !NKI_HAS_SOCK_FLAGS
+
+static int nki_os_type(int type, bool is_blocking) {
+    NKI_UNUSED(is_blocking);
+    return type == NETKIT_SOCK_DGRAM ? SOCK_DGRAM : SOCK_STREAM;
+}
+
+static int nki_os_finish_socket(int fd, bool is_blocking) {
+    int rc = nki_os_set_fd_flags(fd, is_blocking);
+    return rc == NETKIT_OK ? nki_os_no_sigpipe(fd) : rc;
+}
+
+#endif
+
 /* ---- src/os/socket_posix.c ---- */
 /* Sockets on POSIX: one thin function for each thing the library does with a socket.
  *
@@ -5551,7 +5677,7 @@ static void nki_os_wake_drain(const nki_wake *wake) {
  * - close: never repeated; the descriptor is gone (Linux close(2)), and the number may already
  *   be another thread's.
  * Every socket is close-on-exec and raises no SIGPIPE: by MSG_NOSIGNAL with each send, and where
- * SO_NOSIGPIPE exists by that as well, on accepted sockets too, since it is not inherited.
+ * SO_NOSIGPIPE exists by that as well (birth_*.c).
  * Linux says of accept(2): errors of the network waiting on the new connection come out of
  * accept itself and mean "this one is gone, take the next", never "the listener is broken". */
 
@@ -5587,42 +5713,6 @@ static int nki_os_domain(int family) {
     case NETKIT_AF_UNIX: return AF_UNIX;
     default: return -1;
     }
-}
-
-static int nki_os_no_sigpipe(int fd) {
-#if defined(SO_NOSIGPIPE)
-    int on = 1;
-    if (NKI_SYS_setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, (socklen_t)sizeof(on)) != 0) {
-        return nki_os_error();
-    }
-#else
-    NKI_UNUSED(fd);
-#endif
-    return NETKIT_OK;
-}
-
-/* What a new socket needs that could not be said when it was made. */
-static int nki_os_finish_socket(int fd, bool is_blocking) {
-#if NKI_APPLE
-    int rc = nki_os_set_fd_flags(fd, is_blocking);
-    if (rc != NETKIT_OK) {
-        return rc;
-    }
-#else
-    NKI_UNUSED(is_blocking);
-#endif
-    return nki_os_no_sigpipe(fd);
-}
-
-/* The system's type, with the flags where it takes them there. */
-static int nki_os_type(int type, bool is_blocking) {
-    int os_type = type == NETKIT_SOCK_DGRAM ? SOCK_DGRAM : SOCK_STREAM;
-#if NKI_APPLE
-    NKI_UNUSED(is_blocking);
-    return os_type;
-#else
-    return os_type | SOCK_CLOEXEC | (is_blocking ? 0 : SOCK_NONBLOCK);
-#endif
 }
 
 static int nki_os_socket(int family, int type, bool is_blocking, uintptr_t *out) {
@@ -5811,10 +5901,11 @@ static int nki_os_accept(uintptr_t s, uintptr_t *out, netkit_addr *peer) {
     if (fd < 0) {
         return errno == EAGAIN ? NETKIT_E_AGAIN : nki_os_accept_error(s);
     }
-    if (nki_os_finish_socket(fd, false) != NETKIT_OK) {
-        /* macOS refuses options of a connection that has been reset already. */
+    int rc = nki_os_finish_socket(fd, false);
+    if (rc != NETKIT_OK) {
         nki_os_abandon((uintptr_t)fd);
-        return NETKIT_E_ABORTED;
+        /* macOS refuses options of a connection that has been reset already. */
+        return errno == EINVAL ? (int)NETKIT_E_ABORTED : rc;
     }
     if (peer != NULL) {
         nki_sockaddr_to(peer, &sa, len);
@@ -5841,8 +5932,14 @@ static int nki_os_local(uintptr_t s, netkit_addr *out) {
     return nki_os_name(nki_os_fd(s), false, out);
 }
 
+/* macOS has no name for the peer of a connection that was reset: EINVAL. */
+static int nki_os_peer(int fd, netkit_addr *out) {
+    int rc = nki_os_name(fd, true, out);
+    return rc != NETKIT_OK && errno == EINVAL ? (int)NETKIT_E_RESET : rc;
+}
+
 static int nki_os_remote(uintptr_t s, netkit_addr *out) {
-    return nki_os_name(nki_os_fd(s), true, out);
+    return nki_os_peer(nki_os_fd(s), out);
 }
 
 /* A TCP socket that dials a port of the ephemeral range nobody listens on may be given that very
@@ -5851,7 +5948,7 @@ static int nki_os_remote(uintptr_t s, netkit_addr *out) {
 static int nki_os_check_peer(int fd) {
     netkit_addr peer;
     netkit_addr self;
-    int rc = nki_os_name(fd, true, &peer);
+    int rc = nki_os_peer(fd, &peer);
     if (rc != NETKIT_OK || (peer.family != NETKIT_AF_IPV4 && peer.family != NETKIT_AF_IPV6)) {
         return rc;
     }
@@ -5960,23 +6057,25 @@ static int nki_os_recv_now(uintptr_t s, void *data, size_t len) {
     return nki_os_recv_flags(s, data, len, MSG_DONTWAIT);
 }
 
+/* macOS says EPROTOTYPE of a connection that is being torn down at this moment. */
+static NKI_COLD int nki_os_send_error(void) {
+    if (errno == EPROTOTYPE) {
+        return NETKIT_E_RESET;
+    }
+    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+}
+
 static int nki_os_send_flags(uintptr_t s, const void *data, size_t len, int flags) {
     size_t most = NKI_MIN(len, (size_t)INT_MAX);
     ssize_t sent;
     do {
         sent = NKI_SYS_send(nki_os_fd(s), data, most, flags | NKI_MSG_NOSIGNAL);
     } while (NKI_UNLIKELY(sent < 0) && errno == EINTR);
-    if (NKI_LIKELY(sent >= 0)) {
-        return (int)sent;
-    }
-    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+    return NKI_LIKELY(sent >= 0) ? (int)sent : nki_os_send_error();
 }
 
 static NKI_COLD int nki_os_send_odd(uintptr_t s, const void *data, size_t len) {
-    if (errno == EINTR) {
-        return nki_os_send_flags(s, data, len, 0);
-    }
-    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+    return errno == EINTR ? nki_os_send_flags(s, data, len, 0) : nki_os_send_error();
 }
 
 /* The same for sending. */
@@ -6264,6 +6363,16 @@ static int nki_option_get_linger(int fd, int *value) {
     return NETKIT_OK;
 }
 
+/* EINVAL, although the value is one that the option has: macOS says so of every option of a
+ * connection that was reset (SD44). Such a one has no name for its peer either. */
+static NKI_COLD int nki_option_refused(int fd, int rc) {
+    int os_code = errno;
+    netkit_addr peer;
+    bool is_reset = os_code == EINVAL && nki_os_peer(fd, &peer) == NETKIT_E_RESET;
+    errno = os_code;
+    return is_reset ? (int)NETKIT_E_RESET : rc;
+}
+
 static int nki_option_set_row(int fd, const nki_option_row *row, int value) {
     if (row->level < 0) {
         return NETKIT_E_NOSYS;
@@ -6271,7 +6380,10 @@ static int nki_option_set_row(int fd, const nki_option_row *row, int value) {
     switch (row->values) {
     case NKI_OPTION_TIME: return nki_option_set_time(fd, row, value);
     case NKI_OPTION_LINGER: return nki_option_set_linger(fd, value);
-    default: return nki_os_set_int(fd, row->level, row->name, value);
+    default: {
+        int rc = nki_os_set_int(fd, row->level, row->name, value);
+        return rc == NETKIT_OK ? rc : nki_option_refused(fd, rc);
+    }
     }
 }
 
@@ -6305,7 +6417,7 @@ static int nki_option_get_int(int fd, const nki_option_row *row, int *value) {
         return nki_option_get_linger(fd, value);
     }
     if (NKI_SYS_getsockopt(fd, row->level, row->name, &raw, &len) != 0) {
-        return nki_os_error();
+        return nki_option_refused(fd, nki_os_error());
     }
     *value = row->values == NKI_OPTION_BOOL ? raw != 0 : raw;
     return NETKIT_OK;
@@ -6492,7 +6604,7 @@ static int nki_os_send_file(uintptr_t s, uintptr_t file, uint64_t offset, uint64
         errno = 0; /* the file has become shorter: nobody's error but the stream's */
         return NETKIT_E_TRUNCATED;
     }
-    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+    return nki_os_send_error();
 }
 
 static int nki_os_file_size(uintptr_t file, uint64_t *out) {
@@ -6517,7 +6629,7 @@ static int nki_os_file_size(uintptr_t file, uint64_t *out) {
  * a file that no socket is bound to refuses (ECONNREFUSED), a socket of streams that is alive says
  * EPROTOTYPE, listening already or not yet, and one of datagrams takes it. So a server between
  * bind and listen is not taken for dead, and one that is alive finds no stranger in its backlog
- * (Linux unix_find_bsd, the BSDs' unp_connectat). Whatever is unclear counts as alive.
+ * (Linux unix_find_bsd, the BSDs' unp_connectat). Where it cannot be told nothing is removed.
  * Which file a socket made is known by device and inode. The system keeps a file's inode for as
  * long as the socket is bound to it, so until it is closed no other file can have that number.
  * No call here follows a symbolic link in the last place of a path. */
@@ -6564,7 +6676,7 @@ static int nki_unix_in_use(void) {
     return NETKIT_E_ADDRINUSE;
 }
 
-/* NETKIT_OK: a socket is bound there, or it cannot be told; NETKIT_E_REFUSED: none is. */
+/* NETKIT_OK: a socket is bound there; NETKIT_E_REFUSED: none is; else it cannot be told. */
 static int nki_unix_probe(const netkit_addr *addr) {
     struct sockaddr_storage sa;
     socklen_t len;
@@ -6579,9 +6691,11 @@ static int nki_unix_probe(const netkit_addr *addr) {
     do {
         rc = NKI_SYS_connect(nki_os_fd(s), (const struct sockaddr *)(const void *)&sa, len);
     } while (rc != 0 && errno == EINTR);
-    bool is_refused = rc != 0 && errno == ECONNREFUSED;
+    /* EPERM: one of datagrams that talks to another peer alone. */
+    bool is_alive = rc == 0 || errno == EPROTOTYPE || errno == EPERM;
+    rc = is_alive ? (int)NETKIT_OK : nki_os_error();
     nki_os_abandon(s);
-    return is_refused ? NETKIT_E_REFUSED : NETKIT_OK;
+    return rc;
 }
 
 /* Remove a socket's file that nobody has bound. NETKIT_OK: the path is free. */
@@ -6617,7 +6731,10 @@ static int nki_unix_widen(const nki_path *path, const struct stat *st, uint32_t 
 #if NKI_LINUX
     char link[32];
     struct stat opened;
-    int fd = NKI_SYS_open(path->text, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    int fd;
+    do {
+        fd = NKI_SYS_open(path->text, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    } while (fd < 0 && errno == EINTR);
     if (fd < 0) {
         return nki_os_error();
     }
@@ -6886,10 +7003,7 @@ static int nki_os_sendmsg(uintptr_t s, const struct msghdr *msg, int flags) {
     do {
         sent = NKI_SYS_sendmsg(nki_os_fd(s), msg, flags | NKI_MSG_NOSIGNAL);
     } while (sent < 0 && errno == EINTR);
-    if (sent >= 0) {
-        return (int)sent;
-    }
-    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+    return sent >= 0 ? (int)sent : nki_os_send_error();
 }
 
 static ssize_t nki_os_recvmsg(uintptr_t s, struct msghdr *msg, int flags) {
@@ -7796,7 +7910,7 @@ NETKIT_API int netkit_unix_temp_path(netkit_addr *out, const char *folder) {
 }
 
 /* ---- src/poll/poll.h ---- */
-/* Pollers: one small interface, one file for each backend (epoll.c, poll.c; kqueue.c and afd.c
+/* Pollers: one small interface, one file for each backend (epoll.c, poll.c, kqueue.c; afd.c
  * beside them). The loop's readiness driver and the public netkit_poller stand on it. */
 
 typedef struct nki_poller nki_poller;
@@ -7817,6 +7931,18 @@ typedef struct nki_poller_ops {
     /* Returns the number of events, 0 also for EINTR. timeout_ns is rounded up, never down
      * (a wait cut to 0 would spin); NKI_NEVER waits without limit. */
     int (*wait)(nki_poller *p, netkit_poll_event *events, int max, uint64_t timeout_ns);
+
+    /* A wake of the backend's own, an event with `data` and READ; wake_set again gives it other
+     * data. wake is for any thread and signal handlers, and leaves errno alone when it succeeds.
+     * NULL = it has none: a descriptor is watched for it, see nki_poller_wake_open. */
+    int (*wake_set)(nki_poller *p, uint64_t data);
+    int (*wake)(const nki_poller *p);
+    /* Where edges do not tell of urgent data (PRIORITY), which ends a read early: how many bytes
+     * there were to read when READ was reported last. NULL = they do. */
+    int64_t (*held)(nki_poller *p, uintptr_t native);
+    /* The system's error that an event took out of a socket, once; 0 = none. NULL = it takes none,
+     * the socket still has it. */
+    int (*take_error)(nki_poller *p, uintptr_t native);
 } nki_poller_ops;
 
 struct nki_poller {
@@ -7832,6 +7958,13 @@ struct nki_poller {
 #define NKI_POLL_ALWAYS ((uint32_t)(NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP))
 #define NKI_POLL_KNOWN \
     (NKI_POLL_SPEAKS | NKI_POLL_ALWAYS | (uint32_t)(NETKIT_POLL_EDGE | NETKIT_POLL_ONESHOT))
+
+/* The wake of a poller: the backend's own, and then `wake` stays empty, or a descriptor among those
+ * it watches. drain is for the wait that has seen the wake's event; signal for any thread. */
+static int nki_poller_wake_open(nki_poller *p, nki_wake *wake, uint64_t data);
+static int nki_poller_wake_move(nki_poller *p, const nki_wake *wake, uint64_t data);
+static int nki_poller_wake_signal(const nki_poller *p, const nki_wake *wake);
+static void nki_poller_wake_drain(const nki_poller *p, const nki_wake *wake);
 
 /* Choose and open a backend: AUTO takes the first that works, a named one is that or an error. */
 static int nki_poller_open(nki_poller *p, int backend, const netkit_allocator *allocator);
@@ -7883,6 +8016,18 @@ static void nki_fd_table_free(nki_fd_table *table, const netkit_allocator *a) {
     table->count = 0;
 }
 
+#if NKI_POSIX
+/* What epoll refuses is refused here too, so that programs behave alike on both: plain files and
+ * folders are always ready, watching them would only spin. */
+static int nki_poller_check_file(uintptr_t native) {
+    struct stat st;
+    if (NKI_SYS_fstat(nki_os_fd(native), &st) != 0) {
+        return nki_os_error();
+    }
+    return S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) ? NETKIT_E_ACCESS : NETKIT_OK;
+}
+#endif
+
 /* ---- src/poll/epoll.c ---- */
 /* The epoll backend (Linux).
  *
@@ -7905,7 +8050,24 @@ NKI_STATIC_ASSERT(epoll_out, NETKIT_POLL_WRITE == (int)EPOLLOUT);
 NKI_STATIC_ASSERT(epoll_err, NETKIT_POLL_ERROR == (int)EPOLLERR);
 NKI_STATIC_ASSERT(epoll_hup, NETKIT_POLL_HANGUP == (int)EPOLLHUP);
 NKI_STATIC_ASSERT(epoll_rdhup, NETKIT_POLL_PEER_END == (int)EPOLLRDHUP);
-NKI_STATIC_ASSERT(epoll_record, sizeof(struct epoll_event) <= sizeof(netkit_poll_event));
+
+/* The kernel's record, in our own words: it is packed on x86-64 alone, and libc's headers say so by
+ * an attribute that not every compiler is shown (glibc hides it from those that are not GCC). */
+#if defined(__x86_64__)
+#pragma pack(push, 1)
+#endif
+typedef struct nki_epoll_event {
+    uint32_t events;
+    uint64_t data;
+} nki_epoll_event;
+#if defined(__x86_64__)
+#pragma pack(pop)
+NKI_STATIC_ASSERT(epoll_packed, sizeof(nki_epoll_event) == 12);
+#endif
+#if defined(__GNUC__)
+NKI_STATIC_ASSERT(epoll_same, sizeof(nki_epoll_event) == sizeof(struct epoll_event));
+#endif
+NKI_STATIC_ASSERT(epoll_record, sizeof(nki_epoll_event) <= sizeof(netkit_poll_event));
 
 /* The kernel's timespec of epoll_pwait2, 64 bits wide on 32-bit systems too. */
 typedef struct nki_epoll_time {
@@ -7959,10 +8121,10 @@ static uint32_t nki_epoll_bits(uint32_t events) {
 }
 
 static int nki_epoll_ctl(nki_epoll *ep, int op, uintptr_t native, uint32_t events, uint64_t data) {
-    struct epoll_event ev;
+    nki_epoll_event ev;
     memset(&ev, 0, sizeof(ev));
     ev.events = nki_epoll_bits(events);
-    ev.data.u64 = data;
+    ev.data = data;
     if (NKI_SYS_epoll_ctl(ep->fd, op, nki_os_fd(native), &ev) != 0) {
         return nki_os_error();
     }
@@ -8028,7 +8190,7 @@ static int nki_epoll_remove(nki_poller *p, uintptr_t native) {
 }
 
 /* Milliseconds are exact for most waits and for all without end; the rest needs pwait2. */
-static int nki_epoll_sleep(nki_epoll *ep, struct epoll_event *evs, int max, uint64_t timeout_ns) {
+static int nki_epoll_sleep(nki_epoll *ep, void *evs, int max, uint64_t timeout_ns) {
     bool is_exact = timeout_ns == NKI_NEVER || timeout_ns % NKI_NS_PER_MS == 0;
     if (!is_exact && ep->has_pwait2) {
         nki_epoll_time time;
@@ -8047,16 +8209,15 @@ static int nki_epoll_wait(nki_poller *p, netkit_poll_event *events, int max, uin
     nki_epoll *ep = (nki_epoll *)p->state;
     /* More than the kernel's EP_MAX_EVENTS is EINVAL to it. */
     int most = NKI_MIN(max, INT_MAX / (int)sizeof(netkit_poll_event));
-    struct epoll_event *records = (struct epoll_event *)(void *)events;
-    int n = nki_epoll_sleep(ep, records, most, timeout_ns);
+    int n = nki_epoll_sleep(ep, events, most, timeout_ns);
     if (NKI_UNLIKELY(n < 0)) {
         return errno == EINTR ? 0 : nki_os_error();
     }
     const char *bytes = (const char *)(const void *)events;
     for (size_t i = (size_t)n; i-- > 0;) {
-        struct epoll_event ev;
+        nki_epoll_event ev;
         memcpy(&ev, bytes + i * sizeof(ev), sizeof(ev));
-        events[i].data = ev.data.u64;
+        events[i].data = ev.data;
         events[i].events = ev.events;
     }
     return n;
@@ -8064,9 +8225,19 @@ static int nki_epoll_wait(nki_poller *p, netkit_poll_event *events, int max, uin
 
 static const nki_poller_ops *nki_epoll_ops(void) {
     static const nki_poller_ops ops = {
-        "epoll",          NETKIT_BACKEND_EPOLL, true,
-        nki_epoll_open,   nki_epoll_close,      nki_epoll_add,
-        nki_epoll_modify, nki_epoll_remove,     nki_epoll_wait,
+        "epoll",
+        NETKIT_BACKEND_EPOLL,
+        true,
+        nki_epoll_open,
+        nki_epoll_close,
+        nki_epoll_add,
+        nki_epoll_modify,
+        nki_epoll_remove,
+        nki_epoll_wait,
+        NULL,
+        NULL,
+        NULL,
+        NULL,
     };
     return &ops;
 }
@@ -8146,16 +8317,6 @@ static int nki_poll_check_events(uint32_t events) {
     return (events & NETKIT_POLL_EDGE) != 0 ? NETKIT_E_NOSYS : NETKIT_OK;
 }
 
-/* What epoll refuses is refused here too, so that programs behave alike on both: plain files and
- * folders are always ready, watching them would only spin. */
-static int nki_poll_check_file(uintptr_t native) {
-    struct stat st;
-    if (NKI_SYS_fstat(nki_os_fd(native), &st) != 0) {
-        return nki_os_error();
-    }
-    return S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) ? NETKIT_E_ACCESS : NETKIT_OK;
-}
-
 static void nki_poll_set(nki_poll *po, uint32_t at, uint32_t events, uint64_t data) {
     nki_poll_slot *slot = &po->slots[at];
     int fd = (int)slot->fd;
@@ -8175,7 +8336,7 @@ static int nki_poll_add(nki_poller *p, uintptr_t native, uint32_t events, uint64
     if (nki_fd_table_get(&po->table, native) != 0) {
         return NETKIT_E_EXISTS;
     }
-    rc = nki_poll_check_file(native);
+    rc = nki_poller_check_file(native);
     if (rc == NETKIT_OK) {
         rc = nki_fd_table_reserve(&po->table, native, &p->allocator);
     }
@@ -8251,29 +8412,566 @@ static int nki_poll_wait(nki_poller *p, netkit_poll_event *events, int max, uint
 
 static const nki_poller_ops *nki_poll_ops(void) {
     static const nki_poller_ops ops = {
-        "poll",       NETKIT_BACKEND_POLL, false,           nki_poll_open, nki_poll_close,
-        nki_poll_add, nki_poll_modify,     nki_poll_remove, nki_poll_wait,
+        "poll",
+        NETKIT_BACKEND_POLL,
+        false,
+        nki_poll_open,
+        nki_poll_close,
+        nki_poll_add,
+        nki_poll_modify,
+        nki_poll_remove,
+        nki_poll_wait,
+        NULL,
+        NULL,
+        NULL,
+        NULL,
     };
     return &ops;
 }
 
 #endif /* NKI_HAS_POLL */
 
+/* ---- src/poll/kqueue.c ---- */
+/* The kqueue backend (macOS, FreeBSD, DragonFly; Linux over libkqueue with NETKIT_FORCE_KQUEUE).
+ *
+ * A kqueue has one filter for reading and another for writing, and reports each by itself; we
+ * report a descriptor once, so what one wait brings is joined. For that, and because udata has no
+ * 64 bits on 32-bit systems, each descriptor has a slot here, found by its number. What udata
+ * carries is the slot's `life`, a number that no other registration had: a filter that outlived
+ * its descriptor cannot speak for the next one with the same number (K-02). Facts behind the rest:
+ * - kqueue(2): "Calling close() on a file descriptor will remove any kevents that reference the
+ *   descriptor", but not while a duplicate is open elsewhere; so filters are deleted before, and
+ *   one that is gone already (ENOENT, EBADF) is as good as deleted.
+ * - Adding a filter that exists keeps its EV_CLEAR as it was made, so change is delete and add.
+ * - Without room for events a list of changes ends at the first that fails, and nothing says
+ *   which: then all is deleted and added one by one.
+ * - EV_EOF comes with data still unread: it never replaces READ. Whether both directions are over
+ *   the filters do not say; poll(2) does, asked only then.
+ * - fflags of an EV_EOF has the socket's error. It is kept: libkqueue has taken it out of the
+ *   socket, which says EOF then to who reads and "not connected" to who asks how connect ended.
+ * - data of EVFILT_READ counts the bytes beyond an urgent mark too. A read that brought less
+ *   stopped at the mark, and no edge will tell of the rest.
+ * - data of EVFILT_WRITE differs between systems and is not used.
+ * - A trigger of EVFILT_USER may overwrite its udata (FreeBSD does): it is the same each time. */
+
+#if NKI_HAS_KQUEUE
+
+enum {
+    NKI_KQ_BATCH = 256, /* events in one call; nki_kq_slot.at holds one less */
+    NKI_KQ_FILTERS = 3,
+    NKI_KQ_READ = 1, /* nki_kq_slot.armed */
+    NKI_KQ_WRITE = 2,
+    NKI_KQ_URGENT = 4
+};
+
+#if defined(EVFILT_EXCEPT) && defined(NOTE_OOB)
+#define NKI_KQ_HAS_URGENT 1
+#define NKI_KQ_EXCEPT EVFILT_EXCEPT
+#define NKI_KQ_OOB NOTE_OOB
+#else
+#define NKI_KQ_HAS_URGENT 0
+#define NKI_KQ_EXCEPT 0
+#define NKI_KQ_OOB 0
+#endif
+
+typedef struct nki_kq_slot {
+    uint64_t data;
+    uintptr_t life;  /* what its filters carry; 0 = the descriptor is not watched */
+    uint32_t events; /* as asked; a ONESHOT that has reported asks for nothing */
+    uint32_t batch;  /* the wait that reported it last, */
+    uint32_t held;   /* how many bytes there were to read then, */
+    uint16_t error;  /* the system's error that came with it, */
+    uint8_t at;      /* and which of the events it is */
+    uint8_t armed;   /* filters in the kernel */
+} nki_kq_slot;
+
+typedef struct nki_kqueue {
+    int fd;
+    int pid; /* children do not inherit it: there the number is nobody's, or another's */
+    struct kevent *events;
+    nki_kq_slot *slots; /* by descriptor */
+    size_t count;
+    uintptr_t life;
+    uint32_t batch;
+    uint64_t wake_data;
+    bool has_wake;
+} nki_kqueue;
+
+static int nki_kqueue_open(nki_poller *p) {
+    nki_kqueue *kq = (nki_kqueue *)nki_alloc_zero(&p->allocator, sizeof(*kq));
+    if (kq == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    kq->fd = -1;
+    kq->events = (struct kevent *)nki_alloc(&p->allocator, NKI_KQ_BATCH * sizeof(*kq->events));
+    int rc = kq->events == NULL ? NETKIT_E_NOMEM : NETKIT_OK;
+    if (rc == NETKIT_OK) {
+        kq->fd = NKI_SYS_kqueue();
+        rc = kq->fd < 0 ? nki_os_error() : NETKIT_OK;
+    }
+    if (rc == NETKIT_OK && NKI_SYS_fcntl(kq->fd, F_SETFD, FD_CLOEXEC) != 0) {
+        rc = nki_os_error();
+        nki_os_abandon((uintptr_t)kq->fd);
+    }
+    if (rc != NETKIT_OK) {
+        nki_free(&p->allocator, kq->events, NKI_KQ_BATCH * sizeof(*kq->events));
+        nki_free(&p->allocator, kq, sizeof(*kq));
+        return rc;
+    }
+    kq->pid = NKI_SYS_getpid();
+    p->state = kq;
+    p->native = (uintptr_t)kq->fd;
+    return NETKIT_OK;
+}
+
+static void nki_kqueue_close(nki_poller *p) {
+    nki_kqueue *kq = (nki_kqueue *)p->state;
+    if (kq->pid == NKI_SYS_getpid()) {
+        (void)NKI_SYS_close(kq->fd);
+    }
+    nki_free(&p->allocator, kq->slots, kq->count * sizeof(*kq->slots));
+    nki_free(&p->allocator, kq->events, NKI_KQ_BATCH * sizeof(*kq->events));
+    nki_free(&p->allocator, kq, sizeof(*kq));
+}
+
+/* ---- slots ---- */
+
+static nki_kq_slot *nki_kqueue_slot(const nki_kqueue *kq, uintptr_t native) {
+    return native < kq->count && kq->slots[native].life != 0 ? &kq->slots[native] : NULL;
+}
+
+/* Make room for `native`, which is a descriptor: their numbers are low on POSIX. */
+static int nki_kqueue_reserve(nki_kqueue *kq, uintptr_t native, const netkit_allocator *a) {
+    size_t count = kq->count == 0 ? 64 : kq->count;
+    if (native < kq->count) {
+        return NETKIT_OK;
+    }
+    while (count <= native) {
+        count *= 2;
+    }
+    if (count > SIZE_MAX / sizeof(*kq->slots)) {
+        return NETKIT_E_NOMEM;
+    }
+    nki_kq_slot *slots = (nki_kq_slot *)nki_alloc_zero(a, count * sizeof(*slots));
+    if (slots == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    if (kq->count > 0) {
+        memcpy(slots, kq->slots, kq->count * sizeof(*slots));
+    }
+    nki_free(a, kq->slots, kq->count * sizeof(*slots));
+    kq->slots = slots;
+    kq->count = count;
+    return NETKIT_OK;
+}
+
+/* ---- filters ---- */
+
+static int nki_kqueue_check_events(uint32_t events) {
+    if ((events & ~NKI_POLL_KNOWN) != 0) {
+        return NETKIT_E_INVALID;
+    }
+    bool is_missing = (events & NETKIT_POLL_PRIORITY) != 0 && !NKI_KQ_HAS_URGENT;
+    return is_missing ? NETKIT_E_NOSYS : NETKIT_OK;
+}
+
+/* Which filters the events take. The peer's end is seen by the reading one. */
+static uint8_t nki_kqueue_filters(uint32_t events) {
+    int filters = (events & (NETKIT_POLL_READ | NETKIT_POLL_PEER_END)) != 0 ? NKI_KQ_READ : 0;
+    filters |= (events & NETKIT_POLL_WRITE) != 0 ? NKI_KQ_WRITE : 0;
+    filters |= (events & NETKIT_POLL_PRIORITY) != 0 ? NKI_KQ_URGENT : 0;
+    return (uint8_t)filters;
+}
+
+/* Who waits for the peer's end alone is not told of data: level-triggered, that would spin. */
+static unsigned nki_kqueue_flags(uint32_t events, int filter) {
+    bool is_quiet = filter == NKI_KQ_READ && (events & NETKIT_POLL_READ) == 0;
+    if (is_quiet || (events & NETKIT_POLL_EDGE) != 0) {
+        return EV_ADD | EV_CLEAR | (!is_quiet && (events & NETKIT_POLL_ONESHOT) ? EV_ONESHOT : 0);
+    }
+    return EV_ADD | ((events & NETKIT_POLL_ONESHOT) != 0 ? EV_ONESHOT : 0);
+}
+
+/* One change. What has no fixed type among the systems is copied. */
+static void nki_kqueue_fill(struct kevent *ev, uintptr_t native, int filter, unsigned flags,
+                            uintptr_t life) {
+    memset(ev, 0, sizeof(*ev));
+    ev->ident = native;
+    ev->flags = (unsigned short)flags;
+    memcpy(&ev->udata, &life, sizeof(life));
+    switch (filter) {
+    case NKI_KQ_READ: ev->filter = EVFILT_READ; break;
+    case NKI_KQ_WRITE: ev->filter = EVFILT_WRITE; break;
+    default:
+        ev->filter = NKI_KQ_EXCEPT;
+        ev->fflags = NKI_KQ_OOB;
+        break;
+    }
+}
+
+static int nki_kqueue_apply(nki_kqueue *kq, const struct kevent *changes, int count) {
+    while (count > 0 && NKI_SYS_kevent_change(kq->fd, changes, count) < 0) {
+        if (errno != EINTR) {
+            return nki_os_error();
+        }
+    }
+    return NETKIT_OK;
+}
+
+/* Delete filters one by one: those that are gone already do not keep the others. */
+static int nki_kqueue_delete_each(nki_kqueue *kq, uintptr_t native, nki_kq_slot *slot, int armed) {
+    int result = NETKIT_OK;
+    for (int filter = 1; filter < 1 << NKI_KQ_FILTERS; filter <<= 1) {
+        struct kevent change;
+        if ((armed & filter) == 0) {
+            continue;
+        }
+        nki_kqueue_fill(&change, native, filter, EV_DELETE, slot->life);
+        int rc = nki_kqueue_apply(kq, &change, 1);
+        bool is_gone = rc == NETKIT_OK || errno == ENOENT || errno == EBADF;
+        if (is_gone) {
+            slot->armed = (uint8_t)(slot->armed & ~filter);
+        } else {
+            result = rc;
+        }
+    }
+    return result;
+}
+
+/* The long way round to `events`, after a failure that may have left anything. */
+static int nki_kqueue_rebuild(nki_kqueue *kq, uintptr_t native, nki_kq_slot *slot,
+                              uint32_t events) {
+    const int all = NKI_KQ_READ | NKI_KQ_WRITE | (NKI_KQ_HAS_URGENT ? NKI_KQ_URGENT : 0);
+    int wanted = nki_kqueue_filters(events);
+    slot->armed = (uint8_t)all;
+    int rc = nki_kqueue_delete_each(kq, native, slot, all);
+    for (int filter = 1; rc == NETKIT_OK && filter <= wanted; filter <<= 1) {
+        struct kevent change;
+        if ((wanted & filter) == 0) {
+            continue;
+        }
+        nki_kqueue_fill(&change, native, filter, nki_kqueue_flags(events, filter), slot->life);
+        rc = nki_kqueue_apply(kq, &change, 1);
+        if (rc == NETKIT_OK) {
+            slot->armed = (uint8_t)(slot->armed | filter);
+        }
+    }
+    return rc;
+}
+
+/* From what is armed to what `events` takes, in one call; nothing is asked when nothing changes.
+ * Edges and ONESHOT are always made anew: asking again shows what is ready again. So is what was
+ * silent: after a failure `armed` may be too much. */
+static int nki_kqueue_arm(nki_kqueue *kq, uintptr_t native, nki_kq_slot *slot, uint32_t events) {
+    const uint32_t fresh = NETKIT_POLL_EDGE | NETKIT_POLL_ONESHOT | NETKIT_POLL_PEER_END;
+    struct kevent changes[2 * NKI_KQ_FILTERS];
+    int wanted = nki_kqueue_filters(events);
+    bool is_fresh = slot->events == 0 || ((events | slot->events) & fresh) != 0;
+    int kept = is_fresh ? 0 : slot->armed & wanted;
+    int count = 0;
+    for (int filter = 1; filter < 1 << NKI_KQ_FILTERS; filter <<= 1) {
+        if ((slot->armed & ~kept & filter) != 0) {
+            nki_kqueue_fill(&changes[count++], native, filter, EV_DELETE, slot->life);
+        }
+    }
+    for (int filter = 1; filter < 1 << NKI_KQ_FILTERS; filter <<= 1) {
+        if ((wanted & ~kept & filter) != 0) {
+            nki_kqueue_fill(&changes[count++], native, filter, nki_kqueue_flags(events, filter),
+                            slot->life);
+        }
+    }
+    if (nki_kqueue_apply(kq, changes, count) == NETKIT_OK) {
+        slot->armed = (uint8_t)wanted;
+        return NETKIT_OK;
+    }
+    return nki_kqueue_rebuild(kq, native, slot, events);
+}
+
+/* ---- the set ---- */
+
+static int nki_kqueue_add(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
+    nki_kqueue *kq = (nki_kqueue *)p->state;
+    int rc = nki_kqueue_check_events(events);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    if (nki_kqueue_slot(kq, native) != NULL) {
+        return NETKIT_E_EXISTS;
+    }
+    rc = nki_poller_check_file(native);
+    if (rc == NETKIT_OK) {
+        rc = nki_kqueue_reserve(kq, native, &p->allocator);
+    }
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    nki_kq_slot *slot = &kq->slots[native];
+    memset(slot, 0, sizeof(*slot));
+    kq->life += kq->life == UINTPTR_MAX ? 2 : 1; /* never 0 */
+    slot->life = kq->life;
+    slot->data = data;
+    rc = nki_kqueue_arm(kq, native, slot, events);
+    slot->events = events;
+    if (rc != NETKIT_OK) {
+        int os_code = errno;
+        (void)nki_kqueue_delete_each(kq, native, slot, slot->armed);
+        slot->life = 0;
+        errno = os_code;
+    }
+    return rc;
+}
+
+/* A change that fails leaves what was before; should that fail as well, silence. */
+static int nki_kqueue_modify(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
+    nki_kqueue *kq = (nki_kqueue *)p->state;
+    nki_kq_slot *slot = nki_kqueue_slot(kq, native);
+    int rc = nki_kqueue_check_events(events);
+    if (rc == NETKIT_OK && slot == NULL) {
+        rc = NETKIT_E_NOTFOUND;
+    }
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    rc = nki_kqueue_arm(kq, native, slot, events);
+    if (rc == NETKIT_OK) {
+        slot->events = events;
+        slot->data = data;
+        return NETKIT_OK;
+    }
+    int os_code = errno;
+    if (nki_kqueue_rebuild(kq, native, slot, slot->events) != NETKIT_OK) {
+        (void)nki_kqueue_delete_each(kq, native, slot, slot->armed);
+        slot->events = 0;
+    }
+    errno = os_code;
+    return rc;
+}
+
+/* Whatever the kernel says, it is forgotten here, and its filters speak to nobody. */
+static int nki_kqueue_remove(nki_poller *p, uintptr_t native) {
+    nki_kqueue *kq = (nki_kqueue *)p->state;
+    nki_kq_slot *slot = nki_kqueue_slot(kq, native);
+    struct kevent changes[NKI_KQ_FILTERS];
+    int count = 0;
+    if (slot == NULL) {
+        return NETKIT_E_NOTFOUND;
+    }
+    for (int filter = 1; filter < 1 << NKI_KQ_FILTERS; filter <<= 1) {
+        if ((slot->armed & filter) != 0) {
+            nki_kqueue_fill(&changes[count++], native, filter, EV_DELETE, slot->life);
+        }
+    }
+    int rc = nki_kqueue_apply(kq, changes, count);
+    if (rc != NETKIT_OK) {
+        rc = nki_kqueue_delete_each(kq, native, slot, slot->armed);
+    }
+    slot->life = 0;
+    return rc;
+}
+
+/* ---- waiting ---- */
+
+/* What one filter says. What was not asked for is left out, but trouble. */
+static uint32_t nki_kqueue_bits(nki_kq_slot *slot, const struct kevent *ev) {
+    uint32_t bits = NETKIT_POLL_PRIORITY;
+    if (ev->filter == EVFILT_WRITE) {
+        bits = NETKIT_POLL_WRITE;
+    } else if (ev->filter == EVFILT_READ) {
+        bits = NETKIT_POLL_READ;
+        slot->held = ev->data > (intptr_t)INT_MAX ? (uint32_t)INT_MAX : (uint32_t)ev->data;
+    }
+    bits &= slot->events;
+    if (ev->fflags != 0 && ev->filter != NKI_KQ_EXCEPT) {
+        bits |= NETKIT_POLL_ERROR;
+        slot->error = (uint16_t)ev->fflags;
+    }
+    if ((ev->flags & EV_EOF) != 0) {
+        int held = nki_os_wait(ev->ident, 0, 0);
+        bits |= held > 0 ? (uint32_t)held & NKI_POLL_ALWAYS : 0u;
+        bits |= ev->filter == EVFILT_READ ? (uint32_t)NETKIT_POLL_PEER_END : 0u;
+    }
+    return bits;
+}
+
+static int nki_kqueue_filter_of(const struct kevent *ev) {
+    return ev->filter == EVFILT_READ    ? NKI_KQ_READ
+           : ev->filter == EVFILT_WRITE ? NKI_KQ_WRITE
+                                        : NKI_KQ_URGENT;
+}
+
+/* Add what a filter says to the `n` events there are; returns how many there are then. */
+static int nki_kqueue_report(nki_kqueue *kq, const struct kevent *ev, netkit_poll_event *events,
+                             int n) {
+    uintptr_t life;
+    nki_kq_slot *slot = nki_kqueue_slot(kq, ev->ident);
+    memcpy(&life, &ev->udata, sizeof(life));
+    if (slot == NULL || slot->life != life || slot->events == 0) {
+        return n;
+    }
+    int filter = nki_kqueue_filter_of(ev);
+    uint32_t bits = nki_kqueue_bits(slot, ev);
+    if ((nki_kqueue_flags(slot->events, filter) & EV_ONESHOT) != 0) {
+        slot->armed = (uint8_t)(slot->armed & ~filter); /* the kernel has deleted it */
+    }
+    if (bits == 0) {
+        return n;
+    }
+    if (slot->batch == kq->batch) {
+        events[slot->at].events |= bits;
+        return n;
+    }
+    slot->batch = kq->batch;
+    slot->at = (uint8_t)n;
+    events[n].data = slot->data;
+    events[n].events = bits;
+    return n + 1;
+}
+
+/* A ONESHOT that has reported is silent in all its filters. */
+static void nki_kqueue_silence(nki_kqueue *kq, uintptr_t native) {
+    nki_kq_slot *slot = nki_kqueue_slot(kq, native);
+    if (slot != NULL && slot->batch == kq->batch && (slot->events & NETKIT_POLL_ONESHOT) != 0) {
+        (void)nki_kqueue_delete_each(kq, native, slot, slot->armed);
+        slot->events = 0;
+    }
+}
+
+/* A new number for this wait. After 2^32 of them it could be an old one's. */
+static void nki_kqueue_begin(nki_kqueue *kq) {
+    if (++kq->batch == 0) {
+        for (size_t i = 0; i < kq->count; i++) {
+            kq->slots[i].batch = 0;
+        }
+        kq->batch = 1;
+    }
+}
+
+/* Some systems refuse long times (macOS: above 100,000,000 s); cut, as poll's are. */
+static struct timespec *nki_kqueue_time(struct timespec *out, uint64_t timeout_ns) {
+    const uint64_t most_s = (uint64_t)INT_MAX / 1000u;
+    if (timeout_ns == NKI_NEVER) {
+        return NULL;
+    }
+    bool is_long = timeout_ns / NKI_NS_PER_S >= most_s;
+    memset(out, 0, sizeof(*out));
+    out->tv_sec = (time_t)(is_long ? most_s : timeout_ns / NKI_NS_PER_S);
+    out->tv_nsec = (long)(is_long ? 0u : timeout_ns % NKI_NS_PER_S);
+    return out;
+}
+
+static int nki_kqueue_wait(nki_poller *p, netkit_poll_event *events, int max, uint64_t timeout_ns) {
+    nki_kqueue *kq = (nki_kqueue *)p->state;
+    struct timespec time;
+    int most = NKI_MIN(max, (int)NKI_KQ_BATCH);
+    int got = NKI_SYS_kevent(kq->fd, kq->events, most, nki_kqueue_time(&time, timeout_ns));
+    if (NKI_UNLIKELY(got < 0)) {
+        return errno == EINTR ? 0 : nki_os_error();
+    }
+    int n = 0;
+    nki_kqueue_begin(kq);
+    for (int i = 0; i < got; i++) {
+        const struct kevent *ev = &kq->events[i];
+        if (ev->filter == EVFILT_USER) {
+            events[n].data = kq->wake_data;
+            events[n++].events = NETKIT_POLL_READ;
+        } else {
+            n = nki_kqueue_report(kq, ev, events, n);
+        }
+    }
+    for (int i = 0; i < got; i++) {
+        if (kq->events[i].filter != EVFILT_USER) {
+            nki_kqueue_silence(kq, kq->events[i].ident);
+        }
+    }
+    return n;
+}
+
+static int64_t nki_kqueue_held(nki_poller *p, uintptr_t native) {
+    const nki_kq_slot *slot = nki_kqueue_slot((const nki_kqueue *)p->state, native);
+    return slot != NULL ? (int64_t)slot->held : INT64_MAX;
+}
+
+static int nki_kqueue_take_error(nki_poller *p, uintptr_t native) {
+    nki_kq_slot *slot = nki_kqueue_slot((nki_kqueue *)p->state, native);
+    int os_code = slot != NULL ? slot->error : 0;
+    if (os_code != 0) {
+        slot->error = 0;
+    }
+    return os_code;
+}
+
+/* ---- waking ---- */
+
+/* The filter is of its own kind, so any ident and udata will do; the wait knows the data. */
+static int nki_kqueue_wake_set(nki_poller *p, uint64_t data) {
+    nki_kqueue *kq = (nki_kqueue *)p->state;
+    struct kevent change;
+    memset(&change, 0, sizeof(change));
+    change.filter = EVFILT_USER;
+    change.flags = EV_ADD | EV_CLEAR;
+    int rc = nki_kqueue_apply(kq, &change, kq->has_wake ? 0 : 1);
+    kq->has_wake = kq->has_wake || rc == NETKIT_OK;
+    kq->wake_data = data;
+    return rc;
+}
+
+static int nki_kqueue_wake(const nki_poller *p) {
+    const nki_kqueue *kq = (const nki_kqueue *)p->state;
+    struct kevent change;
+    int os_code = errno;
+    memset(&change, 0, sizeof(change));
+    change.filter = EVFILT_USER;
+    change.fflags = NOTE_TRIGGER;
+    while (NKI_SYS_kevent_trigger(kq->fd, &change) < 0) {
+        if (errno != EINTR) {
+            return nki_os_error();
+        }
+    }
+    errno = os_code;
+    return NETKIT_OK;
+}
+
+static const nki_poller_ops *nki_kqueue_ops(void) {
+    static const nki_poller_ops ops = {
+        "kqueue",
+        NETKIT_BACKEND_KQUEUE,
+        true,
+        nki_kqueue_open,
+        nki_kqueue_close,
+        nki_kqueue_add,
+        nki_kqueue_modify,
+        nki_kqueue_remove,
+        nki_kqueue_wait,
+        nki_kqueue_wake_set,
+        nki_kqueue_wake,
+        nki_kqueue_held,
+        nki_kqueue_take_error,
+    };
+    return &ops;
+}
+
+#endif /* NKI_HAS_KQUEUE */
+
 /* ---- src/poll/poller.c ---- */
 /* The choice of a backend, and netkit_poller: the pollers for programs with a loop of their own.
  *
  * A netkit_poller adds one thing to its backend, a wake that any thread or signal handler may
- * send. Its descriptor is watched like the user's, and must be told from them although their data
- * may be any 64-bit number: it carries a random number drawn from the kernel, unknown outside,
- * and should a user's data ever be equal to it, another is drawn.
+ * send. It comes as an event like the user's, and must be told from them although their data may
+ * be any 64-bit number: it carries a random number drawn from the kernel, unknown outside, and
+ * should a user's data ever be equal to it, another is drawn.
  * Wakes are coalesced: `is_woken` is set by the first and cleared by the wait that swallows it.
- * That wait first empties the descriptor and only then clears the flag: the other way round, a
+ * That wait first takes the wake in and only then clears the flag: the other way round, a
  * wake in between would be emptied away with the flag left set, and every later one be lost. */
 
 static const nki_poller_ops *nki_poller_find(int backend) {
 #if NKI_HAS_EPOLL
     if (backend == NETKIT_BACKEND_EPOLL) {
         return nki_epoll_ops();
+    }
+#endif
+#if NKI_HAS_KQUEUE
+    if (backend == NETKIT_BACKEND_KQUEUE) {
+        return nki_kqueue_ops();
     }
 #endif
 #if NKI_HAS_POLL
@@ -8319,6 +9017,39 @@ static void nki_poller_close(nki_poller *p) {
     p->native = UINTPTR_MAX;
 }
 
+static int nki_poller_wake_open(nki_poller *p, nki_wake *wake, uint64_t data) {
+    if (p->ops->wake_set != NULL) {
+        wake->reader = wake->writer = UINTPTR_MAX;
+        return p->ops->wake_set(p, data);
+    }
+    int rc = nki_os_wake_open(wake);
+    if (rc == NETKIT_OK) {
+        rc = p->ops->add(p, wake->reader, NETKIT_POLL_READ, data);
+        if (rc != NETKIT_OK) {
+            nki_os_wake_close(wake);
+        }
+    }
+    return rc;
+}
+
+static int nki_poller_wake_move(nki_poller *p, const nki_wake *wake, uint64_t data) {
+    if (p->ops->wake_set != NULL) {
+        return p->ops->wake_set(p, data);
+    }
+    return p->ops->modify(p, wake->reader, NETKIT_POLL_READ, data);
+}
+
+/* A loop without a poller has a descriptor. */
+static int nki_poller_wake_signal(const nki_poller *p, const nki_wake *wake) {
+    return p->ops != NULL && p->ops->wake != NULL ? p->ops->wake(p) : nki_os_wake_signal(wake);
+}
+
+static void nki_poller_wake_drain(const nki_poller *p, const nki_wake *wake) {
+    if (p->ops->wake == NULL) {
+        nki_os_wake_drain(wake);
+    }
+}
+
 static const char *const *nki_backend_names(void) {
     static const char *const names[NETKIT_BACKEND_SIM + 1] = {
         "auto", "fastest", "epoll", "uring", "poll", "kqueue", "afd", "wsapoll", "sim",
@@ -8356,14 +9087,7 @@ static int nki_poller_setup(netkit_poller *poller, int backend, const netkit_all
     if (rc != NETKIT_OK) {
         return rc;
     }
-    rc = nki_os_wake_open(&poller->wake);
-    if (rc == NETKIT_OK) {
-        rc = poller->base.ops->add(&poller->base, poller->wake.reader, NETKIT_POLL_READ,
-                                   poller->wake_data);
-        if (rc != NETKIT_OK) {
-            nki_os_wake_close(&poller->wake);
-        }
-    }
+    rc = nki_poller_wake_open(&poller->base, &poller->wake, poller->wake_data);
     if (rc != NETKIT_OK) {
         nki_poller_close(&poller->base);
     }
@@ -8414,7 +9138,7 @@ static int nki_poller_yield_data(netkit_poller *poller, uint64_t data) {
             return rc;
         }
     }
-    int rc = poller->base.ops->modify(&poller->base, poller->wake.reader, NETKIT_POLL_READ, other);
+    int rc = nki_poller_wake_move(&poller->base, &poller->wake, other);
     if (rc == NETKIT_OK) {
         poller->wake_data = other;
     }
@@ -8453,7 +9177,7 @@ NETKIT_API int netkit_poller_remove(netkit_poller *poller, uintptr_t native) {
 static int nki_poller_swallow(netkit_poller *poller, netkit_poll_event *events, int n) {
     for (int i = 0; i < n; i++) {
         if (events[i].data == poller->wake_data) {
-            nki_os_wake_drain(&poller->wake);
+            nki_poller_wake_drain(&poller->base, &poller->wake);
             (void)nki_atomic_exchange(&poller->is_woken, 0);
             memmove(&events[i], &events[i + 1], (size_t)(n - i - 1) * sizeof(events[0]));
             return n - 1;
@@ -8482,7 +9206,7 @@ NETKIT_API int netkit_poller_wake(netkit_poller *poller) {
     if (nki_atomic_exchange(&poller->is_woken, 1) != 0) {
         return NETKIT_OK;
     }
-    int rc = nki_os_wake_signal(&poller->wake);
+    int rc = nki_poller_wake_signal(&poller->base, &poller->wake);
     if (rc != NETKIT_OK) {
         (void)nki_atomic_exchange(&poller->is_woken, 0);
     }
@@ -8868,15 +9592,16 @@ static int nki_uring_ask(nki_uring *r) {
     static const uint8_t needed[] = {NKI_URING_POLL_ADD, NKI_URING_ACCEPT, NKI_URING_CANCEL,
                                      NKI_URING_SEND, NKI_URING_RECV};
     nki_uring_probe probe;
+    uint64_t ops = 0;
     memset(&probe, 0, sizeof probe);
     if (NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_PROBE, &probe,
                                   (unsigned)NKI_COUNT(probe.ops)) != 0) {
         return errno;
     }
     for (size_t i = 0; i < NKI_COUNT(probe.ops) && i <= probe.last_op; i++) {
-        r->ops |= (uint64_t)(probe.ops[i].flags & 1u) << i;
+        ops |= (uint64_t)(probe.ops[i].flags & 1u) << i;
     }
-    r->ops = NKI_MASK(io_uring_ops, r->ops);
+    r->ops = NKI_MASK(io_uring_ops, ops);
     for (size_t i = 0; i < NKI_COUNT(needed); i++) {
         if (!nki_uring_has(r, needed[i])) {
             return ENOSYS;
@@ -9968,6 +10693,11 @@ static nki_batch *nki_fds_of(const nki_chunk *chunk) {
     return has ? (nki_batch *)chunk->user : NULL;
 }
 
+/* For drivers: what goes by a call of its own, a file or bytes that have descriptors with them. */
+static bool nki_out_is_alone(const nki_chunk *chunk) {
+    return chunk->file != 0 || nki_fds_of(chunk) != NULL;
+}
+
 /* For drivers: the first spans of what waits, up to a file, or lent memory of lent_min bytes;
  * returns their number. Bytes that have descriptors with them are not among them, as those go with
  * the first byte of a send. */
@@ -9976,7 +10706,7 @@ static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_
     size_t count = 0;
     for (const nki_chunk *chunk = c->out; chunk != NULL && count < count_max; chunk = chunk->next) {
         bool is_large = chunk->capacity == 0 && chunk->end - chunk->begin >= lent_min;
-        if (NKI_UNLIKELY(is_large || chunk->file != 0 || nki_fds_of(chunk) != NULL)) {
+        if (NKI_UNLIKELY(is_large || nki_out_is_alone(chunk))) {
             break;
         }
         if (chunk->end > chunk->begin) {
@@ -13340,8 +14070,9 @@ static bool nki_turn_pull(netkit_loop *loop) {
 
 /* nki_source.driver */
 enum {
-    NKI_R_TO_AGAIN = 1,  /* not TCP, or an event carried more than READ and WRITE */
-    NKI_R_REGISTERED = 2 /* in the poller */
+    NKI_R_TO_AGAIN = 1,   /* not TCP, or an event carried more than READ and WRITE */
+    NKI_R_REGISTERED = 2, /* in the poller */
+    NKI_R_COUNTED = 4     /* to AGAIN only if less came than the poller has counted */
 };
 
 static uint64_t nki_r_now(netkit_loop *loop) {
@@ -13360,19 +14091,12 @@ static int nki_r_open(netkit_loop *loop) {
         return error;
     }
     loop->is_arming = !loop->poller.ops->has_edge;
-    error = nki_os_wake_open(&loop->wake);
-    if (error != NETKIT_OK) {
-        nki_poller_close(&loop->poller);
-        return error;
-    }
     size_t size = loop->desc.events_max * sizeof *loop->events;
     loop->events = (netkit_poll_event *)nki_alloc(&loop->allocator, size);
-    error = loop->events == NULL ? NETKIT_E_NOMEM
-                                 : loop->poller.ops->add(&loop->poller, loop->wake.reader,
-                                                         NETKIT_POLL_READ, NKI_WAKE_TOKEN);
+    error = loop->events == NULL ? (int)NETKIT_E_NOMEM
+                                 : nki_poller_wake_open(&loop->poller, &loop->wake, NKI_WAKE_TOKEN);
     if (error != NETKIT_OK) {
         nki_free(&loop->allocator, loop->events, size);
-        nki_os_wake_close(&loop->wake);
         nki_poller_close(&loop->poller);
     }
     return error;
@@ -13399,20 +14123,20 @@ static nki_source *nki_r_next(netkit_loop *loop) {
         nki_source *source = nki_token_find(loop, event->data);
         if (NKI_LIKELY(source != NULL)) {
             if (NKI_UNLIKELY((event->events & ~plain) != 0)) {
-                source->driver |= NKI_R_TO_AGAIN;
+                source->driver = (uint8_t)((source->driver | NKI_R_TO_AGAIN) & ~NKI_R_COUNTED);
             }
             source->ready = (uint16_t)(source->ready | event->events);
             return source;
         }
         if (event->data == NKI_WAKE_TOKEN) {
-            nki_os_wake_drain(&loop->wake);
+            nki_poller_wake_drain(&loop->poller, &loop->wake);
         }
     }
     return NULL;
 }
 
 static int nki_r_wake(netkit_loop *loop) {
-    return nki_os_wake_signal(&loop->wake);
+    return nki_poller_wake_signal(&loop->poller, &loop->wake);
 }
 
 static int nki_r_native(netkit_loop *loop, uintptr_t *out) {
@@ -13446,10 +14170,15 @@ static int nki_r_attach(netkit_loop *loop, nki_source *source) {
     if (loop->poller.ops->has_edge) {
         events |= NETKIT_POLL_EDGE;
         if (nki_id_kind(source->id) == NKI_KIND_CONN) {
-            if ((((nki_conn *)(void *)source)->flags & NKI_C_TCP) == 0) {
+            bool is_tcp = (((nki_conn *)(void *)source)->flags & NKI_C_TCP) != 0;
+            events |= NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END;
+            if (!is_tcp) {
                 source->driver |= NKI_R_TO_AGAIN;
+            } else if (loop->poller.ops->held != NULL) {
+                source->driver |= NKI_R_TO_AGAIN | NKI_R_COUNTED;
+            } else {
+                events |= NETKIT_POLL_PRIORITY;
             }
-            events |= NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END | NETKIT_POLL_PRIORITY;
         }
     }
     return nki_r_register(loop, source, events);
@@ -13582,21 +14311,48 @@ static int nki_r_connect(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
     return error;
 }
 
+/* The error that the poller's event took out of the socket, where pollers do that. */
+static NKI_COLD int nki_r_taken_error(netkit_loop *loop, nki_conn *c, int otherwise) {
+    int os_code = 0;
+    if (loop->poller.ops->take_error != NULL) {
+        os_code = loop->poller.ops->take_error(&loop->poller, c->source.socket);
+    }
+    if (os_code == 0) {
+        return otherwise;
+    }
+    return nki_os_fail(os_code);
+}
+
 static int nki_r_connected(netkit_loop *loop, nki_conn *c) {
-    NKI_UNUSED(loop);
-    return nki_os_connect_result(c->source.socket);
+    int error = nki_os_connect_result(c->source.socket);
+    return error == NETKIT_OK || error == NETKIT_E_AGAIN ? error
+                                                         : nki_r_taken_error(loop, c, error);
+}
+
+/* After a read that was not just a short one of a plain conn: is there more to read? */
+static NKI_OUTLINE int nki_r_read_odd(netkit_loop *loop, nki_conn *c, int n, size_t max) {
+    bool is_short = n < NKI_RECV_SIZE && max == NKI_RECV_SIZE;
+    bool is_all = is_short && (c->source.driver & NKI_R_TO_AGAIN) == 0;
+    if (is_short && n > 0 && (c->source.driver & NKI_R_COUNTED) != 0) {
+        is_all = n >= loop->poller.ops->held(&loop->poller, c->source.socket);
+    }
+    if (is_all || n == NETKIT_E_AGAIN) {
+        c->source.ready = 0;
+    }
+    return n == NETKIT_E_EOF ? nki_r_taken_error(loop, c, n) : n;
 }
 
 static int nki_r_read(netkit_loop *loop, nki_conn *c, size_t max) {
     unsigned char *buffer = nki_block_data(loop->recv);
     loop->span.data = buffer;
     int n = nki_os_recv(c->source.socket, buffer, max);
-    bool is_all =
-        n < NKI_RECV_SIZE && max == NKI_RECV_SIZE && (c->source.driver & NKI_R_TO_AGAIN) == 0;
-    if (NKI_LIKELY(is_all) || n == NETKIT_E_AGAIN) {
+    bool is_plain = n > 0 && n < NKI_RECV_SIZE && max == NKI_RECV_SIZE &&
+                    (c->source.driver & NKI_R_TO_AGAIN) == 0;
+    if (NKI_LIKELY(is_plain)) {
         c->source.ready = 0;
+        return n;
     }
-    return n;
+    return nki_r_read_odd(loop, c, n, max);
 }
 
 static int nki_r_send_file(nki_conn *c) {
@@ -13952,8 +14708,7 @@ enum {
     NKI_U_LENDING = 16,     /* a zero-copy send is done but for the release of its memory */
     NKI_U_TURNED_AWAY = 32, /* its receive is being cancelled */
     NKI_U_POLLED = 64,      /* never by a multishot receive */
-    NKI_U_COPIED = 128,     /* no zero-copy sends: the kernel copied, or has refused */
-    NKI_U_ROOM = 256        /* wants to hear of room to send, for what only a call sends */
+    NKI_U_COPIED = 128      /* no zero-copy sends: the kernel copied, or has refused */
 };
 
 /* Bytes taken out of the buffers, or accepted sockets, that wait: first in, first out. */
@@ -14235,13 +14990,6 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if ((c->flags & NKI_C_CONNECTING) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, NETKIT_POLL_WRITE, false);
     }
-    const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
-    if ((s->state & NKI_U_ROOM) != 0) {
-        /* What is known to be readable, as of a conn that is paused, would end the poll at once. */
-        bool is_read = (s->state & NKI_U_ENDED) != 0 || (c->source.ready & NETKIT_POLL_READ) != 0;
-        return nki_u_begin_poll(loop, u, &c->source, s, (is_read ? 0 : events) | NETKIT_POLL_WRITE,
-                                false);
-    }
     if ((s->state & NKI_U_ENDED) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, 0, false);
     }
@@ -14251,6 +14999,7 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if (s->bulk == 0 && (s->state & NKI_U_POLLED) == 0 && nki_u_has_pool(loop, u)) {
         return nki_u_begin_recv(loop, u, &c->source, s);
     }
+    const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
     return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
            nki_u_begin_poll(loop, u, &c->source, s, events, false);
 }
@@ -14315,16 +15064,11 @@ static const nki_chunk *nki_u_sending(const nki_conn *c) {
 }
 
 /* The first chunk alone: what is behind it goes out when this is known to have gone. A file is
- * sent by calls, so for one the operation is to wait until there is room. */
+ * sent by calls, and so are descriptors, which kernels before 6.13 forget when a send has to wait:
+ * for them the operation is to wait until there is room. */
 static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
     const nki_chunk *chunk = nki_u_sending(c);
     if (chunk == NULL || (s->busy & NKI_U_BIT(NKI_U_SEND)) != 0) {
-        return true;
-    }
-    if (NKI_UNLIKELY(nki_fds_of(chunk) != NULL)) {
-        /* Kernels before 6.13 forget the descriptors of a send that had to wait. */
-        s->state |= NKI_U_ROOM;
-        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
         return true;
     }
     nki_uring_sqe *sqe = nki_u_take(loop, u);
@@ -14334,7 +15078,7 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
     size_t len = NKI_MIN(chunk->end - chunk->begin, (size_t)INT_MAX);
     sqe->fd = nki_os_fd(c->source.socket);
     s->is_lending = nki_u_is_lendable(loop, u, c, s, chunk);
-    if (chunk->file != 0) {
+    if (nki_out_is_alone(chunk)) {
         sqe->opcode = NKI_URING_POLL_ADD;
         sqe->op_flags = nki_u_poll_bits(NETKIT_POLL_WRITE);
     } else {
@@ -14591,7 +15335,7 @@ static nki_source *nki_u_sent(netkit_loop *loop, nki_u *u, nki_source *source, n
     s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_SEND));
     const nki_chunk *chunk = nki_u_sending(c);
     if (NKI_LIKELY(res >= 0)) {
-        if (NKI_LIKELY(chunk == NULL || chunk->file == 0)) { /* else the events of a poll */
+        if (NKI_LIKELY(chunk == NULL || !nki_out_is_alone(chunk))) { /* else the events of a poll */
             nki_out_sent(loop, c, (size_t)res);
         }
     } else if (res != -ECANCELED && !nki_u_is_passing(-res)) {
@@ -14645,20 +15389,12 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
         return NULL;
     }
     uint32_t events = cqe->res < 0 ? NETKIT_POLL_READ | NETKIT_POLL_ERROR : (uint32_t)cqe->res;
-    bool has_hung_up = (events & NKI_POLL_ALWAYS) != 0;
     if (nki_id_kind(source->id) == NKI_KIND_CONN && (s->state & NKI_U_ENDED) == 0 &&
         (((const nki_conn *)(const void *)source)->flags & NKI_C_CONNECTING) == 0 &&
         (events & NKI_POLL_ALWAYS) != 0) {
         /* Reading will tell. A send that is in flight ends by its own completion: taken for room
          * to send, a hang-up would be looked at over and over until then. */
         events = (events & ~NKI_POLL_ALWAYS) | NETKIT_POLL_READ;
-    }
-    if ((s->state & NKI_U_ROOM) != 0) {
-        if ((events & NETKIT_POLL_WRITE) != 0 || has_hung_up) {
-            s->state = (uint16_t)(s->state & ~NKI_U_ROOM);
-            events |= NETKIT_POLL_WRITE; /* sending will tell */
-        }
-        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     }
     if (nki_id_kind(source->id) == NKI_KIND_WATCH) {
         uint32_t asked = s->events | (uint32_t)(NKI_POLL_ALWAYS | NETKIT_POLL_PEER_END);
@@ -14685,7 +15421,8 @@ static void nki_u_completed_closing(netkit_loop *loop, nki_u *u, nki_source *sou
     nki_conn *c = (nki_conn *)(void *)source;
     int sent = cqe->res;
     bool is_sent = op == NKI_U_SEND && (!s->is_lending || nki_u_lent(u, s, cqe, &sent));
-    if (is_sent && sent > 0 && nki_u_sending(c) != NULL && nki_u_sending(c)->file == 0) {
+    const nki_chunk *chunk = is_sent && sent > 0 ? nki_u_sending(c) : NULL;
+    if (chunk != NULL && !nki_out_is_alone(chunk)) {
         uint32_t kept = c->u.live.active_ms; /* of the dead it is a part of the reason */
         nki_out_sent(loop, c, (size_t)sent);
         c->u.live.active_ms = kept;
@@ -15477,7 +16214,7 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
         return NETKIT_OK;
     }
     bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX &&
-                    nki_fds_of(first) == NULL && first->file == 0;
+                    !nki_out_is_alone(first);
     int error = NETKIT_OK;
     if (is_small && nki_u_is_later(loop, u) && first->end != first->begin) {
         if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {

@@ -255,6 +255,11 @@ static nki_batch *nki_fds_of(const nki_chunk *chunk) {
     return has ? (nki_batch *)chunk->user : NULL;
 }
 
+/* For drivers: what goes by a call of its own, a file or bytes that have descriptors with them. */
+static bool nki_out_is_alone(const nki_chunk *chunk) {
+    return chunk->file != 0 || nki_fds_of(chunk) != NULL;
+}
+
 /* For drivers: the first spans of what waits, up to a file, or lent memory of lent_min bytes;
  * returns their number. Bytes that have descriptors with them are not among them, as those go with
  * the first byte of a send. */
@@ -263,7 +268,7 @@ static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_
     size_t count = 0;
     for (const nki_chunk *chunk = c->out; chunk != NULL && count < count_max; chunk = chunk->next) {
         bool is_large = chunk->capacity == 0 && chunk->end - chunk->begin >= lent_min;
-        if (NKI_UNLIKELY(is_large || chunk->file != 0 || nki_fds_of(chunk) != NULL)) {
+        if (NKI_UNLIKELY(is_large || nki_out_is_alone(chunk))) {
             break;
         }
         if (chunk->end > chunk->begin) {

@@ -4,6 +4,7 @@
  * UINTPTR_MAX is none, and every out-parameter is that, or zeroed, on failure. */
 
 static int nki_os_code(void);
+static int nki_os_fail(int os_code); /* what the system's code is to us; kept as nki_os_code */
 
 static uint64_t nki_os_now_ns(void);                /* monotonic */
 static int nki_os_random(void *out, size_t size);   /* from the kernel */

@@ -4,7 +4,7 @@
  * a file that no socket is bound to refuses (ECONNREFUSED), a socket of streams that is alive says
  * EPROTOTYPE, listening already or not yet, and one of datagrams takes it. So a server between
  * bind and listen is not taken for dead, and one that is alive finds no stranger in its backlog
- * (Linux unix_find_bsd, the BSDs' unp_connectat). Whatever is unclear counts as alive.
+ * (Linux unix_find_bsd, the BSDs' unp_connectat). Where it cannot be told nothing is removed.
  * Which file a socket made is known by device and inode. The system keeps a file's inode for as
  * long as the socket is bound to it, so until it is closed no other file can have that number.
  * No call here follows a symbolic link in the last place of a path. */
@@ -51,7 +51,7 @@ static int nki_unix_in_use(void) {
     return NETKIT_E_ADDRINUSE;
 }
 
-/* NETKIT_OK: a socket is bound there, or it cannot be told; NETKIT_E_REFUSED: none is. */
+/* NETKIT_OK: a socket is bound there; NETKIT_E_REFUSED: none is; else it cannot be told. */
 static int nki_unix_probe(const netkit_addr *addr) {
     struct sockaddr_storage sa;
     socklen_t len;
@@ -66,9 +66,11 @@ static int nki_unix_probe(const netkit_addr *addr) {
     do {
         rc = NKI_SYS_connect(nki_os_fd(s), (const struct sockaddr *)(const void *)&sa, len);
     } while (rc != 0 && errno == EINTR);
-    bool is_refused = rc != 0 && errno == ECONNREFUSED;
+    /* EPERM: one of datagrams that talks to another peer alone. */
+    bool is_alive = rc == 0 || errno == EPROTOTYPE || errno == EPERM;
+    rc = is_alive ? (int)NETKIT_OK : nki_os_error();
     nki_os_abandon(s);
-    return is_refused ? NETKIT_E_REFUSED : NETKIT_OK;
+    return rc;
 }
 
 /* Remove a socket's file that nobody has bound. NETKIT_OK: the path is free. */
@@ -104,7 +106,10 @@ static int nki_unix_widen(const nki_path *path, const struct stat *st, uint32_t 
 #if NKI_LINUX
     char link[32];
     struct stat opened;
-    int fd = NKI_SYS_open(path->text, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    int fd;
+    do {
+        fd = NKI_SYS_open(path->text, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    } while (fd < 0 && errno == EINTR);
     if (fd < 0) {
         return nki_os_error();
     }

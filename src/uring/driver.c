@@ -738,7 +738,7 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
         return NETKIT_OK;
     }
     bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX &&
-                    nki_fds_of(first) == NULL && first->file == 0;
+                    !nki_out_is_alone(first);
     int error = NETKIT_OK;
     if (is_small && nki_u_is_later(loop, u) && first->end != first->begin) {
         if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {

@@ -132,13 +132,6 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if ((c->flags & NKI_C_CONNECTING) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, NETKIT_POLL_WRITE, false);
     }
-    const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
-    if ((s->state & NKI_U_ROOM) != 0) {
-        /* What is known to be readable, as of a conn that is paused, would end the poll at once. */
-        bool is_read = (s->state & NKI_U_ENDED) != 0 || (c->source.ready & NETKIT_POLL_READ) != 0;
-        return nki_u_begin_poll(loop, u, &c->source, s, (is_read ? 0 : events) | NETKIT_POLL_WRITE,
-                                false);
-    }
     if ((s->state & NKI_U_ENDED) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, 0, false);
     }
@@ -148,6 +141,7 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if (s->bulk == 0 && (s->state & NKI_U_POLLED) == 0 && nki_u_has_pool(loop, u)) {
         return nki_u_begin_recv(loop, u, &c->source, s);
     }
+    const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
     return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
            nki_u_begin_poll(loop, u, &c->source, s, events, false);
 }
@@ -212,16 +206,11 @@ static const nki_chunk *nki_u_sending(const nki_conn *c) {
 }
 
 /* The first chunk alone: what is behind it goes out when this is known to have gone. A file is
- * sent by calls, so for one the operation is to wait until there is room. */
+ * sent by calls, and so are descriptors, which kernels before 6.13 forget when a send has to wait:
+ * for them the operation is to wait until there is room. */
 static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
     const nki_chunk *chunk = nki_u_sending(c);
     if (chunk == NULL || (s->busy & NKI_U_BIT(NKI_U_SEND)) != 0) {
-        return true;
-    }
-    if (NKI_UNLIKELY(nki_fds_of(chunk) != NULL)) {
-        /* Kernels before 6.13 forget the descriptors of a send that had to wait. */
-        s->state |= NKI_U_ROOM;
-        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
         return true;
     }
     nki_uring_sqe *sqe = nki_u_take(loop, u);
@@ -231,7 +220,7 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
     size_t len = NKI_MIN(chunk->end - chunk->begin, (size_t)INT_MAX);
     sqe->fd = nki_os_fd(c->source.socket);
     s->is_lending = nki_u_is_lendable(loop, u, c, s, chunk);
-    if (chunk->file != 0) {
+    if (nki_out_is_alone(chunk)) {
         sqe->opcode = NKI_URING_POLL_ADD;
         sqe->op_flags = nki_u_poll_bits(NETKIT_POLL_WRITE);
     } else {
@@ -488,7 +477,7 @@ static nki_source *nki_u_sent(netkit_loop *loop, nki_u *u, nki_source *source, n
     s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_SEND));
     const nki_chunk *chunk = nki_u_sending(c);
     if (NKI_LIKELY(res >= 0)) {
-        if (NKI_LIKELY(chunk == NULL || chunk->file == 0)) { /* else the events of a poll */
+        if (NKI_LIKELY(chunk == NULL || !nki_out_is_alone(chunk))) { /* else the events of a poll */
             nki_out_sent(loop, c, (size_t)res);
         }
     } else if (res != -ECANCELED && !nki_u_is_passing(-res)) {
@@ -542,20 +531,12 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
         return NULL;
     }
     uint32_t events = cqe->res < 0 ? NETKIT_POLL_READ | NETKIT_POLL_ERROR : (uint32_t)cqe->res;
-    bool has_hung_up = (events & NKI_POLL_ALWAYS) != 0;
     if (nki_id_kind(source->id) == NKI_KIND_CONN && (s->state & NKI_U_ENDED) == 0 &&
         (((const nki_conn *)(const void *)source)->flags & NKI_C_CONNECTING) == 0 &&
         (events & NKI_POLL_ALWAYS) != 0) {
         /* Reading will tell. A send that is in flight ends by its own completion: taken for room
          * to send, a hang-up would be looked at over and over until then. */
         events = (events & ~NKI_POLL_ALWAYS) | NETKIT_POLL_READ;
-    }
-    if ((s->state & NKI_U_ROOM) != 0) {
-        if ((events & NETKIT_POLL_WRITE) != 0 || has_hung_up) {
-            s->state = (uint16_t)(s->state & ~NKI_U_ROOM);
-            events |= NETKIT_POLL_WRITE; /* sending will tell */
-        }
-        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     }
     if (nki_id_kind(source->id) == NKI_KIND_WATCH) {
         uint32_t asked = s->events | (uint32_t)(NKI_POLL_ALWAYS | NETKIT_POLL_PEER_END);
@@ -582,7 +563,8 @@ static void nki_u_completed_closing(netkit_loop *loop, nki_u *u, nki_source *sou
     nki_conn *c = (nki_conn *)(void *)source;
     int sent = cqe->res;
     bool is_sent = op == NKI_U_SEND && (!s->is_lending || nki_u_lent(u, s, cqe, &sent));
-    if (is_sent && sent > 0 && nki_u_sending(c) != NULL && nki_u_sending(c)->file == 0) {
+    const nki_chunk *chunk = is_sent && sent > 0 ? nki_u_sending(c) : NULL;
+    if (chunk != NULL && !nki_out_is_alone(chunk)) {
         uint32_t kept = c->u.live.active_ms; /* of the dead it is a part of the reason */
         nki_out_sent(loop, c, (size_t)sent);
         c->u.live.active_ms = kept;

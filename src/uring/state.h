@@ -31,8 +31,7 @@ enum {
     NKI_U_LENDING = 16,     /* a zero-copy send is done but for the release of its memory */
     NKI_U_TURNED_AWAY = 32, /* its receive is being cancelled */
     NKI_U_POLLED = 64,      /* never by a multishot receive */
-    NKI_U_COPIED = 128,     /* no zero-copy sends: the kernel copied, or has refused */
-    NKI_U_ROOM = 256        /* wants to hear of room to send, for what only a call sends */
+    NKI_U_COPIED = 128      /* no zero-copy sends: the kernel copied, or has refused */
 };
 
 /* Bytes taken out of the buffers, or accepted sockets, that wait: first in, first out. */

@@ -311,7 +311,7 @@ NKT_TEST(message_too_many_references) {
 
 /* ---- datagrams ----------------------------------------------------------------------- */
 
-/* X-05 IO10 SD17: unix datagrams keep their bounds, say who sent them, and can be answered; an
+/* X-05 IO10: unix datagrams keep their bounds, say who sent them, and can be answered; an
  * empty one is one, with descriptors too; a long one is cut and the next is whole. */
 NKT_TEST(message_unix_datagrams) {
     netkit_socket server, client;
