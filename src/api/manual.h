@@ -748,6 +748,9 @@
        NETKIT_FREE(memory)       desc.allocator comes before them
        NETKIT_NO_THREADS         no pthreads; one thread only
        NETKIT_NO_URING           no io_uring backend
+       NETKIT_FORCE_KQUEUE       for testing: on Linux, the backend kqueue over
+                                 libkqueue (its headers and library are yours to
+                                 give), and what else macOS does otherwise
 
    No environment variable is read.
 
@@ -762,11 +765,20 @@
        poll      POSIX     slower with many conns; no descriptor for embedding
        uring     Linux     io_uring by raw system calls, kernel 6.1 or later;
                            by name, or where it works with FASTEST
+       kqueue    macOS,    the default there; edge-triggered inside. Compiled
+                 FreeBSD   and linked for macOS 11, not yet run on either; its
+                           tests run on Linux over libkqueue
 
    See THE RING above. NETKIT_NO_URING leaves it out.
 
-   Not yet: macOS, the BSDs, Windows. Their names exist
-   (NETKIT_BACKEND_KQUEUE, ...) and give NETKIT_E_NOSYS.
+   Not yet: Windows. Its names exist (NETKIT_BACKEND_AFD, ...) and give
+   NETKIT_E_NOSYS.
+
+   macOS has no call that makes a descriptor close-on-exec at birth: one may
+   leak into a program that another thread starts at that moment. With kqueue
+   NETKIT_POLL_PRIORITY is NETKIT_E_NOSYS where the system has no EVFILT_EXCEPT
+   (FreeBSD), and a loop made before fork is of no use in the child: there it
+   can only be destroyed.
 
    Linux: unix sockets in the abstract space; user_timeout_ms;
    netkit_listen_desc.reuse_port balances between listeners.

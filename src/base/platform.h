@@ -39,10 +39,37 @@
 #define NKI_HAS_EPOLL NKI_LINUX
 #define NKI_HAS_POLL NKI_POSIX
 
-#if NKI_LINUX && !defined(NETKIT_NO_URING)
+/* Kqueues that have EVFILT_USER in every version; OpenBSD and NetBSD have poll. And by
+ * NETKIT_FORCE_KQUEUE on Linux, over libkqueue and without what macOS has not, so that the code for
+ * there can be tested here. */
+#if NKI_APPLE || defined(__FreeBSD__) || defined(__DragonFly__) || defined(NETKIT_FORCE_KQUEUE)
+#define NKI_HAS_KQUEUE 1
+#else
+#define NKI_HAS_KQUEUE 0
+#endif
+
+#if NKI_LINUX && !defined(NETKIT_FORCE_KQUEUE)
+#define NKI_HAS_EVENTFD 1
+#else
+#define NKI_HAS_EVENTFD 0
+#endif
+
+/* SOCK_NONBLOCK, SOCK_CLOEXEC and accept4: a socket is born as it should be. */
+#if NKI_POSIX && !NKI_APPLE && !defined(NETKIT_FORCE_KQUEUE)
+#define NKI_HAS_SOCK_FLAGS 1
+#else
+#define NKI_HAS_SOCK_FLAGS 0
+#endif
+
+/* The ring is shared with the kernel, which needs atomics. */
+#if NKI_LINUX && defined(__GNUC__) && !defined(NETKIT_NO_URING)
 #define NKI_HAS_URING 1
 #else
 #define NKI_HAS_URING 0
+#endif
+
+#ifndef NKI_HAS_MMSG /* recvmmsg, sendmmsg */
+#define NKI_HAS_MMSG NKI_LINUX
 #endif
 
 #ifdef NETKIT_NO_THREADS
@@ -74,6 +101,10 @@
 #if NKI_HAS_THREADS
 #include <pthread.h>
 #endif
+#endif
+
+#if NKI_HAS_KQUEUE
+#include <sys/event.h>
 #endif
 
 #if NKI_LINUX

@@ -11,8 +11,10 @@
 
 /* nki_source.driver */
 enum {
-    NKI_R_TO_AGAIN = 1,  /* not TCP, or an event carried more than READ and WRITE */
-    NKI_R_REGISTERED = 2 /* in the poller */
+    NKI_R_TO_AGAIN = 1,   /* not TCP, or an event carried more than READ and WRITE */
+    NKI_R_REGISTERED = 2, /* in the poller */
+    NKI_R_COUNTED = 4,    /* to AGAIN only if less came than the poller has counted */
+    NKI_R_WRITES = 8      /* a udp that waits until it can be written */
 };
 
 static uint64_t nki_r_now(netkit_loop *loop) {
@@ -31,19 +33,12 @@ static int nki_r_open(netkit_loop *loop) {
         return error;
     }
     loop->is_arming = !loop->poller.ops->has_edge;
-    error = nki_os_wake_open(&loop->wake);
-    if (error != NETKIT_OK) {
-        nki_poller_close(&loop->poller);
-        return error;
-    }
     size_t size = loop->desc.events_max * sizeof *loop->events;
     loop->events = (netkit_poll_event *)nki_alloc(&loop->allocator, size);
-    error = loop->events == NULL ? NETKIT_E_NOMEM
-                                 : loop->poller.ops->add(&loop->poller, loop->wake.reader,
-                                                         NETKIT_POLL_READ, NKI_WAKE_TOKEN);
+    error = loop->events == NULL ? (int)NETKIT_E_NOMEM
+                                 : nki_poller_wake_open(&loop->poller, &loop->wake, NKI_WAKE_TOKEN);
     if (error != NETKIT_OK) {
         nki_free(&loop->allocator, loop->events, size);
-        nki_os_wake_close(&loop->wake);
         nki_poller_close(&loop->poller);
     }
     return error;
@@ -70,20 +65,20 @@ static nki_source *nki_r_next(netkit_loop *loop) {
         nki_source *source = nki_token_find(loop, event->data);
         if (NKI_LIKELY(source != NULL)) {
             if (NKI_UNLIKELY((event->events & ~plain) != 0)) {
-                source->driver |= NKI_R_TO_AGAIN;
+                source->driver = (uint8_t)((source->driver | NKI_R_TO_AGAIN) & ~NKI_R_COUNTED);
             }
             source->ready = (uint16_t)(source->ready | event->events);
             return source;
         }
         if (event->data == NKI_WAKE_TOKEN) {
-            nki_os_wake_drain(&loop->wake);
+            nki_poller_wake_drain(&loop->poller, &loop->wake);
         }
     }
     return NULL;
 }
 
 static int nki_r_wake(netkit_loop *loop) {
-    return nki_os_wake_signal(&loop->wake);
+    return nki_poller_wake_signal(&loop->poller, &loop->wake);
 }
 
 static int nki_r_native(netkit_loop *loop, uintptr_t *out) {
@@ -117,10 +112,15 @@ static int nki_r_attach(netkit_loop *loop, nki_source *source) {
     if (loop->poller.ops->has_edge) {
         events |= NETKIT_POLL_EDGE;
         if (nki_id_kind(source->id) == NKI_KIND_CONN) {
-            if ((((nki_conn *)(void *)source)->flags & NKI_C_TCP) == 0) {
+            bool is_tcp = (((nki_conn *)(void *)source)->flags & NKI_C_TCP) != 0;
+            events |= NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END;
+            if (!is_tcp) {
                 source->driver |= NKI_R_TO_AGAIN;
+            } else if (loop->poller.ops->held != NULL) {
+                source->driver |= NKI_R_TO_AGAIN | NKI_R_COUNTED;
+            } else {
+                events |= NETKIT_POLL_PRIORITY;
             }
-            events |= NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END | NETKIT_POLL_PRIORITY;
         }
     }
     return nki_r_register(loop, source, events);
@@ -140,8 +140,17 @@ static void nki_r_discard(netkit_loop *loop, uintptr_t socket, bool reset) {
 }
 
 /* Level-triggered pollers: only what is wanted is in the set. The poller makes no system call
- * for what does not change. */
+ * for what does not change. With edges a udp alone changes: the system calls it writable after
+ * every datagram that left, so that is asked for only when it matters. */
 static void nki_r_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
+    bool was_writing = (source->driver & NKI_R_WRITES) != 0;
+    bool is_writing = (wanted & NETKIT_POLL_WRITE) != 0;
+    bool is_udp = nki_id_kind(source->id) == NKI_KIND_UDP;
+    if (is_udp && loop->poller.ops->has_edge && is_writing != was_writing) {
+        uint32_t events = NETKIT_POLL_READ | (wanted & NETKIT_POLL_WRITE) | NETKIT_POLL_EDGE;
+        source->driver = (uint8_t)(source->driver ^ NKI_R_WRITES);
+        (void)loop->poller.ops->modify(&loop->poller, source->socket, events, nki_token_of(source));
+    }
     if (!loop->poller.ops->has_edge && (source->driver & NKI_R_REGISTERED) != 0) {
         uint32_t events = (wanted & NETKIT_POLL_READ) != 0 ? wanted | NETKIT_POLL_PEER_END : wanted;
         (void)loop->poller.ops->modify(&loop->poller, source->socket, events, nki_token_of(source));
@@ -253,21 +262,48 @@ static int nki_r_connect(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
     return error;
 }
 
+/* The error that the poller's event took out of the socket, where pollers do that. */
+static NKI_COLD int nki_r_taken_error(netkit_loop *loop, nki_conn *c, int otherwise) {
+    int os_code = 0;
+    if (loop->poller.ops->take_error != NULL) {
+        os_code = loop->poller.ops->take_error(&loop->poller, c->source.socket);
+    }
+    if (os_code == 0) {
+        return otherwise;
+    }
+    return nki_os_fail(os_code);
+}
+
 static int nki_r_connected(netkit_loop *loop, nki_conn *c) {
-    NKI_UNUSED(loop);
-    return nki_os_connect_result(c->source.socket);
+    int error = nki_os_connect_result(c->source.socket);
+    return error == NETKIT_OK || error == NETKIT_E_AGAIN ? error
+                                                         : nki_r_taken_error(loop, c, error);
+}
+
+/* After a read that was not just a short one of a plain conn: is there more to read? */
+static NKI_OUTLINE int nki_r_read_odd(netkit_loop *loop, nki_conn *c, int n, size_t max) {
+    bool is_short = n < NKI_RECV_SIZE && max == NKI_RECV_SIZE;
+    bool is_all = is_short && (c->source.driver & NKI_R_TO_AGAIN) == 0;
+    if (is_short && n > 0 && (c->source.driver & NKI_R_COUNTED) != 0) {
+        is_all = n >= loop->poller.ops->held(&loop->poller, c->source.socket);
+    }
+    if (is_all || n == NETKIT_E_AGAIN) {
+        c->source.ready = 0;
+    }
+    return n == NETKIT_E_EOF ? nki_r_taken_error(loop, c, n) : n;
 }
 
 static int nki_r_read(netkit_loop *loop, nki_conn *c, size_t max) {
     unsigned char *buffer = nki_block_data(loop->recv);
     loop->span.data = buffer;
     int n = nki_os_recv(c->source.socket, buffer, max);
-    bool is_all =
-        n < NKI_RECV_SIZE && max == NKI_RECV_SIZE && (c->source.driver & NKI_R_TO_AGAIN) == 0;
-    if (NKI_LIKELY(is_all) || n == NETKIT_E_AGAIN) {
+    bool is_plain = n > 0 && n < NKI_RECV_SIZE && max == NKI_RECV_SIZE &&
+                    (c->source.driver & NKI_R_TO_AGAIN) == 0;
+    if (NKI_LIKELY(is_plain)) {
         c->source.ready = 0;
+        return n;
     }
-    return n;
+    return nki_r_read_odd(loop, c, n, max);
 }
 
 static int nki_r_send_file(nki_conn *c) {
@@ -335,6 +371,90 @@ static int nki_r_half_close(netkit_loop *loop, nki_conn *c) {
     NKI_UNUSED(loop);
     int error = nki_os_shutdown(c->source.socket, NETKIT_SHUT_WRITE);
     return error == NETKIT_E_NOTCONN ? NETKIT_E_RESET : error;
+}
+
+/* ---- datagrams ---- */
+
+static int nki_r_udp_setup(uintptr_t s, const nki_udp_how *how, const netkit_addr *addr) {
+    int error = nki_os_set_buffers(s, how->recv_buffer, how->send_buffer);
+    if (error == NETKIT_OK && how->is_shared) {
+        error = nki_os_set_option(s, NETKIT_OPT_REUSE_ADDR, 1);
+    }
+    if (error == NETKIT_OK && addr != NULL) {
+        error = nki_os_bind(s, addr, how->flags);
+    }
+    if (error == NETKIT_OK && how->peer != NULL) {
+        error = nki_os_connect(s, how->peer);
+    }
+    return error;
+}
+
+static int nki_r_udp_one(const nki_udp_how *how, const netkit_addr *addr, uintptr_t *out) {
+    int family = addr != NULL ? addr->family : how->peer->family;
+    int error = nki_os_socket(family, NETKIT_SOCK_DGRAM, false, out);
+    if (error == NETKIT_OK) {
+        error = nki_r_udp_setup(*out, how, addr);
+        if (error != NETKIT_OK) {
+            nki_os_abandon(*out);
+        }
+    }
+    return error;
+}
+
+static int nki_r_udp_adopt(const nki_udp_how *how, uintptr_t *out) {
+    *out = how->adopted;
+    int error = nki_os_is_datagram(how->adopted) ? NETKIT_OK : NETKIT_E_INVALID;
+    if (error == NETKIT_OK) {
+        error = nki_os_set_option(how->adopted, NETKIT_OPT_BLOCKING, 0);
+    }
+    return error != NETKIT_OK
+               ? error
+               : nki_os_set_buffers(how->adopted, how->recv_buffer, how->send_buffer);
+}
+
+static int nki_r_udp_open(netkit_loop *loop, const nki_udp_how *how, uintptr_t *out,
+                          uint32_t *caps) {
+    NKI_UNUSED(loop);
+    const netkit_addr *addr = how->addr;
+    int error =
+        how->adopted != UINTPTR_MAX ? nki_r_udp_adopt(how, out) : nki_r_udp_one(how, addr, out);
+    bool is_missing = error == NETKIT_E_NOSYS || error == NETKIT_E_ADDRNOTAVAIL;
+    if (is_missing && addr != NULL && addr->is_any && addr->family == NETKIT_AF_IPV6) {
+        netkit_addr v4 = *addr;
+        v4.family = NETKIT_AF_IPV4;
+        error = nki_r_udp_one(how, &v4, out);
+    }
+    *caps = error == NETKIT_OK ? nki_os_dgram_caps(*out) : 0;
+    return error;
+}
+
+/* Fewer than asked for: there were no more, and what comes from now on is told anew; but with an
+ * error among what was told, fewer may be what came before that. */
+static int nki_r_udp_recv(netkit_loop *loop, nki_udp *u) {
+    const nki_dgram_room *room = &u->more->room;
+    int n = nki_os_recv_dgrams(u->source.socket, loop->dgrams->scratch, loop->dgrams->in, room);
+    bool is_all = n > 0 && (unsigned)n < room->count;
+    if (n == NETKIT_E_AGAIN || (is_all && (u->source.driver & NKI_R_TO_AGAIN) == 0)) {
+        u->source.ready = (uint16_t)(u->source.ready & ~NKI_READABLE);
+        u->source.driver = (uint8_t)(u->source.driver & ~NKI_R_TO_AGAIN);
+    }
+    return n;
+}
+
+static int nki_r_udp_send(netkit_loop *loop, nki_udp *u, const nki_dgram_out *out, unsigned count) {
+    bool is_ipv6 = (u->flags & NKI_D_IPV6) != 0;
+    return nki_os_send_dgrams(u->source.socket, is_ipv6, loop->dgrams->scratch, out, count);
+}
+
+static int nki_r_udp_failed(netkit_loop *loop, nki_udp *u, netkit_datagram *out) {
+    return nki_os_recv_failed(u->source.socket, out, loop->dgrams->report, NKI_UDP_REPORT_SIZE);
+}
+
+static int nki_r_udp_join(netkit_loop *loop, uintptr_t socket, bool is_join,
+                          const netkit_addr *group, uint32_t interface_index,
+                          const netkit_addr *source) {
+    NKI_UNUSED(loop);
+    return nki_os_join(socket, is_join, group, interface_index, source);
 }
 
 static int nki_r_local(netkit_loop *loop, uintptr_t socket, netkit_addr *out) {
@@ -431,6 +551,11 @@ static const nki_driver *nki_readiness_driver(void) {
         nki_r_half_close,
         nki_r_file_open,
         nki_os_abandon,
+        nki_r_udp_open,
+        nki_r_udp_recv,
+        nki_r_udp_send,
+        nki_r_udp_failed,
+        nki_r_udp_join,
         nki_r_local,
         nki_r_remote,
         nki_r_set_option,

@@ -97,7 +97,7 @@ static int nki_os_send_file(uintptr_t s, uintptr_t file, uint64_t offset, uint64
         errno = 0; /* the file has become shorter: nobody's error but the stream's */
         return NETKIT_E_TRUNCATED;
     }
-    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+    return nki_os_send_error();
 }
 
 static int nki_os_file_size(uintptr_t file, uint64_t *out) {

@@ -60,10 +60,7 @@ static int nki_os_sendmsg(uintptr_t s, const struct msghdr *msg, int flags) {
     do {
         sent = NKI_SYS_sendmsg(nki_os_fd(s), msg, flags | NKI_MSG_NOSIGNAL);
     } while (sent < 0 && errno == EINTR);
-    if (sent >= 0) {
-        return (int)sent;
-    }
-    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+    return sent >= 0 ? (int)sent : nki_os_send_error();
 }
 
 static ssize_t nki_os_recvmsg(uintptr_t s, struct msghdr *msg, int flags) {

@@ -178,6 +178,9 @@ static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, n
                                     (s->events & NETKIT_POLL_EDGE) != 0);
         }
         return true;
+    case NKI_KIND_UDP:
+        return s->events == 0 || (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
+               nki_u_begin_poll(loop, u, source, s, s->events, false);
     default: return true;
     }
 }
@@ -563,7 +566,8 @@ static void nki_u_completed_closing(netkit_loop *loop, nki_u *u, nki_source *sou
     nki_conn *c = (nki_conn *)(void *)source;
     int sent = cqe->res;
     bool is_sent = op == NKI_U_SEND && (!s->is_lending || nki_u_lent(u, s, cqe, &sent));
-    if (is_sent && sent > 0 && nki_u_sending(c) != NULL && !nki_out_is_alone(nki_u_sending(c))) {
+    const nki_chunk *chunk = is_sent && sent > 0 ? nki_u_sending(c) : NULL;
+    if (chunk != NULL && !nki_out_is_alone(chunk)) {
         uint32_t kept = c->u.live.active_ms; /* of the dead it is a part of the reason */
         nki_out_sent(loop, c, (size_t)sent);
         c->u.live.active_ms = kept;

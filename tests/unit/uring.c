@@ -115,6 +115,18 @@ NKT_TEST(uring_waits_its_time) {
     nki_uring_close(&r);
 }
 
+/* UR01: events of a poll lie where kernels before 5.9 read 16 bits of them, on either order of
+ * bytes; tests/compile/ring.c compares everything else with the kernel's header. */
+NKT_TEST(uring_poll_bits) {
+    nki_uring_sqe sqe;
+    uint16_t seen;
+    memset(&sqe, 0, sizeof(sqe));
+    sqe.op_flags = nki_u_poll_bits(NETKIT_POLL_READ | NETKIT_POLL_PEER_END);
+    memcpy(&seen, (const char *)&sqe + offsetof(nki_uring_sqe, op_flags), sizeof(seen));
+    CHECK_EQ(seen, NETKIT_POLL_READ | NETKIT_POLL_PEER_END);
+    CHECK_EQ((sqe.op_flags & 0xFFFF) + (sqe.op_flags >> 16), seen);
+}
+
 /* UR02: looking whether there is a ring costs a loop's creation at most half a millisecond. */
 NKT_TEST(uring_open_is_quick) {
     uint64_t best = UINT64_MAX;
