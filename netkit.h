@@ -6414,7 +6414,6 @@ static int nki_unix_clear(const nki_path *path, const netkit_addr *addr) {
  * follows links; the BSDs have a call that does not. */
 static int nki_unix_widen(const nki_path *path, const struct stat *st, uint32_t mode) {
 #if NKI_LINUX
-    char link[32];
     struct stat opened;
     int fd;
     do {
@@ -6428,6 +6427,7 @@ static int nki_unix_widen(const nki_path *path, const struct stat *st, uint32_t 
         rc = NETKIT_E_STALE;
     }
     if (rc == NETKIT_OK) {
+        char link[32];
         snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
         rc = NKI_SYS_chmod(link, (mode_t)mode) != 0 ? nki_os_error() : (int)NETKIT_OK;
         rc = rc == NETKIT_E_NOTFOUND ? (int)NETKIT_E_NOSYS : rc; /* no /proc here */
@@ -6877,8 +6877,24 @@ static void nki_os_take_other(netkit_message_in *in, const struct cmsghdr *head)
     in->control_len += space;
 }
 
-static void nki_os_take_control(netkit_message_in *in, struct msghdr *msg) {
-    for (struct cmsghdr *head = CMSG_FIRSTHDR(msg); head != NULL; head = CMSG_NXTHDR(msg, head)) {
+/* As CMSG_NXTHDR, which does not compile everywhere without a warning (musl). */
+static const struct cmsghdr *nki_cmsg_next(const nki_control *control, size_t control_len,
+                                           const struct cmsghdr *head) {
+    size_t at = (size_t)((const unsigned char *)head - control->bytes);
+    size_t len = (size_t)head->cmsg_len;
+    if (len < CMSG_LEN(0)) {
+        return NULL;
+    }
+    at += CMSG_SPACE(len - CMSG_LEN(0));
+    return at + sizeof(*head) > control_len
+               ? NULL
+               : (const struct cmsghdr *)(const void *)(control->bytes + at);
+}
+
+static void nki_os_take_control(netkit_message_in *in, const nki_control *control,
+                                size_t control_len) {
+    const struct cmsghdr *head = control_len < sizeof(*head) ? NULL : &control->align;
+    for (; head != NULL; head = nki_cmsg_next(control, control_len, head)) {
         size_t len = (size_t)head->cmsg_len - CMSG_LEN(0);
         if (head->cmsg_level != SOL_SOCKET) {
             nki_os_take_other(in, head);
@@ -6937,7 +6953,7 @@ static int nki_os_recv_msg(uintptr_t s, netkit_message_in *in) {
         return nki_os_recv_result(got, 0);
     }
     nki_sockaddr_to(&in->from, &sa, msg.msg_namelen);
-    nki_os_take_control(in, &msg);
+    nki_os_take_control(in, &control, (size_t)msg.msg_controllen);
     in->is_cut = (msg.msg_flags & MSG_TRUNC) != 0;
     if ((msg.msg_flags & MSG_CTRUNC) != 0) {
         in->is_fds_cut = true; /* there was room here for all of them: the process had none */
@@ -14351,8 +14367,8 @@ static void nki_u_completed_closing(netkit_loop *loop, nki_u *u, nki_source *sou
     unsigned op = (unsigned)(cqe->user_data >> NKI_SLOT_BITS) & 15u;
     bool is_current = op != NKI_U_POLL || cqe->user_data == nki_u_name(source, s, op);
     nki_conn *c = (nki_conn *)(void *)source;
-    if (op == NKI_U_SEND && cqe->res > 0 && nki_u_sending(c) != NULL &&
-        !nki_out_is_alone(nki_u_sending(c))) {
+    const nki_chunk *chunk = op == NKI_U_SEND ? nki_u_sending(c) : NULL;
+    if (chunk != NULL && cqe->res > 0 && !nki_out_is_alone(chunk)) {
         uint32_t kept = c->u.live.active_ms; /* of the dead it is a part of the reason */
         nki_out_sent(loop, c, (size_t)cqe->res);
         c->u.live.active_ms = kept;

@@ -249,8 +249,24 @@ static void nki_os_take_other(netkit_message_in *in, const struct cmsghdr *head)
     in->control_len += space;
 }
 
-static void nki_os_take_control(netkit_message_in *in, struct msghdr *msg) {
-    for (struct cmsghdr *head = CMSG_FIRSTHDR(msg); head != NULL; head = CMSG_NXTHDR(msg, head)) {
+/* As CMSG_NXTHDR, which does not compile everywhere without a warning (musl). */
+static const struct cmsghdr *nki_cmsg_next(const nki_control *control, size_t control_len,
+                                           const struct cmsghdr *head) {
+    size_t at = (size_t)((const unsigned char *)head - control->bytes);
+    size_t len = (size_t)head->cmsg_len;
+    if (len < CMSG_LEN(0)) {
+        return NULL;
+    }
+    at += CMSG_SPACE(len - CMSG_LEN(0));
+    return at + sizeof(*head) > control_len
+               ? NULL
+               : (const struct cmsghdr *)(const void *)(control->bytes + at);
+}
+
+static void nki_os_take_control(netkit_message_in *in, const nki_control *control,
+                                size_t control_len) {
+    const struct cmsghdr *head = control_len < sizeof(*head) ? NULL : &control->align;
+    for (; head != NULL; head = nki_cmsg_next(control, control_len, head)) {
         size_t len = (size_t)head->cmsg_len - CMSG_LEN(0);
         if (head->cmsg_level != SOL_SOCKET) {
             nki_os_take_other(in, head);
@@ -309,7 +325,7 @@ static int nki_os_recv_msg(uintptr_t s, netkit_message_in *in) {
         return nki_os_recv_result(got, 0);
     }
     nki_sockaddr_to(&in->from, &sa, msg.msg_namelen);
-    nki_os_take_control(in, &msg);
+    nki_os_take_control(in, &control, (size_t)msg.msg_controllen);
     in->is_cut = (msg.msg_flags & MSG_TRUNC) != 0;
     if ((msg.msg_flags & MSG_CTRUNC) != 0) {
         in->is_fds_cut = true; /* there was room here for all of them: the process had none */

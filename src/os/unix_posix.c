@@ -104,7 +104,6 @@ static int nki_unix_clear(const nki_path *path, const netkit_addr *addr) {
  * follows links; the BSDs have a call that does not. */
 static int nki_unix_widen(const nki_path *path, const struct stat *st, uint32_t mode) {
 #if NKI_LINUX
-    char link[32];
     struct stat opened;
     int fd;
     do {
@@ -118,6 +117,7 @@ static int nki_unix_widen(const nki_path *path, const struct stat *st, uint32_t 
         rc = NETKIT_E_STALE;
     }
     if (rc == NETKIT_OK) {
+        char link[32];
         snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
         rc = NKI_SYS_chmod(link, (mode_t)mode) != 0 ? nki_os_error() : (int)NETKIT_OK;
         rc = rc == NETKIT_E_NOTFOUND ? (int)NETKIT_E_NOSYS : rc; /* no /proc here */

@@ -494,8 +494,8 @@ static void nki_u_completed_closing(netkit_loop *loop, nki_u *u, nki_source *sou
     unsigned op = (unsigned)(cqe->user_data >> NKI_SLOT_BITS) & 15u;
     bool is_current = op != NKI_U_POLL || cqe->user_data == nki_u_name(source, s, op);
     nki_conn *c = (nki_conn *)(void *)source;
-    if (op == NKI_U_SEND && cqe->res > 0 && nki_u_sending(c) != NULL &&
-        !nki_out_is_alone(nki_u_sending(c))) {
+    const nki_chunk *chunk = op == NKI_U_SEND ? nki_u_sending(c) : NULL;
+    if (chunk != NULL && cqe->res > 0 && !nki_out_is_alone(chunk)) {
         uint32_t kept = c->u.live.active_ms; /* of the dead it is a part of the reason */
         nki_out_sent(loop, c, (size_t)cqe->res);
         c->u.live.active_ms = kept;
