@@ -205,30 +205,6 @@ typedef void (*netkit_release_fn)(netkit_loop *loop, int status, void *user);
 NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, const void *data,
                                          size_t len, netkit_release_fn release, void *user);
 
-/* Queue bytes together with open descriptors, for the other end of a unix conn:
- * they come no later than the first of the bytes, of which there must be one. The
- * descriptors are duplicated: close your own whenever you like. Takes all or
- * nothing; counts as a borrowed chunk, and its bytes do not count.
- * Returns what netkit_conn_send does, and NETKIT_E_MFILE: no descriptor left for
- * the duplicates; NETKIT_E_NOSYS: not a unix conn; NETKIT_E_TOOBIG: more than
- * NETKIT_FDS_MAX of them, or more than send_max bytes. */
-NETKIT_API int netkit_conn_send_fds(netkit_loop *loop, netkit_conn conn, const void *data,
-                                    size_t len, const uintptr_t *fds, size_t count);
-
-/* Take the oldest descriptor that has come and was not taken: it is yours to close
- * from then on, and close-on-exec. Descriptors are a queue of their own, beside the
- * bytes: when on_data is shown the first byte of a message, all that were sent with
- * it are there, and perhaps those of later ones; so have messages tell how many
- * belong to them. A peer that makes more than fds_max wait ends the conn
- * (NETKIT_E_TOOBIG), and so does losing some because the process had no room for
- * them (NETKIT_E_TRUNCATED). What nobody took is closed with the conn.
- * Returns NETKIT_OK; NETKIT_E_AGAIN: none waits, *out is UINTPTR_MAX. */
-NETKIT_API int netkit_conn_take_fd(netkit_loop *loop, netkit_conn conn, uintptr_t *out);
-
-/* Who is at the other end of a unix conn, as netkit_socket_credentials. */
-NETKIT_API int netkit_conn_credentials(netkit_loop *loop, netkit_conn conn,
-                                       netkit_credentials *out);
-
 /* Queue part of a plain file (a native descriptor, duplicated: it may be closed
  * after the call): `len` bytes from `offset`, NETKIT_FILE_END = up to its end. The
  * system moves them by itself where it can; reading from a slow disk holds the loop.
@@ -256,6 +232,30 @@ NETKIT_API int netkit_conn_commit(netkit_loop *loop, netkit_conn conn, size_t le
  * together (or a small send_max is short of room), or netkit_conn_flush, shutdown,
  * close, or the cork is taken out. */
 NETKIT_API int netkit_conn_cork(netkit_loop *loop, netkit_conn conn, bool corked);
+
+/* Queue bytes together with open descriptors, for the other end of a unix conn:
+ * they come no later than the first of the bytes, of which there must be one. The
+ * descriptors are duplicated: close your own whenever you like. Takes all or
+ * nothing; counts as a borrowed chunk, and its bytes do not count.
+ * Returns what netkit_conn_send does, and NETKIT_E_MFILE: no descriptor left for
+ * the duplicates; NETKIT_E_NOSYS: not a unix conn; NETKIT_E_TOOBIG: more than
+ * NETKIT_FDS_MAX of them, or more than send_max bytes. */
+NETKIT_API int netkit_conn_send_fds(netkit_loop *loop, netkit_conn conn, const void *data,
+                                    size_t len, const uintptr_t *fds, size_t count);
+
+/* Take the oldest descriptor that has come and was not taken: it is yours to close
+ * from then on, and close-on-exec. Descriptors are a queue of their own, beside the
+ * bytes: when on_data is shown the first byte of a message, all that were sent with
+ * it are there, and perhaps those of later ones; so have messages tell how many
+ * belong to them. A peer that makes more than fds_max wait ends the conn
+ * (NETKIT_E_TOOBIG), and so does losing some because the process had no room for
+ * them (NETKIT_E_TRUNCATED). What nobody took is closed with the conn.
+ * Returns NETKIT_OK; NETKIT_E_AGAIN: none waits, *out is UINTPTR_MAX. */
+NETKIT_API int netkit_conn_take_fd(netkit_loop *loop, netkit_conn conn, uintptr_t *out);
+
+/* Who is at the other end of a unix conn, as netkit_socket_credentials. */
+NETKIT_API int netkit_conn_credentials(netkit_loop *loop, netkit_conn conn,
+                                       netkit_credentials *out);
 
 /* Have on_drain called once, in a later turn, when `room` bytes fit into the queue:
  * for those who send a lot piece by piece and let others have their turn between.

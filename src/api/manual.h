@@ -9,19 +9,19 @@
        Do this                     ADDRESSES
        An echo server              PLAIN SOCKETS
        LOOP AND THREADS            POLLER
-       HANDLES AND LIFETIME        ERRORS
-       CALLBACK RULES              LOGGING AND DEBUG MODE
-       READING                     MEMORY
-       WRITING AND BACK-PRESSURE   CONFIGURATION
-       CLOSING                     PLATFORM NOTES
-       TIMEOUTS                    LIMITS
-       TIMERS                      VERSIONING
-       POSTS                       FUNCTION INDEX
-       WATCHES AND EMBEDDING
+       HANDLES AND LIFETIME        THE RING (IO_URING)
+       CALLBACK RULES              ERRORS
+       READING                     LOGGING AND DEBUG MODE
+       WRITING AND BACK-PRESSURE   MEMORY
+       CLOSING                     CONFIGURATION
+       TIMEOUTS                    PLATFORM NOTES
+       TIMERS                      LIMITS
+       POSTS                       VERSIONING
+       WATCHES AND EMBEDDING       FUNCTION INDEX
        PULLING EVENTS (GAMES)
+       MESSAGES AND SMALL PARTS
        UNIX SOCKETS AND DESCRIPTORS
        OPTIONS OF SOCKETS
-       MESSAGES AND SMALL PARTS
 
 
    Do this
@@ -452,6 +452,29 @@
    waits, then you fetch. See examples/game_frame.c.
 
 
+   MESSAGES AND SMALL PARTS
+   ------------------------
+   TCP carries bytes, not messages. A netkit_framing says where one ends (a
+   length in a header of 8, 16 or 32 bits and either byte order, a delimiter, or
+   a fixed size), and netkit_frame_next cuts what on_data got:
+
+       while ((more = netkit_frame_next(&framing, data, len, &used, &frame)) > 0)
+           handle(frame.data, frame.len);
+       if (more < 0) netkit_conn_abort(loop, conn);    // too long, or nonsense
+       return used;                 // a cut frame comes again with its rest
+
+   netkit_frame_send sends one, whole or not at all. A frame larger than size_max
+   is refused when its length is known, before anything is kept. A frame waits
+   in the conn's input until it is whole, so recv_max bounds it too.
+
+   Four more parts need no loop and no socket. netkit_arena: many allocations,
+   one release. netkit_fifo: a circular buffer of bytes, with is_secret for what
+   must not stay in memory. netkit_slotmap: a program's own objects behind
+   handles like netkit's. NETKIT_TRY: blocks over error codes, opt-in by
+   #define NETKIT_WITH_TRY, exceptions in C++; read its traps first. All are bounded,
+   and the first three take an allocator.
+
+
    UNIX SOCKETS AND DESCRIPTORS
    ----------------------------
    A listener on a path is one on any other address:
@@ -528,29 +551,6 @@
    netkit_listen_desc also refuses one that has connections in TIME_WAIT.
 
 
-   MESSAGES AND SMALL PARTS
-   ------------------------
-   TCP carries bytes, not messages. A netkit_framing says where one ends (a
-   length in a header of 8, 16 or 32 bits and either byte order, a delimiter, or
-   a fixed size), and netkit_frame_next cuts what on_data got:
-
-       while ((more = netkit_frame_next(&framing, data, len, &used, &frame)) > 0)
-           handle(frame.data, frame.len);
-       if (more < 0) netkit_conn_abort(loop, conn);    // too long, or nonsense
-       return used;                 // a cut frame comes again with its rest
-
-   netkit_frame_send sends one, whole or not at all. A frame larger than size_max
-   is refused when its length is known, before anything is kept. A frame waits
-   in the conn's input until it is whole, so recv_max bounds it too.
-
-   Four more parts need no loop and no socket. netkit_arena: many allocations,
-   one release. netkit_fifo: a circular buffer of bytes, with is_secret for what
-   must not stay in memory. netkit_slotmap: a program's own objects behind
-   handles like netkit's. NETKIT_TRY: blocks over error codes, opt-in by
-   #define NETKIT_WITH_TRY, exceptions in C++; read its traps first. All are bounded,
-   and the first three take an allocator.
-
-
    ADDRESSES
    ---------
    netkit_addr is a plain value. The text forms, which netkit_addr_parse reads
@@ -605,6 +605,71 @@
    tries io_uring first (loops alone). A backend that is named and missing is
    NETKIT_E_NOSYS, never another one in its place. netkit_loop_backend tells
    which one it is, and why.
+
+
+   THE RING (IO_URING)
+   -------------------
+   On Linux 6.1 and later a loop can run on io_uring. Nothing changes in the
+   program but one field:
+
+       loop_desc.backend = NETKIT_BACKEND_FASTEST;   // the ring, or else epoll
+       loop_desc.backend = NETKIT_BACKEND_URING;     // the ring, or an error
+
+   netkit_loop_backend says which one it is, and in a sentence why ("io_uring
+   refused: EPERM (1) at io_uring_setup (seccomp?), using epoll"); the same goes
+   to the logger. Containers refuse it often, the sysctl
+   kernel.io_uring_disabled too.
+
+   It gains where many conns have small messages at the same time: one system
+   call then serves dozens of them. With a few conns, or in bulk, epoll is as
+   good. What a conn is told is the same on both, in the same order.
+
+   Receive buffers belong to the loop (256 of 8 KiB, made at first use), so an
+   idle conn has none. A span that fills more than a quarter of its buffer is
+   kept by netkit_conn_keep without a copy: the buffer goes with it and a new
+   one takes its place, so keeping never takes from what others receive into. It
+   counts against keep_max with its whole size.
+
+   What differs, and what to know:
+
+     - The kernel ties the ring to the thread that first runs the loop.
+       netkit_loop_adopt moves the loop to another one with a new ring, and
+       gives NETKIT_E_BUSY while operations are in flight: that is, while it has
+       a listener, a conn or a watch. Create the loop on one thread and run it
+       on another if you like; move it afterwards only when it is empty.
+     - A forked child must not use the ring. Run there, the inherited loop gives
+       nothing but errors; netkit_loop_destroy is legal in the child, closes its
+       descriptors and does not disturb the parent. (The same holds for watches
+       and conns on it: leave them alone.)
+     - A sandbox (seccomp) that is put on later and refuses io_uring's calls ends
+       netkit_loop_run with NETKIT_E_ACCESS; the loop can then be destroyed. One
+       that kills ends the process at the next call.
+     - Destroying a loop cancels what is in flight and waits for the kernel's
+       word on it, for half a second of silence at most.
+     - Ring memory counts against RLIMIT_MEMLOCK of an ordinary user; where that
+       is low (64 KiB) the ring is made smaller.
+
+   On request only, by fields of the loop's desc that other backends ignore:
+
+       ring_sqpoll_ms      a thread of the kernel takes what is to be done
+                           without being called, and sleeps after so long with
+                           nothing to do. It eats a processor while it is awake
+                           (ring_sqpoll_cpu: which); on few cores it costs more
+                           than it brings.
+       ring_napi_us        waits look at the network device for so long before
+                           they sleep: latency for processor time, on drivers
+                           that can.
+       ring_zerocopy_min   memory lent with netkit_conn_send_borrowed, of so many
+                           bytes or more, goes out of TCP conns without a copy;
+                           release is called when the kernel has let go of it,
+                           which is when the peer has acknowledged it. Loopback
+                           copies all the same and pays for both (15 percent
+                           slower), so a conn whose sends were copied goes back
+                           to plain ones by itself. Worth it from some 100 KiB on
+                           a real network.
+
+   When the kernel gives no polling thread or no busy polling, there is no ring:
+   NETKIT_E_NOSYS with the reason, or epoll with FASTEST.
 
 
    ERRORS
@@ -683,6 +748,9 @@
        NETKIT_FREE(memory)       desc.allocator comes before them
        NETKIT_NO_THREADS         no pthreads; one thread only
        NETKIT_NO_URING           no io_uring backend
+       NETKIT_FORCE_KQUEUE       for testing: on Linux, the backend kqueue over
+                                 libkqueue (its headers and library are yours to
+                                 give), and what else macOS does otherwise
 
    No environment variable is read.
 
@@ -697,13 +765,20 @@
        poll      POSIX     slower with many conns; no descriptor for embedding
        uring     Linux     io_uring by raw system calls, kernel 6.1 or later;
                            by name, or where it works with FASTEST
+       kqueue    macOS,    the default there; edge-triggered inside. Compiled
+                 FreeBSD   and linked for macOS 11, not yet run on either; its
+                           tests run on Linux over libkqueue
 
-   io_uring is young here and not tuned. Where it is refused (containers,
-   seccomp, a sysctl, old kernels) FASTEST takes epoll and says why; by name it
-   is an error. NETKIT_NO_URING leaves it out.
+   See THE RING above. NETKIT_NO_URING leaves it out.
 
-   Not yet: macOS, the BSDs, Windows. Their names exist
-   (NETKIT_BACKEND_KQUEUE, ...) and give NETKIT_E_NOSYS.
+   Not yet: Windows. Its names exist (NETKIT_BACKEND_AFD, ...) and give
+   NETKIT_E_NOSYS.
+
+   macOS has no call that makes a descriptor close-on-exec at birth: one may
+   leak into a program that another thread starts at that moment. With kqueue
+   NETKIT_POLL_PRIORITY is NETKIT_E_NOSYS where the system has no EVFILT_EXCEPT
+   (FreeBSD), and a loop made before fork is of no use in the child: there it
+   can only be destroyed.
 
    Linux: unix sockets in the abstract space; user_timeout_ms;
    netkit_listen_desc.reuse_port balances between listeners.

@@ -138,13 +138,6 @@ NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t 
 NETKIT_API int netkit_socket_recv_all(netkit_socket s, void *data, size_t len, int timeout_ms,
                                       size_t *done);
 
-/* The same for any number of pieces. Streams only: a datagram of so many parts
- * is netkit_socket_sendv's. */
-NETKIT_API int netkit_socket_sendv_all(netkit_socket s, const netkit_span *spans, size_t count,
-                                       int timeout_ms, size_t *done);
-NETKIT_API int netkit_socket_recvv_all(netkit_socket s, const netkit_room *rooms, size_t count,
-                                       int timeout_ms, size_t *done);
-
 /* Send part of a plain file (a native descriptor) without copying it through the
  * program, where the system can: `len` bytes from `offset`, NETKIT_FILE_END = up to
  * its end. The file's own position is neither used nor changed. send_file sends what
@@ -156,6 +149,13 @@ NETKIT_API int netkit_socket_send_file(netkit_socket s, uintptr_t file, uint64_t
                                        uint64_t len);
 NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint64_t offset,
                                            uint64_t len, int timeout_ms, uint64_t *done);
+
+/* The same for any number of pieces. Streams only: a datagram of so many parts
+ * is netkit_socket_sendv's. */
+NETKIT_API int netkit_socket_sendv_all(netkit_socket s, const netkit_span *spans, size_t count,
+                                       int timeout_ms, size_t *done);
+NETKIT_API int netkit_socket_recvv_all(netkit_socket s, const netkit_room *rooms, size_t count,
+                                       int timeout_ms, size_t *done);
 
 /* Wait until the socket can be read and/or written (NETKIT_POLL_READ,
  * NETKIT_POLL_WRITE). Returns the NETKIT_POLL_* that hold, or NETKIT_E_TIMEOUT. */

@@ -160,8 +160,6 @@ static int nki_slots_take(nki_slots *s, uint32_t kind, void **out) {
     s->free_first = slot->next;
     if (s->free_first == NKI_NO_SLOT) {
         s->free_last = NKI_NO_SLOT;
-    } else {
-        NKI_PREFETCH(nki_slots_at(s, s->free_first)); /* they may lie in any order */
     }
     uint64_t id = slot->id | (uint64_t)kind << NKI_SLOT_BITS;
     memset(slot, 0, s->slot_size);

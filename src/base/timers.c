@@ -15,10 +15,15 @@
  *
  * Slots are chains of chunks of pointers and not linked nodes, because opening one then
  * reads memory in sequence and fetches the nodes ahead: chasing a million links costs a
- * cache miss each. With a million timers the misses are the whole price, so whoever
- * leaves a slot only empties its place: the hole stays until the slot is opened, or
- * without nodes, or the holes are as many as the nodes may be and all slots are swept.
- * FIGURES
+ * cache miss each. With a million timers the misses are the whole price, so leaving a slot
+ * touches nothing but the node, if its memory lasts: its place is a hole from then on, as
+ * the node says that it is elsewhere. (Else the place is emptied, which costs a third more.)
+ * Holes stay until their slot is opened or looked through, until the queue is empty, or
+ * until they are as many as the nodes may be: then all slots are swept.
+ *
+ * A million timers in random order against libev's heap, CPU time of insert, restart, cancel,
+ * fire: FIGURES; with due times in the slots and no holes 1.3, 1.5, 2.0, 0.29. What is left of
+ * a restart or cancel is two misses, the user's handle and the node.
  *
  * Memory is for `capacity` nodes and as many holes in the worst distribution, in one
  * block, so that nothing but a start can fail: see nki_timers_chunks_for.
@@ -45,6 +50,7 @@ static uint32_t nki_lowest_bit(uint64_t bits) {
 static uint32_t nki_highest_bit(uint64_t bits) {
     return 63 - (uint32_t)__builtin_clzll(bits);
 }
+#define NKI_PREFETCH(p) __builtin_prefetch((p), 1)
 #else
 static uint32_t nki_highest_bit(uint64_t bits) {
     uint32_t at = 0;
@@ -60,6 +66,7 @@ static uint32_t nki_highest_bit(uint64_t bits) {
 static uint32_t nki_lowest_bit(uint64_t bits) {
     return nki_highest_bit(bits & (~bits + 1));
 }
+#define NKI_PREFETCH(p) NKI_UNUSED(p)
 #endif
 
 /* ---- memory ---------------------------------------------------------------- */
@@ -98,6 +105,7 @@ static void nki_timers_move(nki_timers *t, void *memory, uint32_t capacity, uint
 /* Make room for `count` more nodes than are in now, so that starting them cannot
  * fail. Returns NETKIT_OK or NETKIT_E_NOMEM, which changes nothing. */
 static int nki_timers_reserve(nki_timers *t, uint32_t count) {
+    const uint64_t places_max = NKI_MIN(NKI_TIMER_SOON, SIZE_MAX / 32); /* of under 16 bytes */
     uint64_t need = (uint64_t)t->count + count;
     uint64_t capacity = NKI_MAX(t->capacity, 16);
     uint64_t chunks, size;
@@ -111,7 +119,7 @@ static int nki_timers_reserve(nki_timers *t, uint32_t count) {
     chunks = nki_timers_chunks_for(nki_timers_places_max(capacity));
     size = capacity * sizeof(*t->soon) +
            chunks * (NKI_TIMER_CHUNK * sizeof(*t->pool) + sizeof(*t->before));
-    if (chunks >= NKI_TIMER_SOON / NKI_TIMER_CHUNK || size > SIZE_MAX / 2) {
+    if (chunks >= places_max / NKI_TIMER_CHUNK) {
         return NETKIT_E_NOMEM;
     }
     memory = nki_alloc(t->allocator, (size_t)size);

@@ -169,13 +169,8 @@ NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, co
     if (nki_stage_spill(loop, c) != NETKIT_OK) {
         return nki_send_nomem(loop, c);
     }
-    nki_chunk *chunk = nki_chunk_lent(loop, len, release, user);
-    if (chunk == NULL) {
-        return NETKIT_E_NOMEM;
-    }
-    chunk->data = (const unsigned char *)data;
-    nki_out_lend(c, chunk);
-    return nki_send_queued(loop, c);
+    error = nki_out_lend(loop, c, data, len, release, user);
+    return error != NETKIT_OK ? error : nki_send_queued(loop, c);
 }
 
 NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintptr_t file,
@@ -204,7 +199,7 @@ NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintpt
     }
     chunk->file = own + 1;
     chunk->offset = offset;
-    nki_out_lend(c, chunk);
+    nki_out_lend_chunk(c, chunk);
     return nki_send_queued(loop, c);
 }
 
@@ -379,13 +374,11 @@ NETKIT_API int netkit_conn_send_fds(netkit_loop *loop, netkit_conn conn, const v
         nki_batch_done(loop, NETKIT_E_NOMEM, b);
         return nki_send_nomem(loop, c);
     }
-    nki_chunk *chunk = nki_chunk_lent(loop, first, nki_batch_done, b);
-    if (chunk == NULL) {
-        nki_batch_done(loop, NETKIT_E_NOMEM, b);
-        return NETKIT_E_NOMEM;
+    error = nki_out_lend(loop, c, b->fds + count, first, nki_batch_done, b);
+    if (error != NETKIT_OK) {
+        nki_batch_done(loop, error, b);
+        return error;
     }
-    chunk->data = (const unsigned char *)(b->fds + count);
-    nki_out_lend(c, chunk);
     if (len > first &&
         nki_out_copy(loop, c, (const char *)data + first, len - first) != NETKIT_OK) {
         return nki_send_nomem(loop, c);

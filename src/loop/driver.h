@@ -53,6 +53,9 @@ typedef struct nki_driver {
      * READ is no longer ready), NETKIT_E_EOF, or an error. */
     int (*read)(netkit_loop *loop, nki_conn *c, size_t max);
     void (*read_done)(netkit_loop *loop, nki_conn *c); /* NULL = not interested */
+    /* The span that is out is to be kept: its block, if it has one of at most `room` bytes for
+     * itself, goes to the user for good; or *block stays NULL, and it is copied. */
+    int (*keep)(netkit_loop *loop, uint64_t room, nki_block **block);
     /* Move the queue by nki_out_sent(); NETKIT_OK: as far as it went; or an error. */
     int (*flush)(netkit_loop *loop, nki_conn *c);
     /* Bytes straight from memory that is only lent for the call: count (0: this driver does not

@@ -223,10 +223,21 @@ static nki_chunk *nki_chunk_lent(netkit_loop *loop, size_t len, netkit_release_f
     return chunk;
 }
 
-static void nki_out_lend(nki_conn *c, nki_chunk *chunk) {
+static void nki_out_lend_chunk(nki_conn *c, nki_chunk *chunk) {
     nki_out_append(c, chunk);
     c->borrowed++;
     nki_out_count(c, chunk->end);
+}
+
+static int nki_out_lend(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
+                        netkit_release_fn release, void *user) {
+    nki_chunk *chunk = nki_chunk_lent(loop, len, release, user);
+    if (chunk == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    chunk->data = (const unsigned char *)data;
+    nki_out_lend_chunk(c, chunk);
+    return NETKIT_OK;
 }
 
 /* Bytes waiting, borrowed ones too. */
@@ -244,17 +255,20 @@ static nki_batch *nki_fds_of(const nki_chunk *chunk) {
     return has ? (nki_batch *)chunk->user : NULL;
 }
 
-/* For drivers: what goes by a call of its own, not with other spans: a file, or bytes that have
- * descriptors with them, as those go with the first byte of a send. */
+/* For drivers: what goes by a call of its own, a file or bytes that have descriptors with them. */
 static bool nki_out_is_alone(const nki_chunk *chunk) {
     return chunk->file != 0 || nki_fds_of(chunk) != NULL;
 }
 
-/* For drivers: the first spans of what waits, up to what goes alone; returns their number. */
-static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_max) {
+/* For drivers: the first spans of what waits, up to a file, or lent memory of lent_min bytes;
+ * returns their number. Bytes that have descriptors with them are not among them, as those go with
+ * the first byte of a send. */
+static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_max,
+                            size_t lent_min) {
     size_t count = 0;
     for (const nki_chunk *chunk = c->out; chunk != NULL && count < count_max; chunk = chunk->next) {
-        if (nki_out_is_alone(chunk)) {
+        bool is_large = chunk->capacity == 0 && chunk->end - chunk->begin >= lent_min;
+        if (NKI_UNLIKELY(is_large || nki_out_is_alone(chunk))) {
             break;
         }
         if (chunk->end > chunk->begin) {

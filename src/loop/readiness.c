@@ -11,8 +11,9 @@
 
 /* nki_source.driver */
 enum {
-    NKI_R_TO_AGAIN = 1,  /* not TCP, or an event carried more than READ and WRITE */
-    NKI_R_REGISTERED = 2 /* in the poller */
+    NKI_R_TO_AGAIN = 1,   /* not TCP, or an event carried more than READ and WRITE */
+    NKI_R_REGISTERED = 2, /* in the poller */
+    NKI_R_COUNTED = 4     /* to AGAIN only if less came than the poller has counted */
 };
 
 static uint64_t nki_r_now(netkit_loop *loop) {
@@ -31,19 +32,12 @@ static int nki_r_open(netkit_loop *loop) {
         return error;
     }
     loop->is_arming = !loop->poller.ops->has_edge;
-    error = nki_os_wake_open(&loop->wake);
-    if (error != NETKIT_OK) {
-        nki_poller_close(&loop->poller);
-        return error;
-    }
     size_t size = loop->desc.events_max * sizeof *loop->events;
     loop->events = (netkit_poll_event *)nki_alloc(&loop->allocator, size);
-    error = loop->events == NULL ? NETKIT_E_NOMEM
-                                 : loop->poller.ops->add(&loop->poller, loop->wake.reader,
-                                                         NETKIT_POLL_READ, NKI_WAKE_TOKEN);
+    error = loop->events == NULL ? (int)NETKIT_E_NOMEM
+                                 : nki_poller_wake_open(&loop->poller, &loop->wake, NKI_WAKE_TOKEN);
     if (error != NETKIT_OK) {
         nki_free(&loop->allocator, loop->events, size);
-        nki_os_wake_close(&loop->wake);
         nki_poller_close(&loop->poller);
     }
     return error;
@@ -70,20 +64,20 @@ static nki_source *nki_r_next(netkit_loop *loop) {
         nki_source *source = nki_token_find(loop, event->data);
         if (NKI_LIKELY(source != NULL)) {
             if (NKI_UNLIKELY((event->events & ~plain) != 0)) {
-                source->driver |= NKI_R_TO_AGAIN;
+                source->driver = (uint8_t)((source->driver | NKI_R_TO_AGAIN) & ~NKI_R_COUNTED);
             }
             source->ready = (uint16_t)(source->ready | event->events);
             return source;
         }
         if (event->data == NKI_WAKE_TOKEN) {
-            nki_os_wake_drain(&loop->wake);
+            nki_poller_wake_drain(&loop->poller, &loop->wake);
         }
     }
     return NULL;
 }
 
 static int nki_r_wake(netkit_loop *loop) {
-    return nki_os_wake_signal(&loop->wake);
+    return nki_poller_wake_signal(&loop->poller, &loop->wake);
 }
 
 static int nki_r_native(netkit_loop *loop, uintptr_t *out) {
@@ -117,10 +111,15 @@ static int nki_r_attach(netkit_loop *loop, nki_source *source) {
     if (loop->poller.ops->has_edge) {
         events |= NETKIT_POLL_EDGE;
         if (nki_id_kind(source->id) == NKI_KIND_CONN) {
-            if ((((nki_conn *)(void *)source)->flags & NKI_C_TCP) == 0) {
+            bool is_tcp = (((nki_conn *)(void *)source)->flags & NKI_C_TCP) != 0;
+            events |= NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END;
+            if (!is_tcp) {
                 source->driver |= NKI_R_TO_AGAIN;
+            } else if (loop->poller.ops->held != NULL) {
+                source->driver |= NKI_R_TO_AGAIN | NKI_R_COUNTED;
+            } else {
+                events |= NETKIT_POLL_PRIORITY;
             }
-            events |= NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END | NETKIT_POLL_PRIORITY;
         }
     }
     return nki_r_register(loop, source, events);
@@ -253,21 +252,48 @@ static int nki_r_connect(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
     return error;
 }
 
+/* The error that the poller's event took out of the socket, where pollers do that. */
+static NKI_COLD int nki_r_taken_error(netkit_loop *loop, nki_conn *c, int otherwise) {
+    int os_code = 0;
+    if (loop->poller.ops->take_error != NULL) {
+        os_code = loop->poller.ops->take_error(&loop->poller, c->source.socket);
+    }
+    if (os_code == 0) {
+        return otherwise;
+    }
+    return nki_os_fail(os_code);
+}
+
 static int nki_r_connected(netkit_loop *loop, nki_conn *c) {
-    NKI_UNUSED(loop);
-    return nki_os_connect_result(c->source.socket);
+    int error = nki_os_connect_result(c->source.socket);
+    return error == NETKIT_OK || error == NETKIT_E_AGAIN ? error
+                                                         : nki_r_taken_error(loop, c, error);
+}
+
+/* After a read that was not just a short one of a plain conn: is there more to read? */
+static NKI_OUTLINE int nki_r_read_odd(netkit_loop *loop, nki_conn *c, int n, size_t max) {
+    bool is_short = n < NKI_RECV_SIZE && max == NKI_RECV_SIZE;
+    bool is_all = is_short && (c->source.driver & NKI_R_TO_AGAIN) == 0;
+    if (is_short && n > 0 && (c->source.driver & NKI_R_COUNTED) != 0) {
+        is_all = n >= loop->poller.ops->held(&loop->poller, c->source.socket);
+    }
+    if (is_all || n == NETKIT_E_AGAIN) {
+        c->source.ready = 0;
+    }
+    return n == NETKIT_E_EOF ? nki_r_taken_error(loop, c, n) : n;
 }
 
 static int nki_r_read(netkit_loop *loop, nki_conn *c, size_t max) {
     unsigned char *buffer = nki_block_data(loop->recv);
     loop->span.data = buffer;
     int n = nki_os_recv(c->source.socket, buffer, max);
-    bool is_all =
-        n < NKI_RECV_SIZE && max == NKI_RECV_SIZE && (c->source.driver & NKI_R_TO_AGAIN) == 0;
-    if (NKI_LIKELY(is_all) || n == NETKIT_E_AGAIN) {
+    bool is_plain = n > 0 && n < NKI_RECV_SIZE && max == NKI_RECV_SIZE &&
+                    (c->source.driver & NKI_R_TO_AGAIN) == 0;
+    if (NKI_LIKELY(is_plain)) {
         c->source.ready = 0;
+        return n;
     }
-    return n;
+    return nki_r_read_odd(loop, c, n, max);
 }
 
 static int nki_r_send_file(nki_conn *c) {
@@ -276,12 +302,13 @@ static int nki_r_send_file(nki_conn *c) {
                             chunk->end - chunk->begin, false);
 }
 
-static int nki_r_send_some(nki_conn *c) {
+/* What stands before lent memory of lent_min bytes or more, or a part of it. */
+static int nki_r_send_some(nki_conn *c, size_t lent_min) {
     const nki_chunk *first = c->out;
-    const nki_batch *batch = nki_fds_of(first);
     if (NKI_UNLIKELY(first->file != 0)) {
         return nki_r_send_file(c);
     }
+    const nki_batch *batch = nki_fds_of(first);
     if (NKI_UNLIKELY(batch != NULL)) {
         return nki_os_send_fds(c->source.socket, first->data, first->end, batch->fds, batch->count);
     }
@@ -289,19 +316,19 @@ static int nki_r_send_some(nki_conn *c) {
         return nki_os_send(c->source.socket, first->data + first->begin, first->end - first->begin);
     }
     netkit_span spans[NKI_SPANS_MAX];
-    size_t count = nki_out_spans(c, spans, NKI_SPANS_MAX);
+    size_t count = nki_out_spans(c, spans, NKI_SPANS_MAX, lent_min);
     if (count == 0) {
         return 0; /* empty ones, to be taken off */
     }
-    bool has_file = nki_out_file_follows(c, count);
-    return nki_os_sendv(c->source.socket, spans, count, has_file);
+    int flags = nki_out_file_follows(c, count) ? NKI_MSG_MORE : 0;
+    return nki_os_sendv(c->source.socket, spans, count, flags);
 }
 
 /* Within the turn's budget, as reading: a fast peer and a long queue must not hold the others. */
 static int nki_r_flush(netkit_loop *loop, nki_conn *c) {
     uint64_t sent = 0;
     while (c->out != NULL && sent < loop->desc.conn_budget) {
-        int n = nki_r_send_some(c);
+        int n = nki_r_send_some(c, SIZE_MAX);
         if (n < 0) {
             if (n == NETKIT_E_AGAIN) {
                 c->flags |= NKI_C_STALLED;
@@ -327,7 +354,7 @@ static int nki_r_send(netkit_loop *loop, nki_conn *c, const void *data, size_t l
 
 static int nki_r_file_open(uintptr_t file, uint64_t offset, uint64_t *len, uintptr_t *out) {
     int error = nki_file_range(file, offset, len);
-    return error != NETKIT_OK ? error : nki_os_file_dup(file, out);
+    return error != NETKIT_OK ? error : nki_os_dup(file, out);
 }
 
 static int nki_r_half_close(netkit_loop *loop, nki_conn *c) {
@@ -401,14 +428,47 @@ static int nki_r_get_text(netkit_loop *loop, uintptr_t socket, netkit_option opt
 
 static const nki_driver *nki_readiness_driver(void) {
     static const nki_driver driver = {
-        nki_r_open,        nki_r_close,      nki_r_now,      nki_r_random,   nki_r_wait,
-        nki_r_next,        nki_r_wake,       nki_r_native,   NULL,           NULL,
-        nki_r_attach,      nki_r_shut,       nki_r_discard,  nki_r_arm,      nki_r_watch,
-        nki_r_unwatch,     nki_r_listen,     nki_r_accept,   nki_r_adopt,    nki_r_connect,
-        nki_r_connected,   nki_r_read,       NULL,           nki_r_flush,    nki_r_send,
-        nki_r_half_close,  nki_r_file_open,  nki_os_abandon, nki_r_local,    nki_r_remote,
-        nki_r_set_option,  nki_r_get_option, nki_os_code,    nki_r_read_fds, nki_r_dup,
-        nki_r_credentials, nki_r_unlink,     nki_r_process,  nki_r_set_text, nki_r_get_text,
+        nki_r_open,
+        nki_r_close,
+        nki_r_now,
+        nki_r_random,
+        nki_r_wait,
+        nki_r_next,
+        nki_r_wake,
+        nki_r_native,
+        NULL,
+        NULL,
+        nki_r_attach,
+        nki_r_shut,
+        nki_r_discard,
+        nki_r_arm,
+        nki_r_watch,
+        nki_r_unwatch,
+        nki_r_listen,
+        nki_r_accept,
+        nki_r_adopt,
+        nki_r_connect,
+        nki_r_connected,
+        nki_r_read,
+        NULL,
+        nki_keep_shared,
+        nki_r_flush,
+        nki_r_send,
+        nki_r_half_close,
+        nki_r_file_open,
+        nki_os_abandon,
+        nki_r_local,
+        nki_r_remote,
+        nki_r_set_option,
+        nki_r_get_option,
+        nki_os_code,
+        nki_r_read_fds,
+        nki_r_dup,
+        nki_r_credentials,
+        nki_r_unlink,
+        nki_r_process,
+        nki_r_set_text,
+        nki_r_get_text,
     };
     return &driver;
 }

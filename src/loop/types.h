@@ -14,7 +14,7 @@ enum {
     NKI_SMALL_CHUNK_SIZE = 1024, /* the same for small messages that are in flight one by one */
     NKI_SMALL_CHUNKS_SPARE = 512,
     NKI_SPANS_MAX = 64,         /* spans in one gathered send */
-    NKI_KEEP_COPY = 16384,      /* a span up to this is kept by copying it */
+    NKI_KEEP_COPY = 16384,      /* a span of the shared buffer up to this is kept by copying */
     NKI_DEFER_MS_MIN = 10,      /* pause of a listener that is short of resources ... */
     NKI_DEFER_MS_MAX = 1000,    /* ... doubling up to this */
     NKI_WAIT_FAILURES_MAX = 16, /* in a row: then a run gives up instead of spinning */
@@ -114,9 +114,9 @@ enum {
     NKI_C_TCP = 1 << 16,
     NKI_C_COUNTED = 1 << 18, /* rate_min: bytes received are counted */
     NKI_C_REFUSED = 1 << 17, /* on_drain is owed for a send of `refused` bytes */
-    NKI_C_CORKED = 1 << 20,  /* what is queued waits for more */
+    NKI_C_CORKED = 1 << 21,  /* what is queued waits for more */
     NKI_C_UNTOLD = 1 << 19,  /* accepted, and nobody has heard of it before on_open */
-    NKI_C_FDS = 1 << 21,     /* descriptors are received too */
+    NKI_C_FDS = 1 << 20,     /* descriptors are received too */
     NKI_C_DUE = NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_OPEN_DUE,
     NKI_C_PLAIN = NKI_C_OPENED | NKI_C_TCP | NKI_C_DUPLEX, /* nothing is out of the ordinary */
     NKI_C_ENDING = NKI_C_SHUT | NKI_C_CLOSING | NKI_C_DEAD,

@@ -97,7 +97,7 @@ static int nki_os_send_file(uintptr_t s, uintptr_t file, uint64_t offset, uint64
         errno = 0; /* the file has become shorter: nobody's error but the stream's */
         return NETKIT_E_TRUNCATED;
     }
-    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+    return nki_os_send_error();
 }
 
 static int nki_os_file_size(uintptr_t file, uint64_t *out) {
@@ -111,12 +111,6 @@ static int nki_os_file_size(uintptr_t file, uint64_t *out) {
     }
     *out = (uint64_t)st.st_size;
     return NETKIT_OK;
-}
-
-static int nki_os_file_dup(uintptr_t file, uintptr_t *out) {
-    int fd = NKI_SYS_fcntl(nki_os_fd(file), F_DUPFD_CLOEXEC, 0);
-    *out = fd < 0 ? UINTPTR_MAX : (uintptr_t)fd;
-    return fd < 0 ? nki_os_error() : NETKIT_OK;
 }
 
 #endif /* NKI_POSIX */

@@ -60,10 +60,7 @@ static int nki_os_sendmsg(uintptr_t s, const struct msghdr *msg, int flags) {
     do {
         sent = NKI_SYS_sendmsg(nki_os_fd(s), msg, flags | NKI_MSG_NOSIGNAL);
     } while (sent < 0 && errno == EINTR);
-    if (sent >= 0) {
-        return (int)sent;
-    }
-    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+    return sent >= 0 ? (int)sent : nki_os_send_error();
 }
 
 static ssize_t nki_os_recvmsg(uintptr_t s, struct msghdr *msg, int flags) {
@@ -74,7 +71,7 @@ static ssize_t nki_os_recvmsg(uintptr_t s, struct msghdr *msg, int flags) {
     return got;
 }
 
-static int nki_os_sendv_flags(uintptr_t s, const netkit_span *spans, size_t count, int flags) {
+static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, int flags) {
     struct iovec iov[NETKIT_SPANS_MAX];
     struct msghdr msg;
     if (count > NETKIT_SPANS_MAX) {
@@ -86,12 +83,8 @@ static int nki_os_sendv_flags(uintptr_t s, const netkit_span *spans, size_t coun
     return nki_os_sendmsg(s, &msg, flags);
 }
 
-static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, bool has_more) {
-    return nki_os_sendv_flags(s, spans, count, has_more ? NKI_MSG_MORE : 0);
-}
-
 static int nki_os_sendv_now(uintptr_t s, const netkit_span *spans, size_t count) {
-    return nki_os_sendv_flags(s, spans, count, MSG_DONTWAIT);
+    return nki_os_sendv(s, spans, count, MSG_DONTWAIT);
 }
 
 static int nki_os_recvv(uintptr_t s, const netkit_room *rooms, size_t count, int flags) {

@@ -164,6 +164,16 @@ static int nki_option_get_linger(int fd, int *value) {
     return NETKIT_OK;
 }
 
+/* EINVAL, although the value is one that the option has: macOS says so of every option of a
+ * connection that was reset (SD44). Such a one has no name for its peer either. */
+static NKI_COLD int nki_option_refused(int fd, int rc) {
+    int os_code = errno;
+    netkit_addr peer;
+    bool is_reset = os_code == EINVAL && nki_os_peer(fd, &peer) == NETKIT_E_RESET;
+    errno = os_code;
+    return is_reset ? (int)NETKIT_E_RESET : rc;
+}
+
 static int nki_option_set_row(int fd, const nki_option_row *row, int value) {
     if (row->level < 0) {
         return NETKIT_E_NOSYS;
@@ -171,7 +181,10 @@ static int nki_option_set_row(int fd, const nki_option_row *row, int value) {
     switch (row->values) {
     case NKI_OPTION_TIME: return nki_option_set_time(fd, row, value);
     case NKI_OPTION_LINGER: return nki_option_set_linger(fd, value);
-    default: return nki_os_set_int(fd, row->level, row->name, value);
+    default: {
+        int rc = nki_os_set_int(fd, row->level, row->name, value);
+        return rc == NETKIT_OK ? rc : nki_option_refused(fd, rc);
+    }
     }
 }
 
@@ -205,7 +218,7 @@ static int nki_option_get_int(int fd, const nki_option_row *row, int *value) {
         return nki_option_get_linger(fd, value);
     }
     if (NKI_SYS_getsockopt(fd, row->level, row->name, &raw, &len) != 0) {
-        return nki_os_error();
+        return nki_option_refused(fd, nki_os_error());
     }
     *value = row->values == NKI_OPTION_BOOL ? raw != 0 : raw;
     return NETKIT_OK;

@@ -4,6 +4,7 @@
  * UINTPTR_MAX is none, and every out-parameter is that, or zeroed, on failure. */
 
 static int nki_os_code(void);
+static int nki_os_fail(int os_code); /* what the system's code is to us; kept as nki_os_code */
 
 static uint64_t nki_os_now_ns(void);                /* monotonic */
 static int nki_os_random(void *out, size_t size);   /* from the kernel */
@@ -40,8 +41,7 @@ static int nki_os_recv_now(uintptr_t s, void *data, size_t len);
 static NKI_HOT int nki_os_send(uintptr_t s, const void *data, size_t len); /* len up to INT_MAX */
 static int nki_os_send_flags(uintptr_t s, const void *data, size_t len, int flags);
 static int nki_os_send_now(uintptr_t s, const void *data, size_t len);
-/* At most 64 spans; has_more: something follows at once. */
-static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, bool has_more);
+static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, int flags);
 static int nki_os_sendv_now(uintptr_t s, const netkit_span *spans, size_t count);
 static int nki_os_recvv(uintptr_t s, const netkit_room *rooms, size_t count, int flags);
 static int nki_os_recvv_now(uintptr_t s, const netkit_room *rooms, size_t count);
@@ -50,7 +50,6 @@ static bool nki_os_is_datagram(uintptr_t s);
 static int nki_os_send_file(uintptr_t s, uintptr_t file, uint64_t offset, uint64_t len,
                             bool is_waiting);
 static int nki_os_file_size(uintptr_t file, uint64_t *out); /* NETKIT_E_INVALID: not a plain file */
-static int nki_os_file_dup(uintptr_t file, uintptr_t *out);
 
 /* Wait for NETKIT_POLL_* until the clock says deadline_ns (NKI_NEVER: no limit). Returns those
  * that hold or NETKIT_E_TIMEOUT. */

@@ -3,7 +3,8 @@
  * NKI_FAIL(name) is 0, or in tests a function that counts the call, may set errno
  * and returns true to have it fail. close is special: it must really close.
  * NKI_CLIP(name, len) shortens transfers; the callers of sendmsg and recvmsg ask it for their
- * total. */
+ * total.
+ * NKI_MASK(name, bits) takes features away that the kernel says it has. */
 
 #if NKI_POSIX
 
@@ -13,11 +14,11 @@
 #define NKI_SYS_bind(s, a, n) (NKI_FAIL(bind) ? -1 : bind((s), (a), (n)))
 #define NKI_SYS_listen(s, n) (NKI_FAIL(listen) ? -1 : listen((s), (n)))
 #define NKI_SYS_connect(s, a, n) (NKI_FAIL(connect) ? -1 : connect((s), (a), (n)))
-#if NKI_APPLE
-#define NKI_SYS_accept(s, a, n) (NKI_FAIL(accept) ? -1 : accept((s), (a), (n)))
-#else
+#if NKI_HAS_SOCK_FLAGS
 #define NKI_SYS_accept(s, a, n) \
     (NKI_FAIL(accept) ? -1 : accept4((s), (a), (n), SOCK_NONBLOCK | SOCK_CLOEXEC))
+#else
+#define NKI_SYS_accept(s, a, n) (NKI_FAIL(accept) ? -1 : accept((s), (a), (n)))
 #endif
 #define NKI_SYS_recv(s, b, n, f) (NKI_FAIL(recv) ? -1 : recv((s), (b), NKI_CLIP(recv, n), (f)))
 #define NKI_SYS_send(s, b, n, f) (NKI_FAIL(send) ? -1 : send((s), (b), NKI_CLIP(send, n), (f)))
@@ -99,13 +100,24 @@
 #define NKI_SYS_eventfd(v, f) (NKI_FAIL(eventfd) ? -1 : eventfd((v), (f)))
 #define NKI_SYS_epoll_create() (NKI_FAIL(epoll_create) ? -1 : epoll_create1(EPOLL_CLOEXEC))
 #define NKI_SYS_epoll_ctl(ep, op, fd, ev) \
-    (NKI_FAIL(epoll_ctl) ? -1 : epoll_ctl((ep), (op), (fd), (ev)))
+    (NKI_FAIL(epoll_ctl) ? -1 : epoll_ctl((ep), (op), (fd), (struct epoll_event *)(void *)(ev)))
 #define NKI_SYS_epoll_wait(ep, evs, n, ms) \
-    (NKI_FAIL(epoll_wait) ? -1 : epoll_wait((ep), (evs), (n), (ms)))
+    (NKI_FAIL(epoll_wait) ? -1 : epoll_wait((ep), (struct epoll_event *)(evs), (n), (ms)))
 #define NKI_SYS_epoll_pwait2(ep, evs, n, ts) \
     (NKI_FAIL(epoll_pwait2)                  \
          ? -1                                \
          : (int)syscall(NKI_NR_EPOLL_PWAIT2, (ep), (evs), (n), (ts), NULL, (size_t)8))
+#endif
+
+#if NKI_HAS_KQUEUE
+#define NKI_SYS_kqueue() (NKI_FAIL(kqueue) ? -1 : kqueue())
+#define NKI_SYS_kevent(kq, evs, n, t) \
+    (NKI_FAIL(kevent) ? -1 : kevent((kq), NULL, 0, (evs), (n), (t)))
+#define NKI_SYS_kevent_change(kq, evs, n) \
+    (NKI_FAIL(kevent_change) ? -1 : kevent((kq), (evs), (n), NULL, 0, NULL))
+#define NKI_SYS_kevent_trigger(kq, ev) \
+    (NKI_FAIL(kevent_trigger) ? -1 : kevent((kq), (ev), 1, NULL, 0, NULL))
+#define NKI_SYS_getpid() ((int)getpid())
 #endif
 
 #if NKI_HAS_URING
@@ -123,6 +135,12 @@
          : (int)syscall(NKI_NR_IO_URING + 1, (fd), (submit), (wait), (flags), (arg), (size)))
 #define NKI_SYS_io_uring_register(fd, op, arg, n) \
     (NKI_FAIL(io_uring_register) ? -1 : (int)syscall(NKI_NR_IO_URING + 2, (fd), (op), (arg), (n)))
+/* The reader of completions: how many are there. In tests they sometimes come to light later. */
+#define NKI_SYS_io_uring_cqes(count) ((uint32_t)NKI_MASK(io_uring_cqes, (count)))
+/* The flag by which an operation goes on. In tests some are begun without it, so that the kernel
+ * itself ends them at their first completion, which then comes without F_MORE. (To clear F_MORE in
+ * what is read would be a lie: that operation would go on taking bytes out of the socket.) */
+#define NKI_SYS_io_uring_multishot(flag) ((uint16_t)NKI_MASK(io_uring_multishot, (flag)))
 #define NKI_SYS_mmap(size, flags, fd, offset) \
     (NKI_FAIL(mmap) ? MAP_FAILED              \
                     : mmap(NULL, (size), PROT_READ | PROT_WRITE, (flags), (fd), (offset)))

@@ -248,7 +248,7 @@ NETKIT_API int netkit_socket_sendv(netkit_socket s, const netkit_span *spans, si
     if (s.value == 0 || !nki_spans_are_valid(spans, count)) {
         return NETKIT_E_INVALID;
     }
-    return nki_os_sendv(nki_socket_native(s), spans, count, false);
+    return nki_os_sendv(nki_socket_native(s), spans, count, 0);
 }
 
 NETKIT_API int netkit_socket_recvv(netkit_socket s, const netkit_room *rooms, size_t count) {

@@ -8,7 +8,7 @@
  * - close: never repeated; the descriptor is gone (Linux close(2)), and the number may already
  *   be another thread's.
  * Every socket is close-on-exec and raises no SIGPIPE: by MSG_NOSIGNAL with each send, and where
- * SO_NOSIGPIPE exists by that as well, on accepted sockets too, since it is not inherited.
+ * SO_NOSIGPIPE exists by that as well (birth_*.c).
  * Linux says of accept(2): errors of the network waiting on the new connection come out of
  * accept itself and mean "this one is gone, take the next", never "the listener is broken". */
 
@@ -44,42 +44,6 @@ static int nki_os_domain(int family) {
     case NETKIT_AF_UNIX: return AF_UNIX;
     default: return -1;
     }
-}
-
-static int nki_os_no_sigpipe(int fd) {
-#if defined(SO_NOSIGPIPE)
-    int on = 1;
-    if (NKI_SYS_setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, (socklen_t)sizeof(on)) != 0) {
-        return nki_os_error();
-    }
-#else
-    NKI_UNUSED(fd);
-#endif
-    return NETKIT_OK;
-}
-
-/* What a new socket needs that could not be said when it was made. */
-static int nki_os_finish_socket(int fd, bool is_blocking) {
-#if NKI_APPLE
-    int rc = nki_os_set_fd_flags(fd, is_blocking);
-    if (rc != NETKIT_OK) {
-        return rc;
-    }
-#else
-    NKI_UNUSED(is_blocking);
-#endif
-    return nki_os_no_sigpipe(fd);
-}
-
-/* The system's type, with the flags where it takes them there. */
-static int nki_os_type(int type, bool is_blocking) {
-    int os_type = type == NETKIT_SOCK_DGRAM ? SOCK_DGRAM : SOCK_STREAM;
-#if NKI_APPLE
-    NKI_UNUSED(is_blocking);
-    return os_type;
-#else
-    return os_type | SOCK_CLOEXEC | (is_blocking ? 0 : SOCK_NONBLOCK);
-#endif
 }
 
 static int nki_os_socket(int family, int type, bool is_blocking, uintptr_t *out) {
@@ -268,10 +232,11 @@ static int nki_os_accept(uintptr_t s, uintptr_t *out, netkit_addr *peer) {
     if (fd < 0) {
         return errno == EAGAIN ? NETKIT_E_AGAIN : nki_os_accept_error(s);
     }
-    if (nki_os_finish_socket(fd, false) != NETKIT_OK) {
-        /* macOS refuses options of a connection that has been reset already. */
+    int rc = nki_os_finish_socket(fd, false);
+    if (rc != NETKIT_OK) {
         nki_os_abandon((uintptr_t)fd);
-        return NETKIT_E_ABORTED;
+        /* macOS refuses options of a connection that has been reset already. */
+        return errno == EINVAL ? (int)NETKIT_E_ABORTED : rc;
     }
     if (peer != NULL) {
         nki_sockaddr_to(peer, &sa, len);
@@ -298,8 +263,14 @@ static int nki_os_local(uintptr_t s, netkit_addr *out) {
     return nki_os_name(nki_os_fd(s), false, out);
 }
 
+/* macOS has no name for the peer of a connection that was reset: EINVAL. */
+static int nki_os_peer(int fd, netkit_addr *out) {
+    int rc = nki_os_name(fd, true, out);
+    return rc != NETKIT_OK && errno == EINVAL ? (int)NETKIT_E_RESET : rc;
+}
+
 static int nki_os_remote(uintptr_t s, netkit_addr *out) {
-    return nki_os_name(nki_os_fd(s), true, out);
+    return nki_os_peer(nki_os_fd(s), out);
 }
 
 /* A TCP socket that dials a port of the ephemeral range nobody listens on may be given that very
@@ -308,7 +279,7 @@ static int nki_os_remote(uintptr_t s, netkit_addr *out) {
 static int nki_os_check_peer(int fd) {
     netkit_addr peer;
     netkit_addr self;
-    int rc = nki_os_name(fd, true, &peer);
+    int rc = nki_os_peer(fd, &peer);
     if (rc != NETKIT_OK || (peer.family != NETKIT_AF_IPV4 && peer.family != NETKIT_AF_IPV6)) {
         return rc;
     }
@@ -417,23 +388,25 @@ static int nki_os_recv_now(uintptr_t s, void *data, size_t len) {
     return nki_os_recv_flags(s, data, len, MSG_DONTWAIT);
 }
 
+/* macOS says EPROTOTYPE of a connection that is being torn down at this moment. */
+static NKI_COLD int nki_os_send_error(void) {
+    if (errno == EPROTOTYPE) {
+        return NETKIT_E_RESET;
+    }
+    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+}
+
 static int nki_os_send_flags(uintptr_t s, const void *data, size_t len, int flags) {
     size_t most = NKI_MIN(len, (size_t)INT_MAX);
     ssize_t sent;
     do {
         sent = NKI_SYS_send(nki_os_fd(s), data, most, flags | NKI_MSG_NOSIGNAL);
     } while (NKI_UNLIKELY(sent < 0) && errno == EINTR);
-    if (NKI_LIKELY(sent >= 0)) {
-        return (int)sent;
-    }
-    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+    return NKI_LIKELY(sent >= 0) ? (int)sent : nki_os_send_error();
 }
 
 static NKI_COLD int nki_os_send_odd(uintptr_t s, const void *data, size_t len) {
-    if (errno == EINTR) {
-        return nki_os_send_flags(s, data, len, 0);
-    }
-    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+    return errno == EINTR ? nki_os_send_flags(s, data, len, 0) : nki_os_send_error();
 }
 
 /* The same for sending. */

@@ -156,7 +156,8 @@ static void scenario_timeout(void) {
     CHECK(bind(fd, (struct sockaddr *)(void *)&in, len) == 0 && listen(fd, 0) == 0);
     CHECK(getsockname(fd, (struct sockaddr *)(void *)&in, &len) == 0);
     for (int i = 0; i < 3; i++) {
-        int filler = torture_own(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
+        int filler = torture_own(socket(AF_INET, SOCK_STREAM, 0));
+        CHECK(fcntl(filler, F_SETFL, O_NONBLOCK) == 0);
         CHECK(connect(filler, (struct sockaddr *)(void *)&in, len) == 0 || errno == EINPROGRESS);
     }
     snprintf(address, sizeof(address), "127.0.0.1:%d", ntohs(in.sin_port));
@@ -280,15 +281,18 @@ static size_t scenario_lend_data(netkit_loop *loop, netkit_conn conn, const void
 }
 
 static void scenario_borrowed(void) {
+    netkit_loop_desc desc;
     netkit_listen_desc listen;
     netkit_connect_desc connect;
     netkit_addr addr;
     memset(&listen, 0, sizeof(listen));
     memset(&connect, 0, sizeof(connect));
     torture_fill(scenario_lent, 0, sizeof(scenario_lent));
+    memset(&desc, 0, sizeof(desc));
+    desc.ring_zerocopy_min = 10000;
     listen.address = "127.0.0.1:0";
     listen.handler = torture_server_handler();
-    if (!torture_loop() || !torture_listen(&listen, &addr)) {
+    if (!torture_loop_with(&desc) || !torture_listen(&listen, &addr)) {
         return;
     }
     connect.addr = &addr;

@@ -109,8 +109,9 @@ NKT_LOOP_TEST(torture_each_call) {
 
 /* What a signal may interrupt (signal(7)), and getrandom and open, which must not mind either. */
 static const char *const torture_slow_calls[] = {
-    "recv", "send",  "sendmsg", "accept", "connect", "epoll_wait", "epoll_pwait2",
-    "poll", "close", "read",    "write",  "open",    "getrandom",  "recvmsg",
+    "recv",         "send",   "sendmsg",       "accept",         "connect", "epoll_wait",
+    "epoll_pwait2", "poll",   "close",         "read",           "write",   "open",
+    "getrandom",    "kevent", "kevent_change", "kevent_trigger", "recvmsg",
 };
 
 /* Calls of close beyond one for each conn: on a port that was another test's a moment ago there may

@@ -546,6 +546,8 @@ NKT_TEST(timers_grow_and_look_with_holes) {
             timers_model_stop(m, (i * 7) % (count - 3));
         }
         CHECK(m->queue.capacity == count && m->queue.places > 3);
+        CHECK_OK(nki_timers_reserve(&m->queue, count - 3)); /* there is room for those */
+        CHECK_EQ(m->queue.capacity, count);
         CHECK(round != 0 || m->queue.places == count);
         timers_check_inside(&m->queue);
     }
