@@ -5191,7 +5191,7 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
     (NKI_FAIL(lchmod) ? -1 : fchmodat(AT_FDCWD, (path), (mode), AT_SYMLINK_NOFOLLOW))
 #define NKI_SYS_fchmod(fd, mode) (NKI_FAIL(fchmod) ? -1 : fchmod((fd), (mode)))
 #define NKI_SYS_getpeereid(s, u, g) (NKI_FAIL(getpeereid) ? -1 : getpeereid((s), (u), (g)))
-#define NKI_SYS_getpid() getpid()
+#define NKI_SYS_getpid() ((int)getpid())
 #define NKI_SYS_open(path, flags) (NKI_FAIL(open) ? -1 : open((path), (flags)))
 #define NKI_SYS_poll(p, n, ms) (NKI_FAIL(poll) ? -1 : poll((p), (n), (ms)))
 #define NKI_SYS_clock_gettime(id, t) (NKI_FAIL(clock_gettime) ? -1 : clock_gettime((id), (t)))
@@ -5259,7 +5259,6 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
     (NKI_FAIL(kevent_change) ? -1 : kevent((kq), (evs), (n), NULL, 0, NULL))
 #define NKI_SYS_kevent_trigger(kq, ev) \
     (NKI_FAIL(kevent_trigger) ? -1 : kevent((kq), (ev), 1, NULL, 0, NULL))
-#define NKI_SYS_getpid() ((int)getpid())
 #endif
 
 #if NKI_HAS_URING
@@ -7485,64 +7484,62 @@ static void nki_os_take_fd(netkit_message_in *in, int fd) {
     }
 }
 
-static void nki_os_take_credentials(netkit_message_in *in, const struct cmsghdr *head) {
-#if NKI_HAS_SCM_CREDENTIALS
-    struct ucred who;
-    memcpy(&who, CMSG_DATA(head), sizeof who);
-    in->sender = nki_os_credentials_of(&who);
-#else
-    NKI_UNUSED(in);
-    NKI_UNUSED(head);
-#endif
+/* What is behind a head, as CMSG_DATA says, which takes the const away. */
+static const unsigned char *nki_cmsg_data(const struct cmsghdr *head) {
+    return (const unsigned char *)head + CMSG_LEN(0);
 }
 
+#if NKI_HAS_SCM_CREDENTIALS
+static void nki_os_take_credentials(netkit_message_in *in, const struct cmsghdr *head) {
+    struct ucred who;
+    memcpy(&who, nki_cmsg_data(head), sizeof who);
+    in->sender = nki_os_credentials_of(&who);
+}
+#endif
+
 /* The caller's: as the system wrote it, head and all, with the room that keeps the next in line. */
-static void nki_os_take_other(netkit_message_in *in, const struct cmsghdr *head) {
-    size_t len = (size_t)head->cmsg_len;
-    size_t space = CMSG_SPACE(len - CMSG_LEN(0));
+static void nki_os_take_other(netkit_message_in *in, const struct cmsghdr *head, size_t len) {
+    size_t space = CMSG_SPACE(len);
     if (space > in->control_max - in->control_len) {
         in->is_control_cut = true;
         return;
     }
     memset((char *)in->control + in->control_len, 0, space);
-    memcpy((char *)in->control + in->control_len, head, len);
+    memcpy((char *)in->control + in->control_len, head, CMSG_LEN(len));
     in->control_len += space;
 }
 
-/* As CMSG_NXTHDR, which does not compile everywhere without a warning (musl). */
-static const struct cmsghdr *nki_cmsg_next(const nki_control *control, size_t control_len,
-                                           const struct cmsghdr *head) {
-    size_t at = (size_t)((const unsigned char *)head - control->bytes);
-    size_t len = (size_t)head->cmsg_len;
-    if (len < CMSG_LEN(0)) {
-        return NULL;
+static void nki_os_take_one(netkit_message_in *in, const struct cmsghdr *head, size_t len) {
+    if (head->cmsg_level != SOL_SOCKET) {
+        nki_os_take_other(in, head, len);
+    } else if (head->cmsg_type == SCM_RIGHTS) {
+        for (size_t at = 0; at + sizeof(int) <= len; at += sizeof(int)) {
+            int fd;
+            memcpy(&fd, nki_cmsg_data(head) + at, sizeof fd);
+            nki_os_take_fd(in, fd);
+        }
+#if NKI_HAS_SCM_CREDENTIALS
+    } else if (head->cmsg_type == SCM_CREDENTIALS && len >= sizeof(struct ucred)) {
+        nki_os_take_credentials(in, head);
+#endif
+    } else {
+        nki_os_take_other(in, head, len);
     }
-    at += CMSG_SPACE(len - CMSG_LEN(0));
-    return at + sizeof(*head) > control_len
-               ? NULL
-               : (const struct cmsghdr *)(const void *)(control->bytes + at);
 }
 
+/* By hand, since CMSG_NXTHDR does not compile everywhere without a warning (musl), and what was cut
+ * may claim to be longer than it is (the BSDs). */
 static void nki_os_take_control(netkit_message_in *in, const nki_control *control,
                                 size_t control_len) {
-    const struct cmsghdr *head = control_len < sizeof(*head) ? NULL : &control->align;
-    for (; head != NULL; head = nki_cmsg_next(control, control_len, head)) {
-        size_t len = (size_t)head->cmsg_len - CMSG_LEN(0);
-        if (head->cmsg_level != SOL_SOCKET) {
-            nki_os_take_other(in, head);
-        } else if (head->cmsg_type == SCM_RIGHTS) {
-            for (size_t at = 0; at + sizeof(int) <= len; at += sizeof(int)) {
-                int fd;
-                memcpy(&fd, CMSG_DATA(head) + at, sizeof fd);
-                nki_os_take_fd(in, fd);
-            }
-#if NKI_HAS_SCM_CREDENTIALS
-        } else if (head->cmsg_type == SCM_CREDENTIALS && len >= sizeof(struct ucred)) {
-            nki_os_take_credentials(in, head);
-#endif
-        } else {
-            nki_os_take_other(in, head);
+    size_t at = 0;
+    while (at + sizeof(struct cmsghdr) <= control_len) {
+        const struct cmsghdr *head = (const struct cmsghdr *)(const void *)(control->bytes + at);
+        size_t len = NKI_MIN((size_t)head->cmsg_len, control_len - at);
+        if (len < CMSG_LEN(0)) {
+            return;
         }
+        nki_os_take_one(in, head, len - CMSG_LEN(0));
+        at += CMSG_SPACE(len - CMSG_LEN(0));
     }
 }
 
