@@ -5192,7 +5192,7 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
     (NKI_FAIL(lchmod) ? -1 : fchmodat(AT_FDCWD, (path), (mode), AT_SYMLINK_NOFOLLOW))
 #define NKI_SYS_fchmod(fd, mode) (NKI_FAIL(fchmod) ? -1 : fchmod((fd), (mode)))
 #define NKI_SYS_getpeereid(s, u, g) (NKI_FAIL(getpeereid) ? -1 : getpeereid((s), (u), (g)))
-#define NKI_SYS_getpid() getpid()
+#define NKI_SYS_getpid() ((int)getpid())
 #define NKI_SYS_open(path, flags) (NKI_FAIL(open) ? -1 : open((path), (flags)))
 #define NKI_SYS_poll(p, n, ms) (NKI_FAIL(poll) ? -1 : poll((p), (n), (ms)))
 #define NKI_SYS_clock_gettime(id, t) (NKI_FAIL(clock_gettime) ? -1 : clock_gettime((id), (t)))
@@ -5260,7 +5260,6 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
     (NKI_FAIL(kevent_change) ? -1 : kevent((kq), (evs), (n), NULL, 0, NULL))
 #define NKI_SYS_kevent_trigger(kq, ev) \
     (NKI_FAIL(kevent_trigger) ? -1 : kevent((kq), (ev), 1, NULL, 0, NULL))
-#define NKI_SYS_getpid() ((int)getpid())
 #endif
 
 #if NKI_HAS_URING
@@ -6990,6 +6989,11 @@ static bool nki_path_is_same(const struct stat *a, const struct stat *b) {
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
+static bool nki_path_is_unchanged(const struct stat *a, const struct stat *b) {
+    return nki_path_is_same(a, b) && NKI_CHANGED(*a).tv_sec == NKI_CHANGED(*b).tv_sec &&
+           NKI_CHANGED(*a).tv_nsec == NKI_CHANGED(*b).tv_nsec;
+}
+
 /* ---- left over? ---- */
 
 static int nki_unix_in_use(void) {
@@ -7036,8 +7040,7 @@ static int nki_unix_clear(const nki_path *path, const netkit_addr *addr) {
         return rc == NETKIT_E_NOTFOUND ? (int)NETKIT_OK : rc;
     }
     /* Somebody may have done the same meanwhile, and been given the same inode again. */
-    if (!nki_path_is_same(&before, &now) ||
-        memcmp(&NKI_CHANGED(before), &NKI_CHANGED(now), sizeof NKI_CHANGED(now)) != 0) {
+    if (!nki_path_is_unchanged(&before, &now)) {
         return nki_unix_in_use();
     }
     rc = NKI_SYS_unlink(path->text) != 0 ? nki_os_error() : (int)NETKIT_OK;
@@ -7482,48 +7485,62 @@ static void nki_os_take_fd(netkit_message_in *in, int fd) {
     }
 }
 
-static void nki_os_take_credentials(netkit_message_in *in, const struct cmsghdr *head) {
-#if NKI_HAS_SCM_CREDENTIALS
-    struct ucred who;
-    memcpy(&who, CMSG_DATA(head), sizeof who);
-    in->sender = nki_os_credentials_of(&who);
-#else
-    NKI_UNUSED(in);
-    NKI_UNUSED(head);
-#endif
+/* What is behind a head, as CMSG_DATA says, which takes the const away. */
+static const unsigned char *nki_cmsg_data(const struct cmsghdr *head) {
+    return (const unsigned char *)head + CMSG_LEN(0);
 }
 
+#if NKI_HAS_SCM_CREDENTIALS
+static void nki_os_take_credentials(netkit_message_in *in, const struct cmsghdr *head) {
+    struct ucred who;
+    memcpy(&who, nki_cmsg_data(head), sizeof who);
+    in->sender = nki_os_credentials_of(&who);
+}
+#endif
+
 /* The caller's: as the system wrote it, head and all, with the room that keeps the next in line. */
-static void nki_os_take_other(netkit_message_in *in, const struct cmsghdr *head) {
-    size_t len = (size_t)head->cmsg_len;
-    size_t space = CMSG_SPACE(len - CMSG_LEN(0));
+static void nki_os_take_other(netkit_message_in *in, const struct cmsghdr *head, size_t len) {
+    size_t space = CMSG_SPACE(len);
     if (space > in->control_max - in->control_len) {
         in->is_control_cut = true;
         return;
     }
     memset((char *)in->control + in->control_len, 0, space);
-    memcpy((char *)in->control + in->control_len, head, len);
+    memcpy((char *)in->control + in->control_len, head, CMSG_LEN(len));
     in->control_len += space;
 }
 
-static void nki_os_take_control(netkit_message_in *in, struct msghdr *msg) {
-    for (struct cmsghdr *head = CMSG_FIRSTHDR(msg); head != NULL; head = CMSG_NXTHDR(msg, head)) {
-        size_t len = (size_t)head->cmsg_len - CMSG_LEN(0);
-        if (head->cmsg_level != SOL_SOCKET) {
-            nki_os_take_other(in, head);
-        } else if (head->cmsg_type == SCM_RIGHTS) {
-            for (size_t at = 0; at + sizeof(int) <= len; at += sizeof(int)) {
-                int fd;
-                memcpy(&fd, CMSG_DATA(head) + at, sizeof fd);
-                nki_os_take_fd(in, fd);
-            }
-#if NKI_HAS_SCM_CREDENTIALS
-        } else if (head->cmsg_type == SCM_CREDENTIALS && len >= sizeof(struct ucred)) {
-            nki_os_take_credentials(in, head);
-#endif
-        } else {
-            nki_os_take_other(in, head);
+static void nki_os_take_one(netkit_message_in *in, const struct cmsghdr *head, size_t len) {
+    if (head->cmsg_level != SOL_SOCKET) {
+        nki_os_take_other(in, head, len);
+    } else if (head->cmsg_type == SCM_RIGHTS) {
+        for (size_t at = 0; at + sizeof(int) <= len; at += sizeof(int)) {
+            int fd;
+            memcpy(&fd, nki_cmsg_data(head) + at, sizeof fd);
+            nki_os_take_fd(in, fd);
         }
+#if NKI_HAS_SCM_CREDENTIALS
+    } else if (head->cmsg_type == SCM_CREDENTIALS && len >= sizeof(struct ucred)) {
+        nki_os_take_credentials(in, head);
+#endif
+    } else {
+        nki_os_take_other(in, head, len);
+    }
+}
+
+/* By hand, since CMSG_NXTHDR does not compile everywhere without a warning (musl), and what was cut
+ * may claim to be longer than it is (the BSDs). */
+static void nki_os_take_control(netkit_message_in *in, const nki_control *control,
+                                size_t control_len) {
+    size_t at = 0;
+    while (at + sizeof(struct cmsghdr) <= control_len) {
+        const struct cmsghdr *head = (const struct cmsghdr *)(const void *)(control->bytes + at);
+        size_t len = NKI_MIN((size_t)head->cmsg_len, control_len - at);
+        if (len < CMSG_LEN(0)) {
+            return;
+        }
+        nki_os_take_one(in, head, len - CMSG_LEN(0));
+        at += CMSG_SPACE(len - CMSG_LEN(0));
     }
 }
 
@@ -7566,7 +7583,7 @@ static int nki_os_recv_msg(uintptr_t s, netkit_message_in *in) {
         return nki_os_recv_result(got, 0);
     }
     nki_sockaddr_to(&in->from, &sa, msg.msg_namelen);
-    nki_os_take_control(in, &msg);
+    nki_os_take_control(in, &control, (size_t)msg.msg_controllen);
     in->is_cut = (msg.msg_flags & MSG_TRUNC) != 0;
     if ((msg.msg_flags & MSG_CTRUNC) != 0) {
         in->is_fds_cut = true; /* there was room here for all of them: the process had none */
