@@ -3812,7 +3812,8 @@ enum {
     NKI_DGRAM_SEGMENTS = 64 /* the most that every kernel with GSO cuts (UDP_MAX_SEGMENTS) */
 };
 
-/* `scratch` is memory of nki_os_dgram_scratch(count) bytes, aligned as by malloc. Both return a
+/* `scratch` is memory of nki_os_dgram_scratch(count) bytes, aligned as by malloc, one for each
+ * direction; that for receiving zeroed at first, as `out` is. Both return a
  * count of 1 or more, NETKIT_E_AGAIN or an error; a datagram that failed leaves those behind it
  * alone. `is_ipv6`: the family of the socket. */
 static size_t nki_os_dgram_scratch(unsigned count);
@@ -5270,15 +5271,30 @@ typedef struct nki_dgram_side {
     struct iovec iov;
 } nki_dgram_side;
 
-NKI_STATIC_ASSERT(plain_scratch, 32 * (sizeof(nki_mmsg) + sizeof(nki_dgram_side)) <= 16384);
+/* What the heads in front of `sides` were last made for: those that a receive did not use are
+ * as they were. */
+typedef struct nki_dgram_made {
+    const unsigned char *memory; /* NULL = for nothing */
+    size_t stride;
+    size_t size;
+    unsigned count;
+    unsigned used;
+} nki_dgram_made;
+
+NKI_STATIC_ASSERT(plain_scratch,
+                  sizeof(nki_dgram_made) + 32 * (sizeof(nki_mmsg) + sizeof(nki_dgram_side)) <=
+                      16384);
 
 static size_t nki_os_dgram_scratch(unsigned count) {
-    return count * (sizeof(nki_mmsg) + sizeof(nki_dgram_side));
+    return sizeof(nki_dgram_made) + count * (sizeof(nki_mmsg) + sizeof(nki_dgram_side));
 }
 
-/* The scratch is `count` sides and then `count` heads. */
+static nki_dgram_side *nki_dgram_sides(void *scratch) {
+    return (nki_dgram_side *)(void *)((nki_dgram_made *)scratch + 1);
+}
+
 static nki_mmsg *nki_dgram_heads(void *scratch, unsigned count) {
-    return (nki_mmsg *)(void *)((nki_dgram_side *)scratch + count);
+    return (nki_mmsg *)(void *)(nki_dgram_sides(scratch) + count);
 }
 
 /* ---- receiving ---- */
@@ -5393,13 +5409,40 @@ static void nki_dgram_note(netkit_datagram *out, const struct cmsghdr *c) {
     }
 }
 
+/* Without the path, which is of unix alone: it is what costs. */
+static void nki_dgram_peer(netkit_addr *out, const nki_dgram_side *side, socklen_t len) {
+    if (NKI_UNLIKELY(side->at.name.ss_family != AF_INET ||
+                     len < (socklen_t)sizeof(struct sockaddr_in))) {
+        nki_sockaddr_to(out, &side->at.name, len);
+        return;
+    }
+    struct sockaddr_in in;
+    memcpy(&in, side->at.bytes, sizeof(in));
+    memset(out, 0, offsetof(netkit_addr, path));
+    out->family = NETKIT_AF_IPV4;
+    out->port = ntohs(in.sin_port);
+    memcpy(out->ip, &in.sin_addr, 4);
+}
+
+static void nki_dgram_clear(netkit_datagram *out) {
+    out->time_ns = 0;
+    memset(&out->local, 0, offsetof(netkit_addr, path));
+    out->interface_index = 0;
+    out->segment_size = 0;
+    out->mtu = 0;
+    out->error = 0;
+    out->os_code = 0;
+    out->tos = 0;
+    out->ttl = 0;
+}
+
 static void nki_dgram_read(netkit_datagram *out, nki_mmsg *head, const nki_dgram_side *side) {
     struct msghdr *msg = &head->msg_hdr;
-    memset(out, 0, sizeof(*out));
+    nki_dgram_clear(out);
     out->data = side->iov.iov_base;
     out->len = head->msg_len;
     out->is_truncated = (msg->msg_flags & MSG_TRUNC) != 0;
-    nki_sockaddr_to(&out->peer, &side->at.name, msg->msg_namelen);
+    nki_dgram_peer(&out->peer, side, msg->msg_namelen);
     if (msg->msg_controllen != 0) {
         for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
             nki_dgram_note(out, c);
@@ -5410,18 +5453,44 @@ static void nki_dgram_read(netkit_datagram *out, nki_mmsg *head, const nki_dgram
     }
 }
 
+/* What the system changes in a head. */
+static void nki_dgram_reset(nki_mmsg *head) {
+    struct msghdr *msg = &head->msg_hdr;
+    msg->msg_namelen = (socklen_t)sizeof(struct sockaddr_storage);
+    msg->msg_flags = 0;
+    /* Tests make it smaller than what comes. */
+    msg->msg_controllen = (socklen_t)NKI_CLIP(dgram_control, NKI_DGRAM_CONTROL);
+}
+
 static void nki_dgram_head(nki_mmsg *head, nki_dgram_side *side, void *memory, size_t size) {
     struct msghdr *msg = &head->msg_hdr;
     memset(head, 0, sizeof(*head));
     side->iov.iov_base = memory;
     side->iov.iov_len = size;
     msg->msg_name = &side->at;
-    msg->msg_namelen = (socklen_t)sizeof(side->at);
     msg->msg_iov = &side->iov;
     msg->msg_iovlen = 1;
     msg->msg_control = &side->control;
-    /* Tests make it smaller than what comes. */
-    msg->msg_controllen = (socklen_t)NKI_CLIP(dgram_control, NKI_DGRAM_CONTROL);
+    nki_dgram_reset(head);
+}
+
+/* The heads of a receive: the same udp's again, most of the time. */
+static void nki_dgram_make(void *scratch, const nki_dgram_room *room) {
+    nki_dgram_made *made = (nki_dgram_made *)scratch;
+    nki_dgram_side *sides = nki_dgram_sides(scratch);
+    nki_mmsg *heads = nki_dgram_heads(scratch, room->count);
+    bool is_same = made->memory == room->memory && made->stride == room->stride &&
+                   made->size == room->size && made->count == room->count;
+    for (unsigned i = 0; is_same && i < made->used; i++) {
+        nki_dgram_reset(&heads[i]);
+    }
+    for (unsigned i = 0; !is_same && i < room->count; i++) {
+        nki_dgram_head(&heads[i], &sides[i], room->memory + i * room->stride, room->size);
+    }
+    made->memory = room->memory;
+    made->stride = room->stride;
+    made->size = room->size;
+    made->count = room->count;
 }
 
 #if NKI_HAS_MMSG
@@ -5461,15 +5530,16 @@ static int nki_os_send_heads(int fd, nki_mmsg *heads, unsigned count) {
 
 static int nki_os_recv_dgrams(uintptr_t s, void *scratch, netkit_datagram *out,
                               const nki_dgram_room *room) {
-    nki_dgram_side *sides = (nki_dgram_side *)scratch;
+    nki_dgram_made *made = (nki_dgram_made *)scratch;
+    const nki_dgram_side *sides = nki_dgram_sides(scratch);
     nki_mmsg *heads = nki_dgram_heads(scratch, room->count);
     int n;
-    for (unsigned i = 0; i < room->count; i++) {
-        nki_dgram_head(&heads[i], &sides[i], room->memory + i * room->stride, room->size);
-    }
+    nki_dgram_make(scratch, room);
     do {
         n = nki_os_recv_heads(nki_os_fd(s), heads, room->count);
     } while (n < 0 && errno == EINTR);
+    /* The system may have begun with one more. */
+    made->used = NKI_MIN((unsigned)NKI_MAX(n, 0) + 1, room->count);
     if (n <= 0) {
         return n == 0 || errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
     }
@@ -5601,7 +5671,7 @@ static void nki_dgram_name(struct msghdr *msg, nki_dgram_side *side, const nki_d
 
 static int nki_os_send_dgrams(uintptr_t s, bool is_ipv6, void *scratch, const nki_dgram_out *out,
                               unsigned count) {
-    nki_dgram_side *sides = (nki_dgram_side *)scratch;
+    nki_dgram_side *sides = nki_dgram_sides(scratch);
     nki_mmsg *heads = nki_dgram_heads(scratch, count);
     int n;
     for (unsigned i = 0; i < count; i++) {
@@ -6196,6 +6266,8 @@ NETKIT_API int netkit_socket_recv_datagrams(netkit_socket s, netkit_datagram *da
     room.memory = (unsigned char *)memory;
     room.stride = size / count;
     room.size = room.stride;
+    memset(datagrams, 0, room.count * sizeof(*datagrams));
+    memset(scratch.bytes, 0, 64); /* no heads were made yet */
     int rc = nki_os_recv_dgrams(native, scratch.bytes, datagrams, &room);
     /* What failed is told by the error queue, if that was asked for; after the error itself. */
     if (rc < 0 && nki_os_recv_failed(native, datagrams, memory, room.size) == NETKIT_OK) {
@@ -7870,7 +7942,8 @@ NKI_STATIC_ASSERT(udp_size, sizeof(nki_udp) <= NKI_SOURCE_SIZE);
 
 /* What a loop with udps has once: where one of them receives, and spare blocks. */
 typedef struct nki_dgrams {
-    void *scratch; /* the system's */
+    void *recv_scratch; /* the system's */
+    void *send_scratch;
     unsigned char *memory;
     const netkit_datagram *items; /* the batch that is being delivered */
     unsigned at;
@@ -11195,7 +11268,8 @@ static void nki_dgrams_free(netkit_loop *loop) {
     if (d->dead != NULL) {
         nki_free(&loop->allocator, d->dead, d->dead->size);
     }
-    nki_free(&loop->allocator, d->scratch, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
+    nki_free(&loop->allocator, d->recv_scratch, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
+    nki_free(&loop->allocator, d->send_scratch, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
     nki_free(&loop->allocator, d->memory, NKI_UDP_AREA);
     nki_free(&loop->allocator, d, sizeof *d);
     loop->dgrams = NULL;
@@ -11211,9 +11285,10 @@ static int nki_dgrams_create(netkit_loop *loop) {
         return NETKIT_E_NOMEM;
     }
     loop->dgrams = d;
-    d->scratch = nki_alloc(&loop->allocator, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
+    d->recv_scratch = nki_alloc_zero(&loop->allocator, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
+    d->send_scratch = nki_alloc(&loop->allocator, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
     d->memory = (unsigned char *)nki_alloc(&loop->allocator, NKI_UDP_AREA);
-    if (d->scratch == NULL || d->memory == NULL) {
+    if (d->recv_scratch == NULL || d->send_scratch == NULL || d->memory == NULL) {
         nki_dgrams_free(loop);
         return NETKIT_E_NOMEM;
     }
@@ -11399,7 +11474,7 @@ static void nki_udp_fill_local(const nki_udp *u, netkit_datagram *items, unsigne
         if (items[i].local.family != NETKIT_AF_NONE) {
             items[i].local.port = m->bound.port;
         } else if (!m->is_wildcard) {
-            items[i].local = m->bound;
+            memcpy(&items[i].local, &m->bound, offsetof(netkit_addr, path));
         }
     }
 }
@@ -13074,7 +13149,8 @@ static int nki_r_udp_open(netkit_loop *loop, const nki_udp_how *how, uintptr_t *
  * error among what was told, fewer may be what came before that. */
 static int nki_r_udp_recv(netkit_loop *loop, nki_udp *u) {
     const nki_dgram_room *room = &u->more->room;
-    int n = nki_os_recv_dgrams(u->source.socket, loop->dgrams->scratch, loop->dgrams->in, room);
+    int n =
+        nki_os_recv_dgrams(u->source.socket, loop->dgrams->recv_scratch, loop->dgrams->in, room);
     bool is_all = n > 0 && (unsigned)n < room->count;
     if (n == NETKIT_E_AGAIN || (is_all && (u->source.driver & NKI_R_TO_AGAIN) == 0)) {
         u->source.ready = (uint16_t)(u->source.ready & ~NKI_READABLE);
@@ -13085,7 +13161,7 @@ static int nki_r_udp_recv(netkit_loop *loop, nki_udp *u) {
 
 static int nki_r_udp_send(netkit_loop *loop, nki_udp *u, const nki_dgram_out *out, unsigned count) {
     bool is_ipv6 = (u->flags & NKI_D_IPV6) != 0;
-    return nki_os_send_dgrams(u->source.socket, is_ipv6, loop->dgrams->scratch, out, count);
+    return nki_os_send_dgrams(u->source.socket, is_ipv6, loop->dgrams->send_scratch, out, count);
 }
 
 static int nki_r_udp_failed(netkit_loop *loop, nki_udp *u, netkit_datagram *out) {
@@ -14343,7 +14419,7 @@ static void nki_u_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
 
 static int nki_u_udp_recv(netkit_loop *loop, nki_udp *udp) {
     nki_u *u = nki_u_of(loop);
-    int n = nki_os_recv_dgrams(udp->source.socket, loop->dgrams->scratch, loop->dgrams->in,
+    int n = nki_os_recv_dgrams(udp->source.socket, loop->dgrams->recv_scratch, loop->dgrams->in,
                                &udp->more->room);
     if (n == NETKIT_E_AGAIN || (n > 0 && (unsigned)n < udp->more->room.count)) {
         udp->source.ready = (uint16_t)(udp->source.ready & ~NKI_READABLE);

@@ -307,7 +307,8 @@ NKI_STATIC_ASSERT(udp_size, sizeof(nki_udp) <= NKI_SOURCE_SIZE);
 
 /* What a loop with udps has once: where one of them receives, and spare blocks. */
 typedef struct nki_dgrams {
-    void *scratch; /* the system's */
+    void *recv_scratch; /* the system's */
+    void *send_scratch;
     unsigned char *memory;
     const netkit_datagram *items; /* the batch that is being delivered */
     unsigned at;
