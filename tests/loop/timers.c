@@ -454,6 +454,7 @@ NKT_LOOP_TEST(timers_are_kept_over_interruptions) {
     nkt_fault_at("epoll_wait", 1, EINTR, false);
     nkt_fault_at("epoll_pwait2", 1, EINTR, false);
     nkt_fault_at("poll", 1, EINTR, false);
+    nkt_fault_at("kevent", 1, EINTR, false);
     nkt_fault_at("io_uring_enter", 1, EINTR, false);
     ltimer_after(loop, 30000, 0, &fired);
     CHECK_OK(netkit_loop_run(loop));
@@ -940,9 +941,9 @@ NKT_LOOP_TEST(timers_ignore_the_wall_clock) {
     snprintf(command, sizeof(command),
              "env -u NKT_TALLY -u B -u LONG V=1 NKT_SHOW_HIDDEN=1 LTIMER_BACKEND=%s "
              "FAKETIME_TIMESTAMP_FILE='%s' FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1 "
-             "DONT_FAKE_MONOTONIC=1 LD_PRELOAD='%s' '%s' "
+             "DONT_FAKE_MONOTONIC=1 LD_PRELOAD='%s' %s '%s' "
              "T=ltimers_under_a_jumping_wall_clock SEED=1 2>&1",
-             nkt_backend_name, path, library, nkt_program);
+             nkt_backend_name, path, library, nkt_emulator(), nkt_program);
     f = popen(command, "r");
     CHECK(f != NULL);
     len = fread(out, 1, sizeof(out) - 1, f);
