@@ -11555,7 +11555,8 @@ struct netkit_loop {
     nki_queue later;        /* in the next one */
     nki_conn_queue dirty;
     nki_conn_queue dead;
-    nki_udp *udp_dirty;      /* udps to be flushed */
+    nki_udp *udp_dirty; /* udps to be flushed */
+    nki_udp *udp_dirty_last;
     nki_udp *udp_batch;      /* what it has received is being delivered */
     nki_dgrams *dgrams;      /* from the first udp on */
     nki_queue graves;        /* slots to be freed at the end of the turn */
@@ -15386,8 +15387,13 @@ static void nki_udp_flush(netkit_loop *loop, nki_udp *u) {
 static void nki_udp_mark_dirty(netkit_loop *loop, nki_udp *u) {
     if ((u->flags & NKI_D_DIRTY) == 0) {
         u->flags |= NKI_D_DIRTY;
-        u->next = loop->udp_dirty;
-        loop->udp_dirty = u;
+        u->next = NULL;
+        if (loop->udp_dirty == NULL) {
+            loop->udp_dirty = u;
+        } else {
+            loop->udp_dirty_last->next = u;
+        }
+        loop->udp_dirty_last = u;
     }
 }
 

@@ -399,7 +399,8 @@ struct netkit_loop {
     nki_queue later;        /* in the next one */
     nki_conn_queue dirty;
     nki_conn_queue dead;
-    nki_udp *udp_dirty;      /* udps to be flushed */
+    nki_udp *udp_dirty; /* udps to be flushed */
+    nki_udp *udp_dirty_last;
     nki_udp *udp_batch;      /* what it has received is being delivered */
     nki_dgrams *dgrams;      /* from the first udp on */
     nki_queue graves;        /* slots to be freed at the end of the turn */
