@@ -1,24 +1,24 @@
 /* netkit.h - v0.1.0 - networking for C and C++ in one header
    MIT or public domain, your choice: see the end of this file.
 
-   A loop, TCP and unix servers and clients, timers, messages between threads,
-   plain sockets and a poller, for C99 and C++11, with nothing but libc below.
+   A loop, TCP, UDP and unix servers and clients, timers, messages between
+   threads, plain sockets and a poller, for C99 and C++11, with nothing but libc below.
    This comment is the manual; every declaration below it says the details.
 
    CONTENTS
-       Do this                     ADDRESSES
-       An echo server              PLAIN SOCKETS
-       LOOP AND THREADS            POLLER
-       HANDLES AND LIFETIME        THE RING (IO_URING)
-       CALLBACK RULES              ERRORS
-       READING                     LOGGING AND DEBUG MODE
-       WRITING AND BACK-PRESSURE   MEMORY
-       CLOSING                     CONFIGURATION
-       TIMEOUTS                    PLATFORM NOTES
-       TIMERS                      LIMITS
-       POSTS                       VERSIONING
-       WATCHES AND EMBEDDING       FUNCTION INDEX
-       PULLING EVENTS (GAMES)
+       Do this                     DATAGRAMS (UDP)
+       An echo server              ADDRESSES
+       LOOP AND THREADS            PLAIN SOCKETS
+       HANDLES AND LIFETIME        POLLER
+       CALLBACK RULES              THE RING (IO_URING)
+       READING                     ERRORS
+       WRITING AND BACK-PRESSURE   LOGGING AND DEBUG MODE
+       CLOSING                     MEMORY
+       TIMEOUTS                    CONFIGURATION
+       TIMERS                      PLATFORM NOTES
+       POSTS                       LIMITS
+       WATCHES AND EMBEDDING       VERSIONING
+       PULLING EVENTS (GAMES)      FUNCTION INDEX
        MESSAGES AND SMALL PARTS
        UNIX SOCKETS AND DESCRIPTORS
        OPTIONS OF SOCKETS
@@ -123,7 +123,7 @@
        running = NULL;              // a signal may come later than that
        netkit_loop_destroy(loop);
 
-   What counts, so that netkit_loop_run goes on: listeners, conns, watches,
+   What counts, so that netkit_loop_run goes on: listeners, conns, udps, watches,
    timers and posts, but not those whose ..._set_referenced was called with
    false (a timer that only prints statistics, say).
 
@@ -546,9 +546,72 @@
        CONGESTION                     a text, "cubic" (Linux)
        CREDENTIALS (Linux)            with each message on unix sockets
        BLOCKING, CLOSE_ON_EXEC, ERROR
+       TTL, TOS, DONT_FRAGMENT, PATH_MTU, BROADCAST, MULTICAST_..., TELL_...: see
+       DATAGRAMS
 
    A port is never shared unless every listener asks (reuse_port). exclusive in
    netkit_listen_desc also refuses one that has connections in TIME_WAIT.
+
+
+   DATAGRAMS (UDP)
+   ---------------
+   A netkit_udp is a datagram socket in a loop. A whole echo server:
+
+       static void echo(netkit_loop *loop, netkit_udp udp,
+                        const netkit_datagram *in, void *user) {
+           (void)user;
+           netkit_udp_reply(loop, udp, in, in->data, in->len);
+       }
+       ...
+       netkit_udp_desc desc = {0};
+       desc.address = ":7010";              // every address, IPv6 and IPv4
+       desc.handler.on_datagram = echo;
+       netkit_udp_open(loop, &desc, &udp);
+
+   netkit_datagram is one struct for both directions: data and len, the peer, the
+   address of ours, the interface, TOS with its ECN bits, TTL, segment size, time.
+   What is told beside data and peer is asked for in the desc (tell_local,
+   tell_tos, tell_ttl, tell_time); a udp on a wildcard address is always told
+   where a datagram came to, so that netkit_udp_reply answers from there.
+
+       netkit_udp_send         to an address, or NULL: to desc.peer
+       netkit_udp_reply        to who sent this one, from where it came to
+       netkit_udp_send_batch   an array, with all that the struct can say; what
+                               has come can be sent on as it is
+
+     - Datagrams are copied and leave together, in order: when all that was
+       received with one call has been handled, at the end of the turn, or when
+       64 have gathered. netkit_udp_flush sends now.
+     - An empty datagram is one like any other. One that was longer than
+       recv_size is cut and has is_truncated set; the next one is intact.
+     - NETKIT_E_FULL means that send_max bytes wait for the system; nothing was
+       taken, and on_drain comes once when there is room. Many programs just drop
+       the datagram then: that is what UDP is.
+     - Errors end nothing. on_error tells which peer could not be reached (as
+       ICMP says) and which datagram could not be sent, with its address and the
+       system's code. Without on_error they are passed over, and not even asked
+       for.
+     - netkit_udp_close sends what the system takes at once; on_close counts the
+       rest (info->unsent).
+
+   For bulk, segments: with segment_size a datagram of up to 64 KiB stands for
+   many, cut by the kernel or the card (GSO); desc.gro lets the kernel merge what
+   arrives, and netkit cuts it again for on_datagram; desc.gro_whole hands it over
+   whole, with its segment_size. Both ends together make 1,200-byte datagrams ten
+   times cheaper and more. Where the system lacks one of them netkit does the same
+   one by one; netkit_udp_caps tells. A plain socket has no queue, and gives
+   NETKIT_E_NOSYS instead.
+
+   Groups: bind to the port on a wildcard address, with desc.share if others on
+   the machine do the same, then netkit_udp_join. Such a socket hears all groups
+   that anybody on the machine has joined: compare in->local.
+   NETKIT_OPT_MULTICAST_INTERFACE, _TTL and _LOOP say where what you send goes.
+
+   Options of IP (netkit_udp_set_option, netkit_socket_set): NETKIT_OPT_TTL, _TOS,
+   _DONT_FRAGMENT, _PATH_MTU, _BROADCAST.
+
+   Plain sockets have netkit_socket_recv_datagrams and _send_datagrams, with the
+   same struct. See examples/udp_echo.c, game_server.c, multicast_chat.c.
 
 
    ADDRESSES
@@ -716,13 +779,15 @@
    A loop takes its memory from desc.allocator, or from malloc and free. free
    gets the size too. Conns, timers and the rest live in slabs that grow and are
    kept until the loop is destroyed; an idle conn holds no buffers, because the
-   one receive buffer of 64 KiB belongs to the loop. In a steady state nothing
+   one receive buffer of 64 KiB belongs to the loop. (With the first udp a loop
+   takes 1 MiB more to receive datagrams into.) In a steady state nothing
    is allocated. All queues are bounded:
 
        per conn   recv_max     unconsumed input              64 KiB
                   send_max     copied output                 256 KiB
                   chunks_max   borrowed chunks               1,024
-       per loop   objects_max  listeners, conns, watches     1,048,576
+       per udp    send_max     datagrams that wait           256 KiB
+       per loop   objects_max  listeners, conns, udps, ...   1,048,576
                   timers_max                                 4,194,304
                   posts_max    posts that wait               4,096
                   keep_max     bytes kept by netkit_conn_keep  16 MiB
@@ -786,7 +851,7 @@
 
    LIMITS
    ------
-   What is not there yet: names of hosts (DNS), UDP, TLS, more than
+   What is not there yet: names of hosts (DNS), TLS, more than
    one loop behind one listener without reuse_port, files sent by the kernel.
    One loop holds at most 16,777,216 objects of a kind. A blocking call in a
    callback (a disk, a resolver) holds up everything on that loop: use a thread
@@ -865,6 +930,20 @@
        netkit_slotmap_destroy             netkit_slotmap_add
        netkit_slotmap_find                netkit_slotmap_remove
        netkit_slotmap_count               netkit_slotmap_next
+   datagrams
+       netkit_udp_open                    netkit_udp_close
+       netkit_udp_send                    netkit_udp_reply
+       netkit_udp_send_batch              netkit_udp_flush
+       netkit_udp_pause                   netkit_udp_resume
+       netkit_udp_join                    netkit_udp_leave
+       netkit_udp_caps                    netkit_udp_local
+       netkit_udp_remote                  netkit_udp_queued
+       netkit_udp_native                  netkit_udp_set_option
+       netkit_udp_get_option              netkit_udp_user
+       netkit_udp_set_user                netkit_udp_ext
+       netkit_udp_set_referenced          netkit_socket_recv_datagrams
+       netkit_socket_send_datagrams       netkit_socket_join
+       netkit_socket_leave                netkit_socket_datagram_caps
    addresses
        netkit_addr_parse                  netkit_addr_parse_n
        netkit_addr_format                 netkit_addr_format_ip
@@ -5419,7 +5498,8 @@ enum {
     NKI_DGRAM_SEGMENTS = 64 /* the most that every kernel with GSO cuts (UDP_MAX_SEGMENTS) */
 };
 
-/* `scratch` is memory of nki_os_dgram_scratch(count) bytes, aligned as by malloc. Both return a
+/* `scratch` is memory of nki_os_dgram_scratch(count) bytes, aligned as by malloc, one for each
+ * direction; that for receiving zeroed at first, as `out` is. Both return a
  * count of 1 or more, NETKIT_E_AGAIN or an error; a datagram that failed leaves those behind it
  * alone. `is_ipv6`: the family of the socket. */
 static size_t nki_os_dgram_scratch(unsigned count);
@@ -7873,15 +7953,30 @@ typedef struct nki_dgram_side {
     struct iovec iov;
 } nki_dgram_side;
 
-NKI_STATIC_ASSERT(plain_scratch, 32 * (sizeof(nki_mmsg) + sizeof(nki_dgram_side)) <= 16384);
+/* What the heads in front of `sides` were last made for: those that a receive did not use are
+ * as they were. */
+typedef struct nki_dgram_made {
+    const unsigned char *memory; /* NULL = for nothing */
+    size_t stride;
+    size_t size;
+    unsigned count;
+    unsigned used;
+} nki_dgram_made;
+
+NKI_STATIC_ASSERT(plain_scratch,
+                  sizeof(nki_dgram_made) + 32 * (sizeof(nki_mmsg) + sizeof(nki_dgram_side)) <=
+                      16384);
 
 static size_t nki_os_dgram_scratch(unsigned count) {
-    return count * (sizeof(nki_mmsg) + sizeof(nki_dgram_side));
+    return sizeof(nki_dgram_made) + count * (sizeof(nki_mmsg) + sizeof(nki_dgram_side));
 }
 
-/* The scratch is `count` sides and then `count` heads. */
+static nki_dgram_side *nki_dgram_sides(void *scratch) {
+    return (nki_dgram_side *)(void *)((nki_dgram_made *)scratch + 1);
+}
+
 static nki_mmsg *nki_dgram_heads(void *scratch, unsigned count) {
-    return (nki_mmsg *)(void *)((nki_dgram_side *)scratch + count);
+    return (nki_mmsg *)(void *)(nki_dgram_sides(scratch) + count);
 }
 
 /* ---- receiving ---- */
@@ -7996,13 +8091,40 @@ static void nki_dgram_note(netkit_datagram *out, const struct cmsghdr *c) {
     }
 }
 
+/* Without the path, which is of unix alone: it is what costs. */
+static void nki_dgram_peer(netkit_addr *out, const nki_dgram_side *side, socklen_t len) {
+    if (NKI_UNLIKELY(side->at.name.ss_family != AF_INET ||
+                     len < (socklen_t)sizeof(struct sockaddr_in))) {
+        nki_sockaddr_to(out, &side->at.name, len);
+        return;
+    }
+    struct sockaddr_in in;
+    memcpy(&in, side->at.bytes, sizeof(in));
+    memset(out, 0, offsetof(netkit_addr, path));
+    out->family = NETKIT_AF_IPV4;
+    out->port = ntohs(in.sin_port);
+    memcpy(out->ip, &in.sin_addr, 4);
+}
+
+static void nki_dgram_clear(netkit_datagram *out) {
+    out->time_ns = 0;
+    memset(&out->local, 0, offsetof(netkit_addr, path));
+    out->interface_index = 0;
+    out->segment_size = 0;
+    out->mtu = 0;
+    out->error = 0;
+    out->os_code = 0;
+    out->tos = 0;
+    out->ttl = 0;
+}
+
 static void nki_dgram_read(netkit_datagram *out, nki_mmsg *head, const nki_dgram_side *side) {
     struct msghdr *msg = &head->msg_hdr;
-    memset(out, 0, sizeof(*out));
+    nki_dgram_clear(out);
     out->data = side->iov.iov_base;
     out->len = head->msg_len;
     out->is_truncated = (msg->msg_flags & MSG_TRUNC) != 0;
-    nki_sockaddr_to(&out->peer, &side->at.name, msg->msg_namelen);
+    nki_dgram_peer(&out->peer, side, msg->msg_namelen);
     if (msg->msg_controllen != 0) {
         for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
             nki_dgram_note(out, c);
@@ -8013,18 +8135,44 @@ static void nki_dgram_read(netkit_datagram *out, nki_mmsg *head, const nki_dgram
     }
 }
 
+/* What the system changes in a head. */
+static void nki_dgram_reset(nki_mmsg *head) {
+    struct msghdr *msg = &head->msg_hdr;
+    msg->msg_namelen = (socklen_t)sizeof(struct sockaddr_storage);
+    msg->msg_flags = 0;
+    /* Tests make it smaller than what comes. */
+    msg->msg_controllen = (socklen_t)NKI_CLIP(dgram_control, NKI_DGRAM_CONTROL);
+}
+
 static void nki_dgram_head(nki_mmsg *head, nki_dgram_side *side, void *memory, size_t size) {
     struct msghdr *msg = &head->msg_hdr;
     memset(head, 0, sizeof(*head));
     side->iov.iov_base = memory;
     side->iov.iov_len = size;
     msg->msg_name = &side->at;
-    msg->msg_namelen = (socklen_t)sizeof(side->at);
     msg->msg_iov = &side->iov;
     msg->msg_iovlen = 1;
     msg->msg_control = &side->control;
-    /* Tests make it smaller than what comes. */
-    msg->msg_controllen = (socklen_t)NKI_CLIP(dgram_control, NKI_DGRAM_CONTROL);
+    nki_dgram_reset(head);
+}
+
+/* The heads of a receive: the same udp's again, most of the time. */
+static void nki_dgram_make(void *scratch, const nki_dgram_room *room) {
+    nki_dgram_made *made = (nki_dgram_made *)scratch;
+    nki_dgram_side *sides = nki_dgram_sides(scratch);
+    nki_mmsg *heads = nki_dgram_heads(scratch, room->count);
+    bool is_same = made->memory == room->memory && made->stride == room->stride &&
+                   made->size == room->size && made->count == room->count;
+    for (unsigned i = 0; is_same && i < made->used; i++) {
+        nki_dgram_reset(&heads[i]);
+    }
+    for (unsigned i = 0; !is_same && i < room->count; i++) {
+        nki_dgram_head(&heads[i], &sides[i], room->memory + i * room->stride, room->size);
+    }
+    made->memory = room->memory;
+    made->stride = room->stride;
+    made->size = room->size;
+    made->count = room->count;
 }
 
 #if NKI_HAS_MMSG
@@ -8064,15 +8212,16 @@ static int nki_os_send_heads(int fd, nki_mmsg *heads, unsigned count) {
 
 static int nki_os_recv_dgrams(uintptr_t s, void *scratch, netkit_datagram *out,
                               const nki_dgram_room *room) {
-    nki_dgram_side *sides = (nki_dgram_side *)scratch;
+    nki_dgram_made *made = (nki_dgram_made *)scratch;
+    const nki_dgram_side *sides = nki_dgram_sides(scratch);
     nki_mmsg *heads = nki_dgram_heads(scratch, room->count);
     int n;
-    for (unsigned i = 0; i < room->count; i++) {
-        nki_dgram_head(&heads[i], &sides[i], room->memory + i * room->stride, room->size);
-    }
+    nki_dgram_make(scratch, room);
     do {
         n = nki_os_recv_heads(nki_os_fd(s), heads, room->count);
     } while (n < 0 && errno == EINTR);
+    /* The system may have begun with one more. */
+    made->used = NKI_MIN((unsigned)NKI_MAX(n, 0) + 1, room->count);
     if (n <= 0) {
         return n == 0 || errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
     }
@@ -8204,7 +8353,7 @@ static void nki_dgram_name(struct msghdr *msg, nki_dgram_side *side, const nki_d
 
 static int nki_os_send_dgrams(uintptr_t s, bool is_ipv6, void *scratch, const nki_dgram_out *out,
                               unsigned count) {
-    nki_dgram_side *sides = (nki_dgram_side *)scratch;
+    nki_dgram_side *sides = nki_dgram_sides(scratch);
     nki_mmsg *heads = nki_dgram_heads(scratch, count);
     int n;
     for (unsigned i = 0; i < count; i++) {
@@ -9080,6 +9229,8 @@ NETKIT_API int netkit_socket_recv_datagrams(netkit_socket s, netkit_datagram *da
     room.memory = (unsigned char *)memory;
     room.stride = size / count;
     room.size = room.stride;
+    memset(datagrams, 0, room.count * sizeof(*datagrams));
+    memset(scratch.bytes, 0, 64); /* no heads were made yet */
     int rc = nki_os_recv_dgrams(native, scratch.bytes, datagrams, &room);
     /* What failed is told by the error queue, if that was asked for; after the error itself. */
     if (rc < 0 && nki_os_recv_failed(native, datagrams, memory, room.size) == NETKIT_OK) {
@@ -11342,7 +11493,8 @@ NKI_STATIC_ASSERT(udp_size, sizeof(nki_udp) <= NKI_SOURCE_SIZE);
 
 /* What a loop with udps has once: where one of them receives, and spare blocks. */
 typedef struct nki_dgrams {
-    void *scratch; /* the system's */
+    void *recv_scratch; /* the system's */
+    void *send_scratch;
     unsigned char *memory;
     const netkit_datagram *items; /* the batch that is being delivered */
     unsigned at;
@@ -11422,13 +11574,14 @@ struct netkit_loop {
     nki_queue later;        /* in the next one */
     nki_conn_queue dirty;
     nki_conn_queue dead;
+    nki_udp *udp_dirty; /* udps to be flushed */
+    nki_udp *udp_dirty_last;
+    nki_udp *udp_batch;      /* what it has received is being delivered */
+    nki_dgrams *dgrams;      /* from the first udp on */
     nki_queue graves;        /* slots to be freed at the end of the turn */
     nki_chunk *releases;     /* lent chunks the system has taken, in order; first->last */
     unsigned char *reserved; /* given out by netkit_conn_reserve, for this conn: */
     uint64_t reserved_id;
-    nki_udp *udp_dirty;   /* udps to be flushed */
-    nki_udp *udp_batch;   /* what it has received is being delivered */
-    nki_dgrams *dgrams;   /* from the first udp on */
     unsigned char *stage; /* what the current conn queues on an empty queue: NKI_FLUSH_AT bytes */
     size_t stage_len;
     size_t stage_room; /* more bytes it takes of the conn of stage_id; 0 = closed */
@@ -15283,8 +15436,13 @@ static void nki_udp_flush(netkit_loop *loop, nki_udp *u) {
 static void nki_udp_mark_dirty(netkit_loop *loop, nki_udp *u) {
     if ((u->flags & NKI_D_DIRTY) == 0) {
         u->flags |= NKI_D_DIRTY;
-        u->next = loop->udp_dirty;
-        loop->udp_dirty = u;
+        u->next = NULL;
+        if (loop->udp_dirty == NULL) {
+            loop->udp_dirty = u;
+        } else {
+            loop->udp_dirty_last->next = u;
+        }
+        loop->udp_dirty_last = u;
     }
 }
 
@@ -15332,7 +15490,8 @@ static void nki_dgrams_free(netkit_loop *loop) {
     if (d->dead != NULL) {
         nki_free(&loop->allocator, d->dead, d->dead->size);
     }
-    nki_free(&loop->allocator, d->scratch, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
+    nki_free(&loop->allocator, d->recv_scratch, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
+    nki_free(&loop->allocator, d->send_scratch, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
     nki_free(&loop->allocator, d->memory, NKI_UDP_AREA);
     nki_free(&loop->allocator, d, sizeof *d);
     loop->dgrams = NULL;
@@ -15348,9 +15507,10 @@ static int nki_dgrams_create(netkit_loop *loop) {
         return NETKIT_E_NOMEM;
     }
     loop->dgrams = d;
-    d->scratch = nki_alloc(&loop->allocator, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
+    d->recv_scratch = nki_alloc_zero(&loop->allocator, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
+    d->send_scratch = nki_alloc(&loop->allocator, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
     d->memory = (unsigned char *)nki_alloc(&loop->allocator, NKI_UDP_AREA);
-    if (d->scratch == NULL || d->memory == NULL) {
+    if (d->recv_scratch == NULL || d->send_scratch == NULL || d->memory == NULL) {
         nki_dgrams_free(loop);
         return NETKIT_E_NOMEM;
     }
@@ -15536,7 +15696,7 @@ static void nki_udp_fill_local(const nki_udp *u, netkit_datagram *items, unsigne
         if (items[i].local.family != NETKIT_AF_NONE) {
             items[i].local.port = m->bound.port;
         } else if (!m->is_wildcard) {
-            items[i].local = m->bound;
+            memcpy(&items[i].local, &m->bound, offsetof(netkit_addr, path));
         }
     }
 }
@@ -17283,7 +17443,8 @@ static int nki_r_udp_open(netkit_loop *loop, const nki_udp_how *how, uintptr_t *
  * error among what was told, fewer may be what came before that. */
 static int nki_r_udp_recv(netkit_loop *loop, nki_udp *u) {
     const nki_dgram_room *room = &u->more->room;
-    int n = nki_os_recv_dgrams(u->source.socket, loop->dgrams->scratch, loop->dgrams->in, room);
+    int n =
+        nki_os_recv_dgrams(u->source.socket, loop->dgrams->recv_scratch, loop->dgrams->in, room);
     bool is_all = n > 0 && (unsigned)n < room->count;
     if (n == NETKIT_E_AGAIN || (is_all && (u->source.driver & NKI_R_TO_AGAIN) == 0)) {
         u->source.ready = (uint16_t)(u->source.ready & ~NKI_READABLE);
@@ -17294,7 +17455,7 @@ static int nki_r_udp_recv(netkit_loop *loop, nki_udp *u) {
 
 static int nki_r_udp_send(netkit_loop *loop, nki_udp *u, const nki_dgram_out *out, unsigned count) {
     bool is_ipv6 = (u->flags & NKI_D_IPV6) != 0;
-    return nki_os_send_dgrams(u->source.socket, is_ipv6, loop->dgrams->scratch, out, count);
+    return nki_os_send_dgrams(u->source.socket, is_ipv6, loop->dgrams->send_scratch, out, count);
 }
 
 static int nki_r_udp_failed(netkit_loop *loop, nki_udp *u, netkit_datagram *out) {
@@ -18871,7 +19032,7 @@ static void nki_u_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
 
 static int nki_u_udp_recv(netkit_loop *loop, nki_udp *udp) {
     nki_u *u = nki_u_of(loop);
-    int n = nki_os_recv_dgrams(udp->source.socket, loop->dgrams->scratch, loop->dgrams->in,
+    int n = nki_os_recv_dgrams(udp->source.socket, loop->dgrams->recv_scratch, loop->dgrams->in,
                                &udp->more->room);
     if (n == NETKIT_E_AGAIN || (n > 0 && (unsigned)n < udp->more->room.count)) {
         udp->source.ready = (uint16_t)(udp->source.ready & ~NKI_READABLE);

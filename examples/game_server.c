@@ -50,6 +50,7 @@ typedef struct crowd { /* the simulated players */
     unsigned count;
     uint64_t sent, received;
     pthread_t thread;
+    pthread_mutex_t is_stopping; /* held while another thread calls on the loop */
 } crowd;
 
 static const char *address = "127.0.0.1:7011";
@@ -232,6 +233,9 @@ static void on_crowd_tick(netkit_loop *loop, netkit_timer timer, void *user) {
 static void *crowd_run(void *user) {
     crowd *c = (crowd *)user;
     netkit_loop_run(c->loop);
+    pthread_mutex_lock(&c->is_stopping); /* who calls netkit_loop_stop has come out of it */
+    netkit_loop_destroy(c->loop);
+    pthread_mutex_unlock(&c->is_stopping);
     return NULL;
 }
 
@@ -239,6 +243,7 @@ static int crowd_start(crowd *c, const netkit_addr *server_addr) {
     netkit_loop_desc loop_desc = {0};
     netkit_udp_desc desc = {0};
     loop_desc.backend = backend;
+    pthread_mutex_init(&c->is_stopping, NULL);
     c->server = *server_addr;
     if (server_addr->family == NETKIT_AF_IPV6 && !server_addr->ip[15]) {
         c->server.ip[15] = 1; /* a server on all addresses is reached on ::1 */
@@ -269,10 +274,10 @@ static int crowd_start(crowd *c, const netkit_addr *server_addr) {
 
 static void crowd_end(crowd *c) {
     if (c->loop) {
+        pthread_mutex_lock(&c->is_stopping);
         netkit_loop_stop(c->loop);
+        pthread_mutex_unlock(&c->is_stopping);
         pthread_join(c->thread, NULL);
-        netkit_loop_adopt(c->loop);
-        netkit_loop_destroy(c->loop);
     }
 }
 

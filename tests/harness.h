@@ -299,6 +299,15 @@ static uint64_t *nkt_call_counter(const char *name) {
     abort();
 }
 
+/* The calls that datagrams go by: their names, for the faults. */
+#if NKI_HAS_MMSG
+#define NKT_SEND_DATAGRAMS "sendmmsg"
+#define NKT_RECV_DATAGRAMS "recvmmsg"
+#else
+#define NKT_SEND_DATAGRAMS "sendmsg"
+#define NKT_RECV_DATAGRAMS "recvmsg"
+#endif
+
 /* How often the library made a call since nkt_calls_reset; NULL = all calls together. */
 static inline uint64_t nkt_calls(const char *name) {
     uint64_t sum = 0;

@@ -1,24 +1,24 @@
 /* netkit.h - v@VERSION@ - networking for C and C++ in one header
    MIT or public domain, your choice: see the end of this file.
 
-   A loop, TCP and unix servers and clients, timers, messages between threads,
-   plain sockets and a poller, for C99 and C++11, with nothing but libc below.
+   A loop, TCP, UDP and unix servers and clients, timers, messages between
+   threads, plain sockets and a poller, for C99 and C++11, with nothing but libc below.
    This comment is the manual; every declaration below it says the details.
 
    CONTENTS
-       Do this                     ADDRESSES
-       An echo server              PLAIN SOCKETS
-       LOOP AND THREADS            POLLER
-       HANDLES AND LIFETIME        THE RING (IO_URING)
-       CALLBACK RULES              ERRORS
-       READING                     LOGGING AND DEBUG MODE
-       WRITING AND BACK-PRESSURE   MEMORY
-       CLOSING                     CONFIGURATION
-       TIMEOUTS                    PLATFORM NOTES
-       TIMERS                      LIMITS
-       POSTS                       VERSIONING
-       WATCHES AND EMBEDDING       FUNCTION INDEX
-       PULLING EVENTS (GAMES)
+       Do this                     DATAGRAMS (UDP)
+       An echo server              ADDRESSES
+       LOOP AND THREADS            PLAIN SOCKETS
+       HANDLES AND LIFETIME        POLLER
+       CALLBACK RULES              THE RING (IO_URING)
+       READING                     ERRORS
+       WRITING AND BACK-PRESSURE   LOGGING AND DEBUG MODE
+       CLOSING                     MEMORY
+       TIMEOUTS                    CONFIGURATION
+       TIMERS                      PLATFORM NOTES
+       POSTS                       LIMITS
+       WATCHES AND EMBEDDING       VERSIONING
+       PULLING EVENTS (GAMES)      FUNCTION INDEX
        MESSAGES AND SMALL PARTS
        UNIX SOCKETS AND DESCRIPTORS
        OPTIONS OF SOCKETS
@@ -123,7 +123,7 @@
        running = NULL;              // a signal may come later than that
        netkit_loop_destroy(loop);
 
-   What counts, so that netkit_loop_run goes on: listeners, conns, watches,
+   What counts, so that netkit_loop_run goes on: listeners, conns, udps, watches,
    timers and posts, but not those whose ..._set_referenced was called with
    false (a timer that only prints statistics, say).
 
@@ -546,9 +546,72 @@
        CONGESTION                     a text, "cubic" (Linux)
        CREDENTIALS (Linux)            with each message on unix sockets
        BLOCKING, CLOSE_ON_EXEC, ERROR
+       TTL, TOS, DONT_FRAGMENT, PATH_MTU, BROADCAST, MULTICAST_..., TELL_...: see
+       DATAGRAMS
 
    A port is never shared unless every listener asks (reuse_port). exclusive in
    netkit_listen_desc also refuses one that has connections in TIME_WAIT.
+
+
+   DATAGRAMS (UDP)
+   ---------------
+   A netkit_udp is a datagram socket in a loop. A whole echo server:
+
+       static void echo(netkit_loop *loop, netkit_udp udp,
+                        const netkit_datagram *in, void *user) {
+           (void)user;
+           netkit_udp_reply(loop, udp, in, in->data, in->len);
+       }
+       ...
+       netkit_udp_desc desc = {0};
+       desc.address = ":7010";              // every address, IPv6 and IPv4
+       desc.handler.on_datagram = echo;
+       netkit_udp_open(loop, &desc, &udp);
+
+   netkit_datagram is one struct for both directions: data and len, the peer, the
+   address of ours, the interface, TOS with its ECN bits, TTL, segment size, time.
+   What is told beside data and peer is asked for in the desc (tell_local,
+   tell_tos, tell_ttl, tell_time); a udp on a wildcard address is always told
+   where a datagram came to, so that netkit_udp_reply answers from there.
+
+       netkit_udp_send         to an address, or NULL: to desc.peer
+       netkit_udp_reply        to who sent this one, from where it came to
+       netkit_udp_send_batch   an array, with all that the struct can say; what
+                               has come can be sent on as it is
+
+     - Datagrams are copied and leave together, in order: when all that was
+       received with one call has been handled, at the end of the turn, or when
+       64 have gathered. netkit_udp_flush sends now.
+     - An empty datagram is one like any other. One that was longer than
+       recv_size is cut and has is_truncated set; the next one is intact.
+     - NETKIT_E_FULL means that send_max bytes wait for the system; nothing was
+       taken, and on_drain comes once when there is room. Many programs just drop
+       the datagram then: that is what UDP is.
+     - Errors end nothing. on_error tells which peer could not be reached (as
+       ICMP says) and which datagram could not be sent, with its address and the
+       system's code. Without on_error they are passed over, and not even asked
+       for.
+     - netkit_udp_close sends what the system takes at once; on_close counts the
+       rest (info->unsent).
+
+   For bulk, segments: with segment_size a datagram of up to 64 KiB stands for
+   many, cut by the kernel or the card (GSO); desc.gro lets the kernel merge what
+   arrives, and netkit cuts it again for on_datagram; desc.gro_whole hands it over
+   whole, with its segment_size. Both ends together make 1,200-byte datagrams ten
+   times cheaper and more. Where the system lacks one of them netkit does the same
+   one by one; netkit_udp_caps tells. A plain socket has no queue, and gives
+   NETKIT_E_NOSYS instead.
+
+   Groups: bind to the port on a wildcard address, with desc.share if others on
+   the machine do the same, then netkit_udp_join. Such a socket hears all groups
+   that anybody on the machine has joined: compare in->local.
+   NETKIT_OPT_MULTICAST_INTERFACE, _TTL and _LOOP say where what you send goes.
+
+   Options of IP (netkit_udp_set_option, netkit_socket_set): NETKIT_OPT_TTL, _TOS,
+   _DONT_FRAGMENT, _PATH_MTU, _BROADCAST.
+
+   Plain sockets have netkit_socket_recv_datagrams and _send_datagrams, with the
+   same struct. See examples/udp_echo.c, game_server.c, multicast_chat.c.
 
 
    ADDRESSES
@@ -716,13 +779,15 @@
    A loop takes its memory from desc.allocator, or from malloc and free. free
    gets the size too. Conns, timers and the rest live in slabs that grow and are
    kept until the loop is destroyed; an idle conn holds no buffers, because the
-   one receive buffer of 64 KiB belongs to the loop. In a steady state nothing
+   one receive buffer of 64 KiB belongs to the loop. (With the first udp a loop
+   takes 1 MiB more to receive datagrams into.) In a steady state nothing
    is allocated. All queues are bounded:
 
        per conn   recv_max     unconsumed input              64 KiB
                   send_max     copied output                 256 KiB
                   chunks_max   borrowed chunks               1,024
-       per loop   objects_max  listeners, conns, watches     1,048,576
+       per udp    send_max     datagrams that wait           256 KiB
+       per loop   objects_max  listeners, conns, udps, ...   1,048,576
                   timers_max                                 4,194,304
                   posts_max    posts that wait               4,096
                   keep_max     bytes kept by netkit_conn_keep  16 MiB
@@ -786,7 +851,7 @@
 
    LIMITS
    ------
-   What is not there yet: names of hosts (DNS), UDP, TLS, more than
+   What is not there yet: names of hosts (DNS), TLS, more than
    one loop behind one listener without reuse_port, files sent by the kernel.
    One loop holds at most 16,777,216 objects of a kind. A blocking call in a
    callback (a disk, a resolver) holds up everything on that loop: use a thread
@@ -865,6 +930,20 @@
        netkit_slotmap_destroy             netkit_slotmap_add
        netkit_slotmap_find                netkit_slotmap_remove
        netkit_slotmap_count               netkit_slotmap_next
+   datagrams
+       netkit_udp_open                    netkit_udp_close
+       netkit_udp_send                    netkit_udp_reply
+       netkit_udp_send_batch              netkit_udp_flush
+       netkit_udp_pause                   netkit_udp_resume
+       netkit_udp_join                    netkit_udp_leave
+       netkit_udp_caps                    netkit_udp_local
+       netkit_udp_remote                  netkit_udp_queued
+       netkit_udp_native                  netkit_udp_set_option
+       netkit_udp_get_option              netkit_udp_user
+       netkit_udp_set_user                netkit_udp_ext
+       netkit_udp_set_referenced          netkit_socket_recv_datagrams
+       netkit_socket_send_datagrams       netkit_socket_join
+       netkit_socket_leave                netkit_socket_datagram_caps
    addresses
        netkit_addr_parse                  netkit_addr_parse_n
        netkit_addr_format                 netkit_addr_format_ip

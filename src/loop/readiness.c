@@ -432,7 +432,8 @@ static int nki_r_udp_open(netkit_loop *loop, const nki_udp_how *how, uintptr_t *
  * error among what was told, fewer may be what came before that. */
 static int nki_r_udp_recv(netkit_loop *loop, nki_udp *u) {
     const nki_dgram_room *room = &u->more->room;
-    int n = nki_os_recv_dgrams(u->source.socket, loop->dgrams->scratch, loop->dgrams->in, room);
+    int n =
+        nki_os_recv_dgrams(u->source.socket, loop->dgrams->recv_scratch, loop->dgrams->in, room);
     bool is_all = n > 0 && (unsigned)n < room->count;
     if (n == NETKIT_E_AGAIN || (is_all && (u->source.driver & NKI_R_TO_AGAIN) == 0)) {
         u->source.ready = (uint16_t)(u->source.ready & ~NKI_READABLE);
@@ -443,7 +444,7 @@ static int nki_r_udp_recv(netkit_loop *loop, nki_udp *u) {
 
 static int nki_r_udp_send(netkit_loop *loop, nki_udp *u, const nki_dgram_out *out, unsigned count) {
     bool is_ipv6 = (u->flags & NKI_D_IPV6) != 0;
-    return nki_os_send_dgrams(u->source.socket, is_ipv6, loop->dgrams->scratch, out, count);
+    return nki_os_send_dgrams(u->source.socket, is_ipv6, loop->dgrams->send_scratch, out, count);
 }
 
 static int nki_r_udp_failed(netkit_loop *loop, nki_udp *u, netkit_datagram *out) {

@@ -318,7 +318,8 @@ NKI_STATIC_ASSERT(udp_size, sizeof(nki_udp) <= NKI_SOURCE_SIZE);
 
 /* What a loop with udps has once: where one of them receives, and spare blocks. */
 typedef struct nki_dgrams {
-    void *scratch; /* the system's */
+    void *recv_scratch; /* the system's */
+    void *send_scratch;
     unsigned char *memory;
     const netkit_datagram *items; /* the batch that is being delivered */
     unsigned at;
@@ -398,13 +399,14 @@ struct netkit_loop {
     nki_queue later;        /* in the next one */
     nki_conn_queue dirty;
     nki_conn_queue dead;
+    nki_udp *udp_dirty; /* udps to be flushed */
+    nki_udp *udp_dirty_last;
+    nki_udp *udp_batch;      /* what it has received is being delivered */
+    nki_dgrams *dgrams;      /* from the first udp on */
     nki_queue graves;        /* slots to be freed at the end of the turn */
     nki_chunk *releases;     /* lent chunks the system has taken, in order; first->last */
     unsigned char *reserved; /* given out by netkit_conn_reserve, for this conn: */
     uint64_t reserved_id;
-    nki_udp *udp_dirty;   /* udps to be flushed */
-    nki_udp *udp_batch;   /* what it has received is being delivered */
-    nki_dgrams *dgrams;   /* from the first udp on */
     unsigned char *stage; /* what the current conn queues on an empty queue: NKI_FLUSH_AT bytes */
     size_t stage_len;
     size_t stage_room; /* more bytes it takes of the conn of stage_id; 0 = closed */

@@ -30,7 +30,8 @@ static void nki_dgrams_free(netkit_loop *loop) {
     if (d->dead != NULL) {
         nki_free(&loop->allocator, d->dead, d->dead->size);
     }
-    nki_free(&loop->allocator, d->scratch, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
+    nki_free(&loop->allocator, d->recv_scratch, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
+    nki_free(&loop->allocator, d->send_scratch, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
     nki_free(&loop->allocator, d->memory, NKI_UDP_AREA);
     nki_free(&loop->allocator, d, sizeof *d);
     loop->dgrams = NULL;
@@ -46,9 +47,10 @@ static int nki_dgrams_create(netkit_loop *loop) {
         return NETKIT_E_NOMEM;
     }
     loop->dgrams = d;
-    d->scratch = nki_alloc(&loop->allocator, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
+    d->recv_scratch = nki_alloc_zero(&loop->allocator, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
+    d->send_scratch = nki_alloc(&loop->allocator, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
     d->memory = (unsigned char *)nki_alloc(&loop->allocator, NKI_UDP_AREA);
-    if (d->scratch == NULL || d->memory == NULL) {
+    if (d->recv_scratch == NULL || d->send_scratch == NULL || d->memory == NULL) {
         nki_dgrams_free(loop);
         return NETKIT_E_NOMEM;
     }
@@ -234,7 +236,7 @@ static void nki_udp_fill_local(const nki_udp *u, netkit_datagram *items, unsigne
         if (items[i].local.family != NETKIT_AF_NONE) {
             items[i].local.port = m->bound.port;
         } else if (!m->is_wildcard) {
-            items[i].local = m->bound;
+            memcpy(&items[i].local, &m->bound, offsetof(netkit_addr, path));
         }
     }
 }

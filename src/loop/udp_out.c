@@ -297,8 +297,13 @@ static void nki_udp_flush(netkit_loop *loop, nki_udp *u) {
 static void nki_udp_mark_dirty(netkit_loop *loop, nki_udp *u) {
     if ((u->flags & NKI_D_DIRTY) == 0) {
         u->flags |= NKI_D_DIRTY;
-        u->next = loop->udp_dirty;
-        loop->udp_dirty = u;
+        u->next = NULL;
+        if (loop->udp_dirty == NULL) {
+            loop->udp_dirty = u;
+        } else {
+            loop->udp_dirty_last->next = u;
+        }
+        loop->udp_dirty_last = u;
     }
 }
 

@@ -69,6 +69,8 @@ NETKIT_API int netkit_socket_recv_datagrams(netkit_socket s, netkit_datagram *da
     room.memory = (unsigned char *)memory;
     room.stride = size / count;
     room.size = room.stride;
+    memset(datagrams, 0, room.count * sizeof(*datagrams));
+    memset(scratch.bytes, 0, 64); /* no heads were made yet */
     int rc = nki_os_recv_dgrams(native, scratch.bytes, datagrams, &room);
     /* What failed is told by the error queue, if that was asked for; after the error itself. */
     if (rc < 0 && nki_os_recv_failed(native, datagrams, memory, room.size) == NETKIT_OK) {

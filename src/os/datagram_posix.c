@@ -34,15 +34,30 @@ typedef struct nki_dgram_side {
     struct iovec iov;
 } nki_dgram_side;
 
-NKI_STATIC_ASSERT(plain_scratch, 32 * (sizeof(nki_mmsg) + sizeof(nki_dgram_side)) <= 16384);
+/* What the heads in front of `sides` were last made for: those that a receive did not use are
+ * as they were. */
+typedef struct nki_dgram_made {
+    const unsigned char *memory; /* NULL = for nothing */
+    size_t stride;
+    size_t size;
+    unsigned count;
+    unsigned used;
+} nki_dgram_made;
+
+NKI_STATIC_ASSERT(plain_scratch,
+                  sizeof(nki_dgram_made) + 32 * (sizeof(nki_mmsg) + sizeof(nki_dgram_side)) <=
+                      16384);
 
 static size_t nki_os_dgram_scratch(unsigned count) {
-    return count * (sizeof(nki_mmsg) + sizeof(nki_dgram_side));
+    return sizeof(nki_dgram_made) + count * (sizeof(nki_mmsg) + sizeof(nki_dgram_side));
 }
 
-/* The scratch is `count` sides and then `count` heads. */
+static nki_dgram_side *nki_dgram_sides(void *scratch) {
+    return (nki_dgram_side *)(void *)((nki_dgram_made *)scratch + 1);
+}
+
 static nki_mmsg *nki_dgram_heads(void *scratch, unsigned count) {
-    return (nki_mmsg *)(void *)((nki_dgram_side *)scratch + count);
+    return (nki_mmsg *)(void *)(nki_dgram_sides(scratch) + count);
 }
 
 /* ---- receiving ---- */
@@ -157,13 +172,40 @@ static void nki_dgram_note(netkit_datagram *out, const struct cmsghdr *c) {
     }
 }
 
+/* Without the path, which is of unix alone: it is what costs. */
+static void nki_dgram_peer(netkit_addr *out, const nki_dgram_side *side, socklen_t len) {
+    if (NKI_UNLIKELY(side->at.name.ss_family != AF_INET ||
+                     len < (socklen_t)sizeof(struct sockaddr_in))) {
+        nki_sockaddr_to(out, &side->at.name, len);
+        return;
+    }
+    struct sockaddr_in in;
+    memcpy(&in, side->at.bytes, sizeof(in));
+    memset(out, 0, offsetof(netkit_addr, path));
+    out->family = NETKIT_AF_IPV4;
+    out->port = ntohs(in.sin_port);
+    memcpy(out->ip, &in.sin_addr, 4);
+}
+
+static void nki_dgram_clear(netkit_datagram *out) {
+    out->time_ns = 0;
+    memset(&out->local, 0, offsetof(netkit_addr, path));
+    out->interface_index = 0;
+    out->segment_size = 0;
+    out->mtu = 0;
+    out->error = 0;
+    out->os_code = 0;
+    out->tos = 0;
+    out->ttl = 0;
+}
+
 static void nki_dgram_read(netkit_datagram *out, nki_mmsg *head, const nki_dgram_side *side) {
     struct msghdr *msg = &head->msg_hdr;
-    memset(out, 0, sizeof(*out));
+    nki_dgram_clear(out);
     out->data = side->iov.iov_base;
     out->len = head->msg_len;
     out->is_truncated = (msg->msg_flags & MSG_TRUNC) != 0;
-    nki_sockaddr_to(&out->peer, &side->at.name, msg->msg_namelen);
+    nki_dgram_peer(&out->peer, side, msg->msg_namelen);
     if (msg->msg_controllen != 0) {
         for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
             nki_dgram_note(out, c);
@@ -174,18 +216,44 @@ static void nki_dgram_read(netkit_datagram *out, nki_mmsg *head, const nki_dgram
     }
 }
 
+/* What the system changes in a head. */
+static void nki_dgram_reset(nki_mmsg *head) {
+    struct msghdr *msg = &head->msg_hdr;
+    msg->msg_namelen = (socklen_t)sizeof(struct sockaddr_storage);
+    msg->msg_flags = 0;
+    /* Tests make it smaller than what comes. */
+    msg->msg_controllen = (socklen_t)NKI_CLIP(dgram_control, NKI_DGRAM_CONTROL);
+}
+
 static void nki_dgram_head(nki_mmsg *head, nki_dgram_side *side, void *memory, size_t size) {
     struct msghdr *msg = &head->msg_hdr;
     memset(head, 0, sizeof(*head));
     side->iov.iov_base = memory;
     side->iov.iov_len = size;
     msg->msg_name = &side->at;
-    msg->msg_namelen = (socklen_t)sizeof(side->at);
     msg->msg_iov = &side->iov;
     msg->msg_iovlen = 1;
     msg->msg_control = &side->control;
-    /* Tests make it smaller than what comes. */
-    msg->msg_controllen = (socklen_t)NKI_CLIP(dgram_control, NKI_DGRAM_CONTROL);
+    nki_dgram_reset(head);
+}
+
+/* The heads of a receive: the same udp's again, most of the time. */
+static void nki_dgram_make(void *scratch, const nki_dgram_room *room) {
+    nki_dgram_made *made = (nki_dgram_made *)scratch;
+    nki_dgram_side *sides = nki_dgram_sides(scratch);
+    nki_mmsg *heads = nki_dgram_heads(scratch, room->count);
+    bool is_same = made->memory == room->memory && made->stride == room->stride &&
+                   made->size == room->size && made->count == room->count;
+    for (unsigned i = 0; is_same && i < made->used; i++) {
+        nki_dgram_reset(&heads[i]);
+    }
+    for (unsigned i = 0; !is_same && i < room->count; i++) {
+        nki_dgram_head(&heads[i], &sides[i], room->memory + i * room->stride, room->size);
+    }
+    made->memory = room->memory;
+    made->stride = room->stride;
+    made->size = room->size;
+    made->count = room->count;
 }
 
 #if NKI_HAS_MMSG
@@ -225,15 +293,16 @@ static int nki_os_send_heads(int fd, nki_mmsg *heads, unsigned count) {
 
 static int nki_os_recv_dgrams(uintptr_t s, void *scratch, netkit_datagram *out,
                               const nki_dgram_room *room) {
-    nki_dgram_side *sides = (nki_dgram_side *)scratch;
+    nki_dgram_made *made = (nki_dgram_made *)scratch;
+    const nki_dgram_side *sides = nki_dgram_sides(scratch);
     nki_mmsg *heads = nki_dgram_heads(scratch, room->count);
     int n;
-    for (unsigned i = 0; i < room->count; i++) {
-        nki_dgram_head(&heads[i], &sides[i], room->memory + i * room->stride, room->size);
-    }
+    nki_dgram_make(scratch, room);
     do {
         n = nki_os_recv_heads(nki_os_fd(s), heads, room->count);
     } while (n < 0 && errno == EINTR);
+    /* The system may have begun with one more. */
+    made->used = NKI_MIN((unsigned)NKI_MAX(n, 0) + 1, room->count);
     if (n <= 0) {
         return n == 0 || errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
     }
@@ -365,7 +434,7 @@ static void nki_dgram_name(struct msghdr *msg, nki_dgram_side *side, const nki_d
 
 static int nki_os_send_dgrams(uintptr_t s, bool is_ipv6, void *scratch, const nki_dgram_out *out,
                               unsigned count) {
-    nki_dgram_side *sides = (nki_dgram_side *)scratch;
+    nki_dgram_side *sides = nki_dgram_sides(scratch);
     nki_mmsg *heads = nki_dgram_heads(scratch, count);
     int n;
     for (unsigned i = 0; i < count; i++) {

@@ -124,7 +124,8 @@ enum {
     NKI_DGRAM_SEGMENTS = 64 /* the most that every kernel with GSO cuts (UDP_MAX_SEGMENTS) */
 };
 
-/* `scratch` is memory of nki_os_dgram_scratch(count) bytes, aligned as by malloc. Both return a
+/* `scratch` is memory of nki_os_dgram_scratch(count) bytes, aligned as by malloc, one for each
+ * direction; that for receiving zeroed at first, as `out` is. Both return a
  * count of 1 or more, NETKIT_E_AGAIN or an error; a datagram that failed leaves those behind it
  * alone. `is_ipv6`: the family of the socket. */
 static size_t nki_os_dgram_scratch(unsigned count);

@@ -501,7 +501,7 @@ static void nki_u_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
 
 static int nki_u_udp_recv(netkit_loop *loop, nki_udp *udp) {
     nki_u *u = nki_u_of(loop);
-    int n = nki_os_recv_dgrams(udp->source.socket, loop->dgrams->scratch, loop->dgrams->in,
+    int n = nki_os_recv_dgrams(udp->source.socket, loop->dgrams->recv_scratch, loop->dgrams->in,
                                &udp->more->room);
     if (n == NETKIT_E_AGAIN || (n > 0 && (unsigned)n < udp->more->room.count)) {
         udp->source.ready = (uint16_t)(udp->source.ready & ~NKI_READABLE);

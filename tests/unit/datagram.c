@@ -54,7 +54,7 @@ NKT_TEST(datagram_batches) {
     CHECK_ERR(netkit_socket_recv_datagrams(b, in, 40, memory, sizeof(memory)), NETKIT_E_AGAIN);
     CHECK_OK(netkit_socket_datagram_caps(a, &caps));
     if ((caps & NETKIT_UDP_CAP_BATCH) != 0) {
-        CHECK_EQ(nkt_calls("sendmmsg"), 2);
+        CHECK_EQ(nkt_calls(NKT_SEND_DATAGRAMS), 2);
     }
     CHECK_OK(netkit_socket_close(&a));
     CHECK_OK(netkit_socket_close(&b));
@@ -110,10 +110,10 @@ NKT_TEST(datagram_errors) {
     CHECK_ERR(netkit_socket_recv_datagrams(none, &in, 1, memory, 10), NETKIT_E_INVALID);
     CHECK_ERR(netkit_socket_recv_datagrams(a, &in, 0, memory, 10), NETKIT_E_INVALID);
     CHECK_ERR(netkit_socket_recv_datagrams(a, &in, 11, memory, 10), NETKIT_E_INVALID);
-    nkt_fault_at("sendmmsg", 1, ENOBUFS, false);
+    nkt_fault_at(NKT_SEND_DATAGRAMS, 1, ENOBUFS, false);
     CHECK_ERR(netkit_socket_send_datagrams(a, out, 1), NETKIT_E_NOMEM);
     nkt_fault_clear();
-    nkt_fault_at("sendmmsg", 1, EINTR, false);
+    nkt_fault_at(NKT_SEND_DATAGRAMS, 1, EINTR, false);
     CHECK_EQ(netkit_socket_send_datagrams(a, out, 1), 1);
     nkt_fault_clear();
     CHECK_OK(netkit_socket_close(&a));

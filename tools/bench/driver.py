@@ -13,6 +13,15 @@ import servers
 import structure
 from process import Failed
 
+# name, title, netkit's load, the bare loop's, target
+UDP_ROWS = [
+    ("udp-64B", "UDP echo, 64 B", ("plain", 64, 64), ("plain", 64, 64), 0.97),
+    ("udp-1200B", "UDP echo, 1200 B", ("plain", 1200, 64), ("plain", 1200, 64), None),
+    ("udp-segments", "UDP echo, 1200 B, GSO and GRO at both ends / the plain rate",
+     ("segments", 1200, 32), ("plain", 1200, 64), 10),
+    ("udp-segments-bare", "the same / a bare loop with GSO and GRO", ("segments", 1200, 32),
+     ("segments", 1200, 32), None),
+]
 TIMER_TARGETS = {"insert": 1.35, "restart": 1.06, "cancel": 1.08, "fire": 1.02}
 
 
@@ -180,6 +189,25 @@ class Bench:
         self.say("%-12s %.0f bytes a timer, libev %d and its heap" % (
             "memory", found["netkit_bytes"], found["libev_bytes"]))
 
+    def datagrams(self):
+        """netkit's backends against a bare recvmmsg/sendmmsg epoll loop."""
+        found = [row for row in UDP_ROWS if self.wanted(row[0], row[1])]
+        if not found or self.builder.missing.get("udp"):
+            return
+        self.say("\ndatagrams: netkit / bare recvmmsg, sendmmsg and epoll\n" + report.HEAD)
+        for name, title, how, base, target in found:
+            self.say(title)
+            for backend in self.backends:
+                server = servers.netkit_servers([backend])[0].name
+                try:
+                    result = self.structure.udp_pairs(backend, how, base, self.meter.pairs,
+                                                      self.meter.time_ms)
+                except (Failed, subprocess.SubprocessError, ZeroDivisionError) as failure:
+                    self.trouble("%s, %s" % (name, server), failure)
+                    continue
+                self.add(result, server, name, title, target, ">=")
+                self.say(report.rate_line(result))
+
     # ---- rows of pairs ----------------------------------------------------------
 
     def contestants(self, row):
@@ -257,6 +285,7 @@ class Bench:
             self.say("skipped: " + text)
         self.structures()
         self.timers()
+        self.datagrams()
         if any(self.wanted(row.name, row.title) for row in rows.ROWS):
             self.say("\nratios to the floor in adjacent pairs (%d, peers %d); netkit-uring's is "
                      "the bare ring\nby: rate, bytes, p50, or cpu: time a message takes, where "

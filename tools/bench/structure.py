@@ -12,7 +12,7 @@ import time
 
 import process
 from process import Failed, Running
-from rows import median
+from rows import median, quantile
 
 FEW, MANY = 5000, 25000
 
@@ -193,6 +193,42 @@ class Structure:
             if done.returncode != 0:
                 raise Failed("netkit.h does not compile")
         return {"value": median(times), "seconds": times}
+
+    # ---- datagrams
+
+    def udp(self, server, how, time_ms):
+        """One run of the echo server; how: plain or segments, size, how many under way."""
+        command = [self.builder.path("udp"), server] + [str(word) for word in how]
+        child = process.start(command + [str(time_ms)], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE)
+        try:
+            out, err = child.communicate(timeout=60)
+        finally:
+            process.end(child)
+        if child.returncode != 0:
+            raise Failed("udp: " + (err.decode().strip() or "status %d" % child.returncode))
+        return json.loads(out)
+
+    def udp_pairs(self, server, how, base_how, pairs, time_ms):
+        """Ratios of netkit to the bare loop in adjacent pairs: rates, or where the server had
+        time to spare, the CPU time of a datagram, the bare loop's first."""
+        ours, theirs = [], []
+        for i in range(pairs):
+            for mine in ((False, True) if i % 2 == 0 else (True, False)):
+                found = self.udp(server if mine else "bare", how if mine else base_how, time_ms)
+                (ours if mine else theirs).append(found)
+        metric = "rate" if median([t["server_load"] for t in theirs]) > 0.93 else "cpu"
+        if metric == "rate":
+            ratios = [o["rate"] / t["rate"] for o, t in zip(ours, theirs)]
+        else:
+            ratios = [t["server_us"] / o["server_us"] for o, t in zip(ours, theirs)]
+        return {"metric": metric, "ratio": median(ratios), "q1": quantile(ratios, 0.25),
+                "q3": quantile(ratios, 0.75), "ratios": ratios, "pairs": pairs, "disturbed": 0,
+                "rate": median([o["rate"] for o in ours]),
+                "base_rate": median([t["rate"] for t in theirs]),
+                "server_us": median([o["server_us"] for o in ours]),
+                "base_server_us": median([t["server_us"] for t in theirs]),
+                "lost": sum(o["lost"] for o in ours)}
 
     # ---- timers
 
