@@ -263,7 +263,8 @@ typedef struct nkt_rule {
     enum {
         NKT_RULE_FAIL_AT,
         NKT_RULE_FAIL_PERCENT,
-        NKT_RULE_CLIP
+        NKT_RULE_CLIP,
+        NKT_RULE_MASK
     } kind;
     uint64_t nth;
     uint64_t seen;
@@ -328,7 +329,7 @@ static bool nkt_fail(const char *name) {
     __atomic_fetch_add(nkt_call_counter(name), 1, __ATOMIC_RELAXED);
     for (int i = 0; i < nkt_rule_count; i++) {
         nkt_rule *rule = &nkt_rules[i];
-        if (rule->kind != NKT_RULE_CLIP && (rule->name == NULL || strcmp(rule->name, name) == 0) &&
+        if (rule->kind < NKT_RULE_CLIP && (rule->name == NULL || strcmp(rule->name, name) == 0) &&
             nkt_rule_fires(rule)) {
             nkt_fault_count++;
             errno = rule->os_error;
@@ -348,6 +349,19 @@ static size_t nkt_clip(const char *name, size_t len) {
         }
     }
     return len;
+}
+
+/* What the kernel says it can, less what a rule hides. */
+static unsigned long long nkt_mask(const char *name, unsigned long long bits) {
+    for (int i = 0; i < nkt_rule_count; i++) {
+        nkt_rule *rule = &nkt_rules[i];
+        if (rule->kind == NKT_RULE_MASK && strcmp(rule->name, name) == 0 &&
+            nkt_random() % 100 < rule->seen) {
+            nkt_fault_count += (bits & rule->nth) != 0;
+            bits &= ~rule->nth;
+        }
+    }
+    return bits;
 }
 
 static inline void nkt_rule_add(nkt_rule rule) {
@@ -373,7 +387,13 @@ static inline void nkt_clip_random(const char *name, size_t max) {
     nkt_rule_add(rule);
 }
 
-/* How many calls were failed or clipped since nkt_fault_clear. */
+/* Hide these bits of what the kernel says under a name, so many times in a hundred. */
+static inline void nkt_hide(const char *name, uint64_t bits, unsigned percent) {
+    nkt_rule rule = {name, NKT_RULE_MASK, bits, percent, 0, false};
+    nkt_rule_add(rule);
+}
+
+/* How many calls were failed, clipped or lied about since nkt_fault_clear. */
 static inline uint64_t nkt_faults(void) {
     return nkt_fault_count;
 }
@@ -460,21 +480,29 @@ static inline int64_t nkt_live_bytes(void) {
 
 /* ---- the process ----------------------------------------------------------- */
 
+#if defined(NETKIT_FORCE_KQUEUE)
+#define NKT_IS_COUNTED(name) (name[0] == '.' || !nkt_kq_owns(atoi(name)))
+#else
+#define NKT_IS_COUNTED(name) (name[0] != '\0')
+#endif
+
 /* How many descriptors are open. */
 static int nkt_open_fds(void) {
     int count = 0;
+    const int own = 3; /* ".", ".." and the folder itself */
     DIR *folder = opendir("/proc/self/fd");
+    struct dirent *entry;
     if (folder == NULL) {
         for (int fd = 0; fd < 4096; fd++) {
             count += fcntl(fd, F_GETFD) != -1;
         }
         return count;
     }
-    while (readdir(folder) != NULL) {
-        count++;
+    while ((entry = readdir(folder)) != NULL) {
+        count += NKT_IS_COUNTED(entry->d_name);
     }
     closedir(folder);
-    return count - 3; /* ".", ".." and the folder itself */
+    return count - own;
 }
 
 /* What a program made for another machine is started with (NKT_EMULATOR), or nothing. */

@@ -57,7 +57,8 @@ NETKIT_API void netkit_poller_destroy(netkit_poller *poller);
 /* Watch a descriptor (a native one: netkit_socket_native gives a socket's) for
  * NETKIT_POLL_READ and WRITE, plus EDGE or ONESHOT. Level-triggered unless EDGE.
  * NETKIT_E_EXISTS when it is there already, NETKIT_E_INVALID when it is no
- * descriptor, NETKIT_E_ACCESS when the backend cannot watch that kind of file. */
+ * descriptor, NETKIT_E_ACCESS when the backend cannot watch that kind of file,
+ * NETKIT_E_NOSYS for PRIORITY with kqueue where the system does not tell it. */
 NETKIT_API int netkit_poller_add(netkit_poller *poller, uintptr_t native, uint32_t events,
                                  uint64_t data);
 

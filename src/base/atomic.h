@@ -10,11 +10,13 @@
 #define nki_atomic_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define nki_atomic_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define nki_atomic_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define nki_atomic_fence() __sync_synchronize()
 #elif !NKI_HAS_THREADS
 #define nki_atomic_load(p) (*(p))
 #define nki_atomic_load_relaxed(p) (*(p))
 #define nki_atomic_store(p, v) ((void)(*(p) = (v)))
 #define nki_atomic_store_relaxed(p, v) ((void)(*(p) = (v)))
+#define nki_atomic_fence() ((void)0)
 #endif
 
 #if !NKI_HAS_THREADS

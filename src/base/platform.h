@@ -3,7 +3,7 @@
  * Every call that leaves the process goes through one NKI_SYS_ macro (src/os/seam_*.h),
  * and each of those asks NKI_FAIL(name) first, which is 0 unless a test says otherwise:
  * so a test can fail the n-th call of any kind, and see every one of them.
- * NKI_CLIP(name, len) lets it shorten transfers. */
+ * NKI_CLIP(name, len) lets it shorten transfers, NKI_MASK(name, bits) hide what the kernel can. */
 
 #if defined(_MSC_VER)
 #pragma warning(push)
@@ -38,6 +38,28 @@
 
 #define NKI_HAS_EPOLL NKI_LINUX
 #define NKI_HAS_POLL NKI_POSIX
+
+/* Kqueues that have EVFILT_USER in every version; OpenBSD and NetBSD have poll. And by
+ * NETKIT_FORCE_KQUEUE on Linux, over libkqueue and without what macOS has not, so that the code for
+ * there can be tested here. */
+#if NKI_APPLE || defined(__FreeBSD__) || defined(__DragonFly__) || defined(NETKIT_FORCE_KQUEUE)
+#define NKI_HAS_KQUEUE 1
+#else
+#define NKI_HAS_KQUEUE 0
+#endif
+
+#if NKI_LINUX && !defined(NETKIT_FORCE_KQUEUE)
+#define NKI_HAS_EVENTFD 1
+#else
+#define NKI_HAS_EVENTFD 0
+#endif
+
+/* SOCK_NONBLOCK, SOCK_CLOEXEC and accept4: a socket is born as it should be. */
+#if NKI_POSIX && !NKI_APPLE && !defined(NETKIT_FORCE_KQUEUE)
+#define NKI_HAS_SOCK_FLAGS 1
+#else
+#define NKI_HAS_SOCK_FLAGS 0
+#endif
 
 /* The ring is shared with the kernel, which needs atomics. */
 #if NKI_LINUX && defined(__GNUC__) && !defined(NETKIT_NO_URING)
@@ -77,6 +99,10 @@
 #endif
 #endif
 
+#if NKI_HAS_KQUEUE
+#include <sys/event.h>
+#endif
+
 #if NKI_LINUX
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -92,6 +118,9 @@
 #endif
 #ifndef NKI_CLIP
 #define NKI_CLIP(name, len) (len)
+#endif
+#ifndef NKI_MASK
+#define NKI_MASK(name, bits) (bits)
 #endif
 
 #ifndef NETKIT_ASSERT

@@ -8,7 +8,7 @@
  * - close: never repeated; the descriptor is gone (Linux close(2)), and the number may already
  *   be another thread's.
  * Every socket is close-on-exec and raises no SIGPIPE: by MSG_NOSIGNAL with each send, and where
- * SO_NOSIGPIPE exists by that as well, on accepted sockets too, since it is not inherited.
+ * SO_NOSIGPIPE exists by that as well (birth_*.c).
  * Linux says of accept(2): errors of the network waiting on the new connection come out of
  * accept itself and mean "this one is gone, take the next", never "the listener is broken". */
 
@@ -19,6 +19,12 @@
 #else
 #define NKI_MSG_NOSIGNAL 0
 #endif
+/* More follows at once: not to be sent in a segment of its own. */
+#if defined(MSG_MORE)
+#define NKI_MSG_MORE MSG_MORE
+#else
+#define NKI_MSG_MORE 0
+#endif
 
 #if defined(POLLRDHUP)
 #define NKI_POLLRDHUP POLLRDHUP
@@ -28,7 +34,6 @@
 
 /* A poll that need not wait is interrupted too: how often to insist on looking. */
 enum {
-    NKI_SENDV_MAX = 64,
     NKI_LAST_LOOKS = 16
 };
 
@@ -39,42 +44,6 @@ static int nki_os_domain(int family) {
     case NETKIT_AF_UNIX: return AF_UNIX;
     default: return -1;
     }
-}
-
-static int nki_os_no_sigpipe(int fd) {
-#if defined(SO_NOSIGPIPE)
-    int on = 1;
-    if (NKI_SYS_setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, (socklen_t)sizeof(on)) != 0) {
-        return nki_os_error();
-    }
-#else
-    NKI_UNUSED(fd);
-#endif
-    return NETKIT_OK;
-}
-
-/* What a new socket needs that could not be said when it was made. */
-static int nki_os_finish_socket(int fd, bool is_blocking) {
-#if NKI_APPLE
-    int rc = nki_os_set_fd_flags(fd, is_blocking);
-    if (rc != NETKIT_OK) {
-        return rc;
-    }
-#else
-    NKI_UNUSED(is_blocking);
-#endif
-    return nki_os_no_sigpipe(fd);
-}
-
-/* The system's type, with the flags where it takes them there. */
-static int nki_os_type(int type, bool is_blocking) {
-    int os_type = type == NETKIT_SOCK_DGRAM ? SOCK_DGRAM : SOCK_STREAM;
-#if NKI_APPLE
-    NKI_UNUSED(is_blocking);
-    return os_type;
-#else
-    return os_type | SOCK_CLOEXEC | (is_blocking ? 0 : SOCK_NONBLOCK);
-#endif
 }
 
 static int nki_os_socket(int family, int type, bool is_blocking, uintptr_t *out) {
@@ -171,15 +140,34 @@ static int nki_os_bind_options(int fd, const netkit_addr *addr, int flags) {
     return rc;
 }
 
-/* A path that exists stays: removing it could cut off a server that is alive. */
+/* As nki_sockaddr_from, and the address without a path by which Linux chooses a name: the family
+ * alone (unix(7), autobind). */
+static int nki_os_bind_address(struct sockaddr_storage *sa, socklen_t *len,
+                               const netkit_addr *addr) {
+    if (NKI_LINUX && addr->family == NETKIT_AF_UNIX && !addr->is_abstract && addr->path_len == 0) {
+        memset(sa, 0, sizeof *sa);
+        sa->ss_family = AF_UNIX;
+        *len = (socklen_t)sizeof(sa->ss_family);
+        return NETKIT_OK;
+    }
+    return nki_sockaddr_from(sa, len, addr);
+}
+
+/* A path that exists stays, unless it is asked for: removing it could cut off a server that is
+ * alive. */
 static int nki_os_bind(uintptr_t s, const netkit_addr *addr, int flags) {
-    const int known = NETKIT_SOCKET_REUSE_PORT | NETKIT_SOCKET_V6ONLY | NETKIT_SOCKET_NO_REUSE;
+    const int known = NETKIT_SOCKET_REUSE_PORT | NETKIT_SOCKET_V6ONLY | NETKIT_SOCKET_NO_REUSE |
+                      NETKIT_SOCKET_REPLACE;
     struct sockaddr_storage sa;
     socklen_t len;
+    netkit_unix_file file;
     if ((flags & ~known) != 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_sockaddr_from(&sa, &len, addr);
+    if (addr->family == NETKIT_AF_UNIX && (flags & NETKIT_SOCKET_REPLACE) != 0) {
+        return nki_os_bind_unix(s, addr, flags, 0, &file);
+    }
+    int rc = nki_os_bind_address(&sa, &len, addr);
     if (rc == NETKIT_OK && addr->family != NETKIT_AF_UNIX) {
         rc = nki_os_bind_options(nki_os_fd(s), addr, flags);
     } else if (rc == NETKIT_OK && (flags & NETKIT_SOCKET_REUSE_PORT) != 0) {
@@ -244,10 +232,11 @@ static int nki_os_accept(uintptr_t s, uintptr_t *out, netkit_addr *peer) {
     if (fd < 0) {
         return errno == EAGAIN ? NETKIT_E_AGAIN : nki_os_accept_error(s);
     }
-    if (nki_os_finish_socket(fd, false) != NETKIT_OK) {
-        /* macOS refuses options of a connection that has been reset already. */
+    int rc = nki_os_finish_socket(fd, false);
+    if (rc != NETKIT_OK) {
         nki_os_abandon((uintptr_t)fd);
-        return NETKIT_E_ABORTED;
+        /* macOS refuses options of a connection that has been reset already. */
+        return errno == EINVAL ? (int)NETKIT_E_ABORTED : rc;
     }
     if (peer != NULL) {
         nki_sockaddr_to(peer, &sa, len);
@@ -274,8 +263,14 @@ static int nki_os_local(uintptr_t s, netkit_addr *out) {
     return nki_os_name(nki_os_fd(s), false, out);
 }
 
+/* macOS has no name for the peer of a connection that was reset: EINVAL. */
+static int nki_os_peer(int fd, netkit_addr *out) {
+    int rc = nki_os_name(fd, true, out);
+    return rc != NETKIT_OK && errno == EINVAL ? (int)NETKIT_E_RESET : rc;
+}
+
 static int nki_os_remote(uintptr_t s, netkit_addr *out) {
-    return nki_os_name(nki_os_fd(s), true, out);
+    return nki_os_peer(nki_os_fd(s), out);
 }
 
 /* A TCP socket that dials a port of the ephemeral range nobody listens on may be given that very
@@ -284,7 +279,7 @@ static int nki_os_remote(uintptr_t s, netkit_addr *out) {
 static int nki_os_check_peer(int fd) {
     netkit_addr peer;
     netkit_addr self;
-    int rc = nki_os_name(fd, true, &peer);
+    int rc = nki_os_peer(fd, &peer);
     if (rc != NETKIT_OK || (peer.family != NETKIT_AF_IPV4 && peer.family != NETKIT_AF_IPV6)) {
         return rc;
     }
@@ -299,6 +294,21 @@ static int nki_os_check_peer(int fd) {
         return NETKIT_E_REFUSED;
     }
     return NETKIT_OK;
+}
+
+/* With Fast Open connect only notes where to, and has no peer before the first send. */
+static bool nki_os_is_deferred(int fd) {
+#if defined(TCP_FASTOPEN_CONNECT)
+    int os_code = errno;
+    int is_on = 0;
+    socklen_t len = (socklen_t)sizeof is_on;
+    int rc = NKI_SYS_getsockopt(fd, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, &is_on, &len);
+    errno = os_code;
+    return rc == 0 && is_on != 0;
+#else
+    NKI_UNUSED(fd);
+    return false;
+#endif
 }
 
 static int nki_os_connect(uintptr_t s, const netkit_addr *addr) {
@@ -324,7 +334,8 @@ static int nki_os_connect(uintptr_t s, const netkit_addr *addr) {
         }
         was_interrupted = true;
     }
-    return nki_os_check_peer(fd);
+    rc = nki_os_check_peer(fd);
+    return rc == NETKIT_E_NOTCONN && nki_os_is_deferred(fd) ? (int)NETKIT_OK : rc;
 }
 
 static int nki_os_pending_error(int fd, int *error) {
@@ -377,23 +388,25 @@ static int nki_os_recv_now(uintptr_t s, void *data, size_t len) {
     return nki_os_recv_flags(s, data, len, MSG_DONTWAIT);
 }
 
+/* macOS says EPROTOTYPE of a connection that is being torn down at this moment. */
+static NKI_COLD int nki_os_send_error(void) {
+    if (errno == EPROTOTYPE) {
+        return NETKIT_E_RESET;
+    }
+    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+}
+
 static int nki_os_send_flags(uintptr_t s, const void *data, size_t len, int flags) {
     size_t most = NKI_MIN(len, (size_t)INT_MAX);
     ssize_t sent;
     do {
         sent = NKI_SYS_send(nki_os_fd(s), data, most, flags | NKI_MSG_NOSIGNAL);
     } while (NKI_UNLIKELY(sent < 0) && errno == EINTR);
-    if (NKI_LIKELY(sent >= 0)) {
-        return (int)sent;
-    }
-    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+    return NKI_LIKELY(sent >= 0) ? (int)sent : nki_os_send_error();
 }
 
 static NKI_COLD int nki_os_send_odd(uintptr_t s, const void *data, size_t len) {
-    if (errno == EINTR) {
-        return nki_os_send_flags(s, data, len, 0);
-    }
-    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+    return errno == EINTR ? nki_os_send_flags(s, data, len, 0) : nki_os_send_error();
 }
 
 /* The same for sending. */
@@ -404,36 +417,6 @@ static NKI_HOT int nki_os_send(uintptr_t s, const void *data, size_t len) {
 
 static int nki_os_send_now(uintptr_t s, const void *data, size_t len) {
     return nki_os_send_flags(s, data, len, MSG_DONTWAIT);
-}
-
-/* More than INT_MAX bytes at once is EINVAL to the BSDs: what is beyond is left for the next
- * call, as after any short send. */
-static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count) {
-    struct iovec iov[NKI_SENDV_MAX];
-    struct msghdr msg;
-    size_t left = NKI_CLIP(sendmsg, (size_t)INT_MAX);
-    uint8_t used = 0; /* fits msg_iovlen, which is a size_t here and an int there */
-    ssize_t sent;
-    if (count > NKI_SENDV_MAX) {
-        return NETKIT_E_INVALID;
-    }
-    for (; used < count && left > 0; used++) {
-        size_t len = NKI_MIN(spans[used].len, left);
-        /* The system only reads, but iovec has no const. */
-        memcpy(&iov[used].iov_base, &spans[used].data, sizeof iov[used].iov_base);
-        iov[used].iov_len = len;
-        left -= len;
-    }
-    memset(&msg, 0, sizeof(msg));
-    msg.msg_iov = iov;
-    msg.msg_iovlen = used;
-    do {
-        sent = NKI_SYS_sendmsg(nki_os_fd(s), &msg, NKI_MSG_NOSIGNAL);
-    } while (sent < 0 && errno == EINTR);
-    if (sent >= 0) {
-        return (int)sent;
-    }
-    return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
 }
 
 static short nki_os_poll_from(uint32_t events) {

@@ -194,9 +194,19 @@ static int nki_epoll_wait(nki_poller *p, netkit_poll_event *events, int max, uin
 
 static const nki_poller_ops *nki_epoll_ops(void) {
     static const nki_poller_ops ops = {
-        "epoll",          NETKIT_BACKEND_EPOLL, true,
-        nki_epoll_open,   nki_epoll_close,      nki_epoll_add,
-        nki_epoll_modify, nki_epoll_remove,     nki_epoll_wait,
+        "epoll",
+        NETKIT_BACKEND_EPOLL,
+        true,
+        nki_epoll_open,
+        nki_epoll_close,
+        nki_epoll_add,
+        nki_epoll_modify,
+        nki_epoll_remove,
+        nki_epoll_wait,
+        NULL,
+        NULL,
+        NULL,
+        NULL,
     };
     return &ops;
 }

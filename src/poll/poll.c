@@ -70,16 +70,6 @@ static int nki_poll_check_events(uint32_t events) {
     return (events & NETKIT_POLL_EDGE) != 0 ? NETKIT_E_NOSYS : NETKIT_OK;
 }
 
-/* What epoll refuses is refused here too, so that programs behave alike on both: plain files and
- * folders are always ready, watching them would only spin. */
-static int nki_poll_check_file(uintptr_t native) {
-    struct stat st;
-    if (NKI_SYS_fstat(nki_os_fd(native), &st) != 0) {
-        return nki_os_error();
-    }
-    return S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) ? NETKIT_E_ACCESS : NETKIT_OK;
-}
-
 static void nki_poll_set(nki_poll *po, uint32_t at, uint32_t events, uint64_t data) {
     nki_poll_slot *slot = &po->slots[at];
     int fd = (int)slot->fd;
@@ -99,7 +89,7 @@ static int nki_poll_add(nki_poller *p, uintptr_t native, uint32_t events, uint64
     if (nki_fd_table_get(&po->table, native) != 0) {
         return NETKIT_E_EXISTS;
     }
-    rc = nki_poll_check_file(native);
+    rc = nki_poller_check_file(native);
     if (rc == NETKIT_OK) {
         rc = nki_fd_table_reserve(&po->table, native, &p->allocator);
     }
@@ -175,8 +165,19 @@ static int nki_poll_wait(nki_poller *p, netkit_poll_event *events, int max, uint
 
 static const nki_poller_ops *nki_poll_ops(void) {
     static const nki_poller_ops ops = {
-        "poll",       NETKIT_BACKEND_POLL, false,           nki_poll_open, nki_poll_close,
-        nki_poll_add, nki_poll_modify,     nki_poll_remove, nki_poll_wait,
+        "poll",
+        NETKIT_BACKEND_POLL,
+        false,
+        nki_poll_open,
+        nki_poll_close,
+        nki_poll_add,
+        nki_poll_modify,
+        nki_poll_remove,
+        nki_poll_wait,
+        NULL,
+        NULL,
+        NULL,
+        NULL,
     };
     return &ops;
 }

@@ -1,4 +1,4 @@
-/* Pollers: one small interface, one file for each backend (epoll.c, poll.c; kqueue.c and afd.c
+/* Pollers: one small interface, one file for each backend (epoll.c, poll.c, kqueue.c; afd.c
  * beside them). The loop's readiness driver and the public netkit_poller stand on it. */
 
 typedef struct nki_poller nki_poller;
@@ -19,6 +19,18 @@ typedef struct nki_poller_ops {
     /* Returns the number of events, 0 also for EINTR. timeout_ns is rounded up, never down
      * (a wait cut to 0 would spin); NKI_NEVER waits without limit. */
     int (*wait)(nki_poller *p, netkit_poll_event *events, int max, uint64_t timeout_ns);
+
+    /* A wake of the backend's own, an event with `data` and READ; wake_set again gives it other
+     * data. wake is for any thread and signal handlers, and leaves errno alone when it succeeds.
+     * NULL = it has none: a descriptor is watched for it, see nki_poller_wake_open. */
+    int (*wake_set)(nki_poller *p, uint64_t data);
+    int (*wake)(const nki_poller *p);
+    /* Where edges do not tell of urgent data (PRIORITY), which ends a read early: how many bytes
+     * there were to read when READ was reported last. NULL = they do. */
+    int64_t (*held)(nki_poller *p, uintptr_t native);
+    /* The system's error that an event took out of a socket, once; 0 = none. NULL = it takes none,
+     * the socket still has it. */
+    int (*take_error)(nki_poller *p, uintptr_t native);
 } nki_poller_ops;
 
 struct nki_poller {
@@ -34,6 +46,13 @@ struct nki_poller {
 #define NKI_POLL_ALWAYS ((uint32_t)(NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP))
 #define NKI_POLL_KNOWN \
     (NKI_POLL_SPEAKS | NKI_POLL_ALWAYS | (uint32_t)(NETKIT_POLL_EDGE | NETKIT_POLL_ONESHOT))
+
+/* The wake of a poller: the backend's own, and then `wake` stays empty, or a descriptor among those
+ * it watches. drain is for the wait that has seen the wake's event; signal for any thread. */
+static int nki_poller_wake_open(nki_poller *p, nki_wake *wake, uint64_t data);
+static int nki_poller_wake_move(nki_poller *p, const nki_wake *wake, uint64_t data);
+static int nki_poller_wake_signal(const nki_poller *p, const nki_wake *wake);
+static void nki_poller_wake_drain(const nki_poller *p, const nki_wake *wake);
 
 /* Choose and open a backend: AUTO takes the first that works, a named one is that or an error. */
 static int nki_poller_open(nki_poller *p, int backend, const netkit_allocator *allocator);
@@ -84,3 +103,15 @@ static void nki_fd_table_free(nki_fd_table *table, const netkit_allocator *a) {
     table->places = NULL;
     table->count = 0;
 }
+
+#if NKI_POSIX
+/* What epoll refuses is refused here too, so that programs behave alike on both: plain files and
+ * folders are always ready, watching them would only spin. */
+static int nki_poller_check_file(uintptr_t native) {
+    struct stat st;
+    if (NKI_SYS_fstat(nki_os_fd(native), &st) != 0) {
+        return nki_os_error();
+    }
+    return S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) ? NETKIT_E_ACCESS : NETKIT_OK;
+}
+#endif

@@ -1,17 +1,22 @@
 /* The choice of a backend, and netkit_poller: the pollers for programs with a loop of their own.
  *
  * A netkit_poller adds one thing to its backend, a wake that any thread or signal handler may
- * send. Its descriptor is watched like the user's, and must be told from them although their data
- * may be any 64-bit number: it carries a random number drawn from the kernel, unknown outside,
- * and should a user's data ever be equal to it, another is drawn.
+ * send. It comes as an event like the user's, and must be told from them although their data may
+ * be any 64-bit number: it carries a random number drawn from the kernel, unknown outside, and
+ * should a user's data ever be equal to it, another is drawn.
  * Wakes are coalesced: `is_woken` is set by the first and cleared by the wait that swallows it.
- * That wait first empties the descriptor and only then clears the flag: the other way round, a
+ * That wait first takes the wake in and only then clears the flag: the other way round, a
  * wake in between would be emptied away with the flag left set, and every later one be lost. */
 
 static const nki_poller_ops *nki_poller_find(int backend) {
 #if NKI_HAS_EPOLL
     if (backend == NETKIT_BACKEND_EPOLL) {
         return nki_epoll_ops();
+    }
+#endif
+#if NKI_HAS_KQUEUE
+    if (backend == NETKIT_BACKEND_KQUEUE) {
+        return nki_kqueue_ops();
     }
 #endif
 #if NKI_HAS_POLL
@@ -57,6 +62,39 @@ static void nki_poller_close(nki_poller *p) {
     p->native = UINTPTR_MAX;
 }
 
+static int nki_poller_wake_open(nki_poller *p, nki_wake *wake, uint64_t data) {
+    if (p->ops->wake_set != NULL) {
+        wake->reader = wake->writer = UINTPTR_MAX;
+        return p->ops->wake_set(p, data);
+    }
+    int rc = nki_os_wake_open(wake);
+    if (rc == NETKIT_OK) {
+        rc = p->ops->add(p, wake->reader, NETKIT_POLL_READ, data);
+        if (rc != NETKIT_OK) {
+            nki_os_wake_close(wake);
+        }
+    }
+    return rc;
+}
+
+static int nki_poller_wake_move(nki_poller *p, const nki_wake *wake, uint64_t data) {
+    if (p->ops->wake_set != NULL) {
+        return p->ops->wake_set(p, data);
+    }
+    return p->ops->modify(p, wake->reader, NETKIT_POLL_READ, data);
+}
+
+/* A loop without a poller has a descriptor. */
+static int nki_poller_wake_signal(const nki_poller *p, const nki_wake *wake) {
+    return p->ops != NULL && p->ops->wake != NULL ? p->ops->wake(p) : nki_os_wake_signal(wake);
+}
+
+static void nki_poller_wake_drain(const nki_poller *p, const nki_wake *wake) {
+    if (p->ops->wake == NULL) {
+        nki_os_wake_drain(wake);
+    }
+}
+
 static const char *const *nki_backend_names(void) {
     static const char *const names[NETKIT_BACKEND_SIM + 1] = {
         "auto", "fastest", "epoll", "uring", "poll", "kqueue", "afd", "wsapoll", "sim",
@@ -94,14 +132,7 @@ static int nki_poller_setup(netkit_poller *poller, int backend, const netkit_all
     if (rc != NETKIT_OK) {
         return rc;
     }
-    rc = nki_os_wake_open(&poller->wake);
-    if (rc == NETKIT_OK) {
-        rc = poller->base.ops->add(&poller->base, poller->wake.reader, NETKIT_POLL_READ,
-                                   poller->wake_data);
-        if (rc != NETKIT_OK) {
-            nki_os_wake_close(&poller->wake);
-        }
-    }
+    rc = nki_poller_wake_open(&poller->base, &poller->wake, poller->wake_data);
     if (rc != NETKIT_OK) {
         nki_poller_close(&poller->base);
     }
@@ -152,7 +183,7 @@ static int nki_poller_yield_data(netkit_poller *poller, uint64_t data) {
             return rc;
         }
     }
-    int rc = poller->base.ops->modify(&poller->base, poller->wake.reader, NETKIT_POLL_READ, other);
+    int rc = nki_poller_wake_move(&poller->base, &poller->wake, other);
     if (rc == NETKIT_OK) {
         poller->wake_data = other;
     }
@@ -191,7 +222,7 @@ NETKIT_API int netkit_poller_remove(netkit_poller *poller, uintptr_t native) {
 static int nki_poller_swallow(netkit_poller *poller, netkit_poll_event *events, int n) {
     for (int i = 0; i < n; i++) {
         if (events[i].data == poller->wake_data) {
-            nki_os_wake_drain(&poller->wake);
+            nki_poller_wake_drain(&poller->base, &poller->wake);
             (void)nki_atomic_exchange(&poller->is_woken, 0);
             memmove(&events[i], &events[i + 1], (size_t)(n - i - 1) * sizeof(events[0]));
             return n - 1;
@@ -220,7 +251,7 @@ NETKIT_API int netkit_poller_wake(netkit_poller *poller) {
     if (nki_atomic_exchange(&poller->is_woken, 1) != 0) {
         return NETKIT_OK;
     }
-    int rc = nki_os_wake_signal(&poller->wake);
+    int rc = nki_poller_wake_signal(&poller->base, &poller->wake);
     if (rc != NETKIT_OK) {
         (void)nki_atomic_exchange(&poller->is_woken, 0);
     }

@@ -446,13 +446,13 @@ static void monkey_act(void) {
 
 static void monkey_faults(void) {
     static const int errors[] = {ECONNRESET, ENOBUFS, ENOMEM, EMFILE, EPIPE, ENETDOWN};
-    static const char *const calls[] = {"recv",      "send",     "sendmsg",
-                                        "accept",    "connect",  "setsockopt",
-                                        "epoll_ctl", "shutdown", "getsockopt"};
+    static const char *const calls[] = {"recv",       "send",         "sendmsg",   "accept",
+                                        "connect",    "setsockopt",   "epoll_ctl", "shutdown",
+                                        "getsockopt", "kevent_change"};
     nkt_fault_clear();
     nkt_alloc_fail_at(1 + monkey_pick(400), false);
     for (int i = 0; i < 3; i++) {
-        nkt_fault_prob(calls[monkey_pick(9)], 3, errors[monkey_pick(6)]);
+        nkt_fault_prob(calls[monkey_pick(10)], 3, errors[monkey_pick(6)]);
     }
     nkt_clip_random("recv", 3000);
     nkt_clip_random("send", 3000);
@@ -514,7 +514,9 @@ static void monkey_setup(bool is_pull) {
     netkit_loop_desc desc;
     memset(&monkey, 0, sizeof(monkey));
     memset(&desc, 0, sizeof(desc));
-    CHECK(pipe2(monkey.pipe, O_NONBLOCK) == 0);
+    CHECK(pipe(monkey.pipe) == 0);
+    CHECK(fcntl(monkey.pipe[0], F_SETFL, O_NONBLOCK) == 0);
+    CHECK(fcntl(monkey.pipe[1], F_SETFL, O_NONBLOCK) == 0);
     monkey.is_pull = desc.pull = is_pull;
     if (!is_pull) {
         monkey.handler.on_open = monkey_on_open;

@@ -22,7 +22,7 @@ static void review_on_close(netkit_loop *loop, netkit_conn conn, const netkit_cl
 static int review_adopt(netkit_loop *loop, const netkit_adopt_desc *like, netkit_conn *conn) {
     netkit_adopt_desc desc = *like;
     int pair[2];
-    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
     desc.socket = netkit_socket_from_native((uintptr_t)pair[1]);
     desc.handler.on_open = desc.handler.on_open == NULL ? review_on_open : desc.handler.on_open;
     desc.handler.on_close = review_on_close;

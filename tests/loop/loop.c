@@ -115,7 +115,8 @@ NKT_TEST(loop_backends_are_forced) {
 
 /* L-01 MB04: whatever is short at the start, there is an error, no loop and nothing left. */
 NKT_LOOP_TEST(loop_create_fails_cleanly) {
-    static const char *const calls[] = {"epoll_create", "eventfd", "pipe", "epoll_ctl", "fcntl"};
+    static const char *const calls[] = {"epoll_create", "eventfd", "pipe",         "epoll_ctl",
+                                        "fcntl",        "kqueue",  "kevent_change"};
     netkit_loop_desc desc;
     netkit_loop *loop;
     int fds = nkt_open_fds(), failed = 0;
@@ -1001,7 +1002,7 @@ NKT_LOOP_TEST(loop_descriptors_are_reused_a_million_times) {
         for (int i = 0; i < RING; i++) {
             netkit_adopt_desc desc;
             int fds[2];
-            CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+            CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
             memset(&desc, 0, sizeof(desc));
             memset(&ring[i], 0, sizeof(ring[i]));
             desc.socket = netkit_socket_from_native((uintptr_t)fds[0]);
@@ -1279,6 +1280,7 @@ NKT_LOOP_TEST(loop_serves_beside_a_paused_conn) {
 typedef struct loop_flooder {
     int fd;
     bool is_over;
+    bool has_ended;
     uint64_t sent;
     pthread_t thread;
 } loop_flooder;
@@ -1291,6 +1293,7 @@ static void *loop_flood(void *user) {
         CHECK(put > 0);
         f->sent += (uint64_t)put;
     }
+    TL_SET(&f->has_ended, true);
     return NULL;
 }
 
@@ -1347,9 +1350,10 @@ NKT_LOOP_TEST(loop_is_fair_under_flood) {
     TL_SET(&flooders[1].is_over, true);
     CHECK_EQ(pthread_join(p.thread, NULL), 0);
     for (int i = 0; i < 2; i++) {
-        while (pthread_tryjoin_np(flooders[i].thread, NULL) != 0) {
+        while (!TL_GET(&flooders[i].has_ended)) {
             CHECK_OK(netkit_loop_run_once(loop, 1));
         }
+        CHECK_EQ(pthread_join(flooders[i].thread, NULL), 0);
         TL_UNTIL(loop, conns[i].bytes == flooders[i].sent);
     }
     printf("99%% of pings in %" PRIu64 " us beside %" PRIu64 " MB\n",
@@ -1915,7 +1919,7 @@ static void loop_chaos_pair(netkit_loop *loop, loop_chaos_conn *a, loop_chaos_co
     int fds[2];
     both[0] = a;
     both[1] = b;
-    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
     for (int i = 0; i < 2; i++) {
         netkit_adopt_desc desc;
         memset(both[i], 0, sizeof(*both[i]));
@@ -2122,7 +2126,7 @@ NKT_LOOP_TEST(loop_limits_hold) {
     for (int i = 0; i < 20; i++) {
         tl_open(loop, &all[i]);
     }
-    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
     memset(&adopt, 0, sizeof(adopt));
     adopt.socket = netkit_socket_from_native((uintptr_t)pair[0]);
     CHECK_ERR(netkit_adopt(loop, &adopt, &none), NETKIT_E_FULL);

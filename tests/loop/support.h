@@ -214,7 +214,7 @@ static inline struct sockaddr_in sup_loopback(uint16_t port) {
 static inline int sup_raw_listen(uint16_t *port, int backlog) {
     struct sockaddr_in in = sup_loopback(0);
     socklen_t len = sizeof(in);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
     CHECK(fd >= 0);
     CHECK_EQ(bind(fd, (const struct sockaddr *)&in, sizeof(in)), 0);
     CHECK_EQ(listen(fd, backlog), 0);
@@ -227,7 +227,7 @@ static inline int sup_raw_listen(uint16_t *port, int backlog) {
 static inline int sup_raw_dial(uint16_t port, int rcvbuf) {
     struct sockaddr_in in = sup_loopback(port);
     int one = 1;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
     CHECK(fd >= 0);
     if (rcvbuf != 0) {
         CHECK_EQ(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &rcvbuf, sizeof(rcvbuf)), 0);

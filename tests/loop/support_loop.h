@@ -120,7 +120,7 @@ static inline void tl_adopt_as(netkit_loop *loop, tl_conn *c, const netkit_handl
                                const netkit_conn_options *options) {
     netkit_adopt_desc desc;
     int fds[2];
-    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
     memset(&desc, 0, sizeof(desc));
     desc.socket = netkit_socket_from_native((uintptr_t)fds[0]);
     desc.handler = *handler;
@@ -194,7 +194,7 @@ static inline uint16_t tl_listen(netkit_loop *loop, netkit_listen_desc *desc,
 static inline int tl_dial(uint16_t port) {
     struct sockaddr_in in;
     int one = 1;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
     CHECK(fd >= 0);
     memset(&in, 0, sizeof(in));
     in.sin_family = AF_INET;

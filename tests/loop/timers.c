@@ -454,6 +454,7 @@ NKT_LOOP_TEST(timers_are_kept_over_interruptions) {
     nkt_fault_at("epoll_wait", 1, EINTR, false);
     nkt_fault_at("epoll_pwait2", 1, EINTR, false);
     nkt_fault_at("poll", 1, EINTR, false);
+    nkt_fault_at("kevent", 1, EINTR, false);
     nkt_fault_at("io_uring_enter", 1, EINTR, false);
     ltimer_after(loop, 30000, 0, &fired);
     CHECK_OK(netkit_loop_run(loop));

@@ -155,7 +155,7 @@ static void addr_check_any(const char *text, size_t len) {
     addr_check_zero(&addr);
     if (!addr_can_begin(text, at) || (at < len && addr_can_begin(text, at + 1))) {
         printf("%.*s: wrong offset %zu\n", (int)len, text, at);
-        CHECK(!"the error offset is exact");
+        FAIL("the error offset is not exact");
     }
 }
 

@@ -3,11 +3,14 @@
 
 /* ---- helpers --------------------------------------------------------------- */
 
-#if defined(__linux__)
-static const int poller_backends[] = {NETKIT_BACKEND_EPOLL, NETKIT_BACKEND_POLL};
-#else
-static const int poller_backends[] = {NETKIT_BACKEND_POLL};
+static const int poller_backends[] = {
+#if NKI_HAS_EPOLL
+    NETKIT_BACKEND_EPOLL,
 #endif
+#if NKI_HAS_KQUEUE
+    NETKIT_BACKEND_KQUEUE,
+#endif
+    NETKIT_BACKEND_POLL};
 enum {
     POLLER_BACKENDS = (int)(sizeof(poller_backends) / sizeof(poller_backends[0]))
 };
@@ -97,16 +100,17 @@ NKT_TEST(poller_backend_auto) {
     CHECK_OK(netkit_poller_create(&poller, NULL));
     CHECK_STR(netkit_poller_backend(poller), netkit_backend_name(poller_backends[0]));
     netkit_poller_destroy(poller);
-#if defined(__linux__)
     nkt_fault_at("epoll_create", 1, ENOSYS, true);
+    nkt_fault_at("kqueue", 1, ENOSYS, true);
     CHECK_OK(netkit_poller_create(&poller, NULL));
     CHECK_STR(netkit_poller_backend(poller), "poll");
     netkit_poller_destroy(poller);
-    netkit_poller_desc desc;
-    memset(&desc, 0, sizeof(desc));
-    desc.backend = NETKIT_BACKEND_EPOLL;
-    CHECK_ERR(netkit_poller_create(&poller, &desc), NETKIT_E_NOSYS);
-#endif
+    for (int i = 0; i < POLLER_BACKENDS - 1; i++) {
+        netkit_poller_desc desc;
+        memset(&desc, 0, sizeof(desc));
+        desc.backend = poller_backends[i];
+        CHECK_ERR(netkit_poller_create(&poller, &desc), NETKIT_E_NOSYS);
+    }
 }
 
 /* ---- interest ----------------------------------------------------------------- */
@@ -220,7 +224,8 @@ NKT_TEST(poller_edge) {
             CHECK_EQ(poller_look(p, 1), NETKIT_POLL_WRITE);
             CHECK_EQ(poller_look(p, 1), 0);
             CHECK_EQ(write(fds[1], "a", 1), 1);
-            CHECK_EQ(poller_look(p, 1), NETKIT_POLL_READ | NETKIT_POLL_WRITE);
+            /* One edge may bring up what else is ready, but never needs to. */
+            CHECK_EQ(poller_look(p, 1) & ~(uint32_t)NETKIT_POLL_WRITE, NETKIT_POLL_READ);
             CHECK_EQ(poller_look(p, 1), 0);
             CHECK_EQ(write(fds[1], "b", 1), 1);
             CHECK((poller_look(p, 1) & NETKIT_POLL_READ) != 0);
@@ -286,9 +291,14 @@ NKT_TEST(poller_event_kinds) {
         CHECK_OK(netkit_poller_modify(p, fd, NETKIT_POLL_READ, 2));
         CHECK_EQ(poller_look(p, 2), NETKIT_POLL_READ);
         CHECK_EQ(send((int)netkit_socket_native(s[1]), "!", 1, MSG_OOB), 1);
-        CHECK_OK(netkit_poller_modify(p, fd, NETKIT_POLL_PRIORITY, 2));
-        nkt_sleep_ms(2);
-        CHECK_EQ(poller_look(p, 2), NETKIT_POLL_PRIORITY);
+        int rc = netkit_poller_modify(p, fd, NETKIT_POLL_PRIORITY, 2);
+        if (rc == NETKIT_E_NOSYS && poller_backends[i] == NETKIT_BACKEND_KQUEUE) {
+            CHECK_EQ(poller_look(p, 2), NETKIT_POLL_READ); /* as before */
+        } else {
+            CHECK_OK(rc);
+            nkt_sleep_ms(2);
+            CHECK_EQ(poller_look(p, 2), NETKIT_POLL_PRIORITY);
+        }
         CHECK_OK(netkit_poller_modify(p, fd, NETKIT_POLL_READ, 2));
         CHECK_OK(netkit_socket_shutdown(s[1], NETKIT_SHUT_WRITE));
         nkt_sleep_ms(2);
@@ -573,17 +583,17 @@ NKT_TEST(poller_without_pwait2) {
 
 /* Z-04 PL09: a signal ends a wait with 0, never with an error; other failures are told. */
 NKT_TEST(poller_wait_interrupted) {
-    const char *calls[] = {"epoll_wait", "epoll_pwait2", "poll"};
+    const char *calls[] = {"epoll_wait", "epoll_pwait2", "poll", "kevent"};
     for (int i = 0; i < POLLER_BACKENDS; i++) {
         netkit_poller *p = poller_open(poller_backends[i]);
         netkit_poll_event event;
-        for (int n = 0; n < 3; n++) {
+        for (int n = 0; n < 4; n++) {
             nkt_fault_at(calls[n], 1, EINTR, true);
         }
         CHECK_EQ(netkit_poller_wait(p, &event, 1, -1), 0);
         CHECK_EQ(netkit_poller_wait(p, &event, 1, 1500), 0);
         nkt_fault_clear();
-        for (int n = 0; n < 3; n++) {
+        for (int n = 0; n < 4; n++) {
             nkt_fault_at(calls[n], 1, ENOMEM, false);
         }
         CHECK_ERR(netkit_poller_wait(p, &event, 1, -1), NETKIT_E_NOMEM);
@@ -607,7 +617,7 @@ NKT_TEST(poller_wake_coalesced) {
         for (int n = 0; n < 1000; n++) {
             CHECK_OK(netkit_poller_wake(p));
         }
-        CHECK_EQ(nkt_calls("write"), 1);
+        CHECK_EQ(nkt_calls("write") + nkt_calls("kevent_trigger"), 1);
         CHECK_EQ(netkit_poller_wait(p, events, 4, -1), 0);
         uint64_t start = nkt_now_ns();
         CHECK_EQ(netkit_poller_wait(p, events, 4, 5000), 0);
@@ -620,7 +630,9 @@ NKT_TEST(poller_wake_coalesced) {
             CHECK_EQ(events[0].events, NETKIT_POLL_WRITE);
         }
         nkt_fault_at("write", 1, EIO, false);
+        nkt_fault_at("kevent_trigger", 1, EIO, false);
         CHECK_ERR(netkit_poller_wake(p), NETKIT_E_IO);
+        nkt_fault_clear();
         CHECK_OK(netkit_poller_wake(p)); /* the failed one does not stand for it */
         CHECK_OK(netkit_poller_remove(p, (uintptr_t)fds[0]));
         CHECK_EQ(netkit_poller_wait(p, events, 4, -1), 0);

@@ -543,8 +543,8 @@ static void socket_storm(long us) {
     action.sa_handler = socket_on_signal;
     CHECK_EQ(sigaction(SIGALRM, &action, NULL), 0);
     memset(&timer, 0, sizeof(timer));
-    timer.it_interval.tv_usec = us;
-    timer.it_value.tv_usec = us;
+    timer.it_interval.tv_usec = (suseconds_t)us;
+    timer.it_value.tv_usec = (suseconds_t)us;
     CHECK_EQ(setitimer(ITIMER_REAL, &timer, NULL), 0);
 }
 
@@ -1258,4 +1258,31 @@ NKT_TEST(socket_every_call_fails) {
         nkt_fault_clear();
     }
     CHECK(n > 12);
+}
+
+/* SD44: macOS says EINVAL of a connection that was reset, whatever is asked of it, and EPROTOTYPE
+ * when it is being torn down: that is a reset and no bad argument. */
+NKT_TEST(socket_reset_that_says_invalid) {
+    netkit_socket s[2];
+    netkit_addr peer;
+    int value;
+    CHECK_OK(netkit_socket_pair(s, NETKIT_SOCK_STREAM, 0));
+    nkt_fault_at("getpeername", 1, EINVAL, true);
+    CHECK_ERR(netkit_socket_remote(s[0], &peer), NETKIT_E_RESET);
+    nkt_fault_at("setsockopt", 1, EINVAL, true);
+    CHECK_ERR(netkit_socket_set(s[0], NETKIT_OPT_KEEPALIVE, 1), NETKIT_E_RESET);
+    CHECK_EQ(netkit_socket_os_code(), EINVAL);
+    nkt_fault_at("getsockopt", 1, EINVAL, true);
+    CHECK_ERR(netkit_socket_get(s[0], NETKIT_OPT_KEEPALIVE, &value), NETKIT_E_RESET);
+    nkt_fault_clear();
+    nkt_fault_at("setsockopt", 1, EINVAL, true); /* one whose peer is there */
+    CHECK_ERR(netkit_socket_set(s[0], NETKIT_OPT_KEEPALIVE, 1), NETKIT_E_INVALID);
+    nkt_fault_clear();
+    nkt_fault_at("send", 1, EPROTOTYPE, false);
+    CHECK_ERR(netkit_socket_send(s[0], "x", 1), NETKIT_E_RESET);
+    nkt_fault_at("sendmsg", 1, EPROTOTYPE, false);
+    netkit_span span = {"x", 1};
+    CHECK_ERR(netkit_socket_sendv(s[0], &span, 1), NETKIT_E_RESET);
+    CHECK_OK(netkit_socket_close(&s[0]));
+    CHECK_OK(netkit_socket_close(&s[1]));
 }

@@ -2,9 +2,11 @@
 
 #if NKI_HAS_URING
 
+static const nki_uring_wish uring_plain = {0, 0, 0};
+
 static void uring_open(nki_uring *r) {
     const char *where;
-    int error = nki_uring_open(r, &where);
+    int error = nki_uring_open(r, &uring_plain, &where);
     if (error == EPERM || error == ENOSYS) {
         SKIP("io_uring is refused here");
     }
@@ -75,7 +77,7 @@ NKT_TEST(uring_gets_smaller) {
     nki_uring_close(&r);
     nkt_fault_clear();
     nkt_fault_at("io_uring_setup", 1, ENOMEM, true);
-    CHECK_EQ(nki_uring_open(&r, &where), ENOMEM);
+    CHECK_EQ(nki_uring_open(&r, &uring_plain, &where), ENOMEM);
     CHECK_STR(where, "io_uring_setup");
     nkt_fault_clear();
 }
@@ -91,7 +93,7 @@ NKT_TEST(uring_open_fails_cleanly) {
     for (size_t i = 0; i < NKI_COUNT(names); i++) {
         for (uint64_t nth = 1; nth <= 2; nth++) {
             nkt_fault_at(names[i], nth, EPERM, false);
-            int error = nki_uring_open(&r, &where);
+            int error = nki_uring_open(&r, &uring_plain, &where);
             CHECK_EQ(error, nkt_faults() == 1 ? EPERM : 0);
             nki_uring_close(&r);
             nkt_fault_clear();
