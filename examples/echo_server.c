@@ -16,6 +16,7 @@
 
 static const char *address = "127.0.0.1:7000";
 static int backend = NETKIT_BACKEND_AUTO;
+static bool has_backend; /* it was named: then it is said why it came to be this one */
 static netkit_loop *volatile running;
 
 static size_t echo(netkit_loop *loop, netkit_conn conn, const void *data, size_t len, void *user) {
@@ -47,6 +48,7 @@ static int option(const char *name, const char *value) {
     }
     if (!strcmp(name, "--backend")) {
         backend = netkit_backend_from_name(value);
+        has_backend = true;
         return backend < 0 ? refuse(value, "no such backend") : 0;
     }
     if (!strcmp(name, "--threads")) {
@@ -56,6 +58,16 @@ static int option(const char *name, const char *value) {
         return refuse(name, "TLS is not built yet");
     }
     return refuse(name, "no such option");
+}
+
+/* A loop that cannot be made says why in its log. */
+static void log_line(int level, int id, const char *text, int os_code, void *user) {
+    (void)id;
+    (void)os_code;
+    (void)user;
+    if (level == NETKIT_LOG_ERROR) {
+        fprintf(stderr, "echo_server: %s\n", text);
+    }
 }
 
 static int announce(netkit_loop *loop, netkit_listener listener) {
@@ -68,7 +80,11 @@ static int announce(netkit_loop *loop, netkit_listener listener) {
     if (code < 0) {
         return code;
     }
-    printf("listening on %s (%s)\n", text, netkit_loop_backend(loop, NULL));
+    const char *why;
+    printf("listening on %s (%s)\n", text, netkit_loop_backend(loop, &why));
+    if (has_backend) {
+        printf("%s\n", why);
+    }
     return fflush(stdout) ? NETKIT_E_IO : NETKIT_OK;
 }
 
@@ -84,6 +100,7 @@ int main(int argc, char **argv) {
         }
     }
     loop_desc.backend = backend;
+    loop_desc.logger.log = log_line;
     desc.address = address;
     desc.handler.on_data = echo;
 

@@ -36,6 +36,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "plain.h"
+
 /* ---- registration --------------------------------------------------------- */
 
 enum {
@@ -107,13 +109,23 @@ static void nkt_stop(int state, const char *reason) {
 /* End the test as skipped; the reason is listed. */
 #define SKIP(why) nkt_stop(NKT_SKIPPED, (why))
 
+#if !NKI_HAS_THREADS
+/* A test that would start a thread ends here. */
+static inline int nkt_no_thread(pthread_t *thread) {
+    memset(thread, 0, sizeof(*thread));
+    SKIP("built without threads");
+    return 0;
+}
+#define pthread_create(thread, attributes, run, argument) nkt_no_thread(thread)
+#endif
+
 static inline uint64_t nkt_scale(uint64_t full, uint64_t quick) {
     return nkt_long ? full : quick;
 }
 
 /* The same numbers on each thread. */
 static inline uint64_t nkt_random(void) {
-    static __thread uint64_t state;
+    static NKT_THREAD_LOCAL uint64_t state;
     state = state == 0 ? nkt_seed | 1 : state;
     state ^= state << 13;
     state ^= state >> 7;
@@ -251,7 +263,8 @@ typedef struct nkt_rule {
     enum {
         NKT_RULE_FAIL_AT,
         NKT_RULE_FAIL_PERCENT,
-        NKT_RULE_CLIP
+        NKT_RULE_CLIP,
+        NKT_RULE_MASK
     } kind;
     uint64_t nth;
     uint64_t seen;
@@ -259,9 +272,9 @@ typedef struct nkt_rule {
     bool is_sticky;
 } nkt_rule;
 
-static __thread nkt_rule nkt_rules[NKT_RULES];
-static __thread int nkt_rule_count;
-static __thread uint64_t nkt_fault_count;
+static NKT_THREAD_LOCAL nkt_rule nkt_rules[NKT_RULES];
+static NKT_THREAD_LOCAL int nkt_rule_count;
+static NKT_THREAD_LOCAL uint64_t nkt_fault_count;
 static const char *nkt_call_names[NKT_NAMES];
 static uint64_t nkt_call_counts[NKT_NAMES];
 
@@ -316,7 +329,7 @@ static bool nkt_fail(const char *name) {
     __atomic_fetch_add(nkt_call_counter(name), 1, __ATOMIC_RELAXED);
     for (int i = 0; i < nkt_rule_count; i++) {
         nkt_rule *rule = &nkt_rules[i];
-        if (rule->kind != NKT_RULE_CLIP && (rule->name == NULL || strcmp(rule->name, name) == 0) &&
+        if (rule->kind < NKT_RULE_CLIP && (rule->name == NULL || strcmp(rule->name, name) == 0) &&
             nkt_rule_fires(rule)) {
             nkt_fault_count++;
             errno = rule->os_error;
@@ -336,6 +349,19 @@ static size_t nkt_clip(const char *name, size_t len) {
         }
     }
     return len;
+}
+
+/* What the kernel says it can, less what a rule hides. */
+static unsigned long long nkt_mask(const char *name, unsigned long long bits) {
+    for (int i = 0; i < nkt_rule_count; i++) {
+        nkt_rule *rule = &nkt_rules[i];
+        if (rule->kind == NKT_RULE_MASK && strcmp(rule->name, name) == 0 &&
+            nkt_random() % 100 < rule->seen) {
+            nkt_fault_count += (bits & rule->nth) != 0;
+            bits &= ~rule->nth;
+        }
+    }
+    return bits;
 }
 
 static inline void nkt_rule_add(nkt_rule rule) {
@@ -361,7 +387,13 @@ static inline void nkt_clip_random(const char *name, size_t max) {
     nkt_rule_add(rule);
 }
 
-/* How many calls were failed or clipped since nkt_fault_clear. */
+/* Hide these bits of what the kernel says under a name, so many times in a hundred. */
+static inline void nkt_hide(const char *name, uint64_t bits, unsigned percent) {
+    nkt_rule rule = {name, NKT_RULE_MASK, bits, percent, 0, false};
+    nkt_rule_add(rule);
+}
+
+/* How many calls were failed, clipped or lied about since nkt_fault_clear. */
 static inline uint64_t nkt_faults(void) {
     return nkt_fault_count;
 }
@@ -471,6 +503,12 @@ static int nkt_open_fds(void) {
     }
     closedir(folder);
     return count - own;
+}
+
+/* What a program made for another machine is started with (NKT_EMULATOR), or nothing. */
+static inline const char *nkt_emulator(void) {
+    const char *named = getenv("NKT_EMULATOR");
+    return named != NULL ? named : "";
 }
 
 /* Resident memory of this process, now on Linux, at its highest elsewhere. */

@@ -14,9 +14,12 @@
 /* The seam's hooks come before the library, which asks them at each system call. */
 static bool nkt_fail(const char *name);
 static size_t nkt_clip(const char *name, size_t len);
+static unsigned long long nkt_mask(const char *name, unsigned long long bits);
 #define NKI_FAIL(name) nkt_fail(#name)
 #define NKI_CLIP(name, len) nkt_clip(#name, (size_t)(len))
+#define NKI_MASK(name, bits) nkt_mask(#name, (bits))
 
+#define NETKIT_WITH_TRY
 #define NETKIT_IMPLEMENTATION
 #if defined(NKT_LIBRARY)
 #include NKT_LIBRARY
@@ -149,7 +152,7 @@ static void nkt_find_backends(void) {
         if (code == NETKIT_OK) {
             nkt_backends[nkt_backend_count].number = number;
             nkt_backends[nkt_backend_count++].name = name;
-        } else if (only != NULL || code != NETKIT_E_NOSYS) {
+        } else if (only != NULL || (code != NETKIT_E_NOSYS && nkt_option("NKT_SECCOMP") == NULL)) {
             printf("backend %s: %s\n", name, netkit_error_name(code));
             exit(2);
         }

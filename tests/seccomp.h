@@ -9,13 +9,13 @@
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
 
-/* io_uring_setup, enter and register are calls 425 to 427. */
-static inline bool nkt_seccomp(int os_error, unsigned first, unsigned last) {
+/* io_uring_setup, enter and register are calls 425 to 427. `what` is SECCOMP_RET_. */
+static inline bool nkt_seccomp(uint32_t what, unsigned first, unsigned last) {
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
         BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, first, 0, 2),
         BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, last, 1, 0),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)os_error),
+        BPF_STMT(BPF_RET | BPF_K, what),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     struct sock_fprog program;
@@ -29,13 +29,14 @@ static inline bool nkt_seccomp_named(const char *what) {
     int os_error = strncmp(what, "enosys", 6) == 0   ? ENOSYS
                    : strncmp(what, "enomem", 6) == 0 ? ENOMEM
                                                      : EPERM;
+    uint32_t refuse = SECCOMP_RET_ERRNO | (uint32_t)os_error;
     if (strstr(what, ":setup") != NULL) {
-        return nkt_seccomp(os_error, 425, 425);
+        return nkt_seccomp(refuse, 425, 425);
     }
     if (strstr(what, ":enter") != NULL) {
-        return nkt_seccomp(os_error, 426, 426);
+        return nkt_seccomp(refuse, 426, 426);
     }
-    return nkt_seccomp(os_error, strstr(what, ":register") != NULL ? 427 : 425, 427);
+    return nkt_seccomp(refuse, strstr(what, ":register") != NULL ? 427 : 425, 427);
 }
 #else
 static inline bool nkt_seccomp_named(const char *what) {

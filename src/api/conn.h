@@ -68,13 +68,18 @@ typedef struct netkit_conn_options {
     uint32_t send_max;          /* bytes the queue takes, 0 = 262,144 */
     uint32_t chunks_max;        /* borrowed chunks the queue takes, 0 = 1,024 */
     uint32_t drain_max;         /* input discarded by a graceful close, 0 = 1 MiB */
-    uint32_t close_deadline_ms; /* for a whole graceful close, 0 = 5,000 */
-    uint32_t idle_timeout_ms;   /* no byte either way for so long ends it, 0 = never */
+    uint32_t close_deadline_ms; /* for a whole graceful close, 0 = the loop's, 5,000 */
+    uint32_t idle_timeout_ms;   /* no byte either way for so long ends it, 0 = the loop's, never */
     uint32_t deadline_ms;       /* end it so long after its start, 0 = never */
     uint32_t rate_min;          /* bytes to be received in each rate_period_ms, 0 = any */
     uint32_t rate_period_ms;    /* 0 = 5,000 */
     uint32_t user_timeout_ms;   /* sent data unacknowledged for so long ends it (Linux), 0 = off */
     uint32_t keepalive_s;       /* probe after so many silent seconds, 0 = off */
+    uint32_t recv_buffer;       /* NETKIT_OPT_RECV_BUFFER, 0 = the system's; in time for TCP to
+                                   tell the peer. For accepted and dialled ones */
+    uint32_t send_buffer;       /* NETKIT_OPT_SEND_BUFFER, 0 = the system's */
+    uint32_t fds_max;           /* unix: descriptors that may have come and wait for
+                                   netkit_conn_take_fd, 0 = what comes is closed */
     bool duplex;                /* on_data comes even while the queue could not take an answer */
     bool no_nodelay;            /* leave Nagle's algorithm on */
 } netkit_conn_options;
@@ -89,7 +94,13 @@ typedef struct netkit_listen_desc {
     uint32_t conns_max;       /* conns alive at a time, closing ones too; 0 = no limit but the
                                  loop's. At the limit connections wait in the backlog */
     bool reuse_port;          /* several listeners share the port, the kernel balances */
+    bool exclusive;           /* the port must be all free: no connection in TIME_WAIT either */
     bool v6only;              /* an IPv6 wildcard takes no IPv4 */
+    bool unix_replace;        /* unix: take the place of a socket's file that is left over, that is,
+                                 nobody has it bound; never of anything else */
+    bool unix_keep;           /* unix: leave the file when the listener closes; else it is removed,
+                                 if it is the one made here, by the process that made it */
+    uint32_t unix_mode;       /* unix: permissions of the file (0660, ...), 0 = as umask leaves */
     netkit_handler handler;   /* of the conns */
     netkit_conn_options conn; /* of the conns */
     void *user;               /* for the callbacks below and, at first, of each conn */
@@ -121,6 +132,17 @@ NETKIT_API int netkit_listener_close(netkit_loop *loop, netkit_listener listener
 /* The address it is bound to: the real port after port 0. */
 NETKIT_API int netkit_listener_local(netkit_loop *loop, netkit_listener listener, netkit_addr *out);
 
+/* Options of its socket, as netkit_socket_set, _get, _set_text and _get_text. Most
+ * pass to the conns it accepts from then on. NETKIT_E_CLOSED when it is closing. */
+NETKIT_API int netkit_listener_set_option(netkit_loop *loop, netkit_listener listener,
+                                          netkit_option option, int value);
+NETKIT_API int netkit_listener_get_option(netkit_loop *loop, netkit_listener listener,
+                                          netkit_option option, int *value);
+NETKIT_API int netkit_listener_set_option_text(netkit_loop *loop, netkit_listener listener,
+                                               netkit_option option, const char *value);
+NETKIT_API int netkit_listener_get_option_text(netkit_loop *loop, netkit_listener listener,
+                                               netkit_option option, char *text, size_t size);
+
 /* Whether it keeps netkit_loop_run going (at first it does). */
 NETKIT_API int netkit_listener_set_referenced(netkit_loop *loop, netkit_listener listener,
                                               bool referenced);
@@ -131,7 +153,7 @@ typedef struct netkit_connect_desc {
     const char *address;       /* a literal, as netkit_addr_parse; used during the call */
     const netkit_addr *addr;   /* or an address; used during the call */
     const netkit_addr *source; /* bind to this first, NULL = the system chooses */
-    uint32_t timeout_ms;       /* for connecting, 0 = 30,000 */
+    uint32_t timeout_ms;       /* for connecting, 0 = the loop's, 30,000 */
     netkit_handler handler;
     netkit_conn_options conn;
     void *user;
@@ -183,6 +205,58 @@ typedef void (*netkit_release_fn)(netkit_loop *loop, int status, void *user);
 NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, const void *data,
                                          size_t len, netkit_release_fn release, void *user);
 
+/* Queue part of a plain file (a native descriptor, duplicated: it may be closed
+ * after the call): `len` bytes from `offset`, NETKIT_FILE_END = up to its end. The
+ * system moves them by itself where it can; reading from a slow disk holds the loop.
+ * Counts against chunks_max and not send_max; `release` (may be NULL) as for borrowed
+ * memory. NETKIT_E_TRUNCATED: the file has fewer bytes; when it is cut later, the conn
+ * ends with that code. NETKIT_E_INVALID: not a plain file. */
+NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintptr_t file,
+                                     uint64_t offset, uint64_t len, netkit_release_fn release,
+                                     void *user);
+
+/* Write a message where it will be sent from, without a copy: reserve gives a place
+ * for at least `len` bytes in one piece (*room says how many fit; NETKIT_RESERVE_MAX
+ * can be had), commit queues the first `len` that were written. The place lives until
+ * commit, any other call for a conn, or the callback's return. reserve: NETKIT_E_FULL
+ * and NETKIT_E_TOOBIG as send, NETKIT_E_NOMEM (nothing is lost). commit:
+ * NETKIT_E_INVALID for more than was reserved, or when the place is gone. */
+enum {
+    NETKIT_RESERVE_MAX = 16000
+};
+NETKIT_API int netkit_conn_reserve(netkit_loop *loop, netkit_conn conn, size_t len, void **out,
+                                   size_t *room);
+NETKIT_API int netkit_conn_commit(netkit_loop *loop, netkit_conn conn, size_t len);
+
+/* More is to come: hold back what is queued over callbacks and turns until 64 KiB are
+ * together (or a small send_max is short of room), or netkit_conn_flush, shutdown,
+ * close, or the cork is taken out. */
+NETKIT_API int netkit_conn_cork(netkit_loop *loop, netkit_conn conn, bool corked);
+
+/* Queue bytes together with open descriptors, for the other end of a unix conn:
+ * they come no later than the first of the bytes, of which there must be one. The
+ * descriptors are duplicated: close your own whenever you like. Takes all or
+ * nothing; counts as a borrowed chunk, and its bytes do not count.
+ * Returns what netkit_conn_send does, and NETKIT_E_MFILE: no descriptor left for
+ * the duplicates; NETKIT_E_NOSYS: not a unix conn; NETKIT_E_TOOBIG: more than
+ * NETKIT_FDS_MAX of them, or more than send_max bytes. */
+NETKIT_API int netkit_conn_send_fds(netkit_loop *loop, netkit_conn conn, const void *data,
+                                    size_t len, const uintptr_t *fds, size_t count);
+
+/* Take the oldest descriptor that has come and was not taken: it is yours to close
+ * from then on, and close-on-exec. Descriptors are a queue of their own, beside the
+ * bytes: when on_data is shown the first byte of a message, all that were sent with
+ * it are there, and perhaps those of later ones; so have messages tell how many
+ * belong to them. A peer that makes more than fds_max wait ends the conn
+ * (NETKIT_E_TOOBIG), and so does losing some because the process had no room for
+ * them (NETKIT_E_TRUNCATED). What nobody took is closed with the conn.
+ * Returns NETKIT_OK; NETKIT_E_AGAIN: none waits, *out is UINTPTR_MAX. */
+NETKIT_API int netkit_conn_take_fd(netkit_loop *loop, netkit_conn conn, uintptr_t *out);
+
+/* Who is at the other end of a unix conn, as netkit_socket_credentials. */
+NETKIT_API int netkit_conn_credentials(netkit_loop *loop, netkit_conn conn,
+                                       netkit_credentials *out);
+
 /* Have on_drain called once, in a later turn, when `room` bytes fit into the queue:
  * for those who send a lot piece by piece and let others have their turn between.
  * NETKIT_E_TOOBIG: so much never fits. */
@@ -224,11 +298,16 @@ NETKIT_API int netkit_conn_remote(netkit_loop *loop, netkit_conn conn, netkit_ad
 /* The system's descriptor: look, set options; never close it. */
 NETKIT_API int netkit_conn_native(netkit_loop *loop, netkit_conn conn, uintptr_t *native);
 
-/* Options of its socket, as netkit_socket_set and _get. */
+/* Options of its socket, as netkit_socket_set, _get, _set_text and _get_text; what
+ * would make the loop wait is NETKIT_E_INVALID. */
 NETKIT_API int netkit_conn_set_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
                                       int value);
 NETKIT_API int netkit_conn_get_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
                                       int *value);
+NETKIT_API int netkit_conn_set_option_text(netkit_loop *loop, netkit_conn conn,
+                                           netkit_option option, const char *value);
+NETKIT_API int netkit_conn_get_option_text(netkit_loop *loop, netkit_conn conn,
+                                           netkit_option option, char *text, size_t size);
 
 /* The pointer given to callbacks; NULL for a stale handle. */
 NETKIT_API void *netkit_conn_user(netkit_loop *loop, netkit_conn conn);

@@ -25,23 +25,40 @@ typedef struct netkit_watch {
 
 typedef void (*netkit_loop_hook_fn)(netkit_loop *loop, void *user);
 
+/* Time limits of all conns of a loop: each is what 0 means in the desc of a conn,
+ * where any other value comes first and NETKIT_TIMEOUT_NONE switches it off. */
+typedef struct netkit_timeouts {
+    uint32_t connect_ms; /* connecting, 0 = 30,000; cannot be switched off */
+    uint32_t idle_ms;    /* no byte either way, 0 = never */
+    uint32_t close_ms;   /* a whole graceful close, 0 = 5,000; cannot be switched off */
+} netkit_timeouts;
+
+#define NETKIT_TIMEOUT_NONE UINT32_MAX
+
 typedef struct netkit_loop_desc {
-    int backend;               /* NETKIT_BACKEND_*, 0 = AUTO */
-    uint32_t objects_max;      /* listeners, conns and watches together, 0 = 1,048,576 */
-    uint32_t timers_max;       /* 0 = 4,194,304 */
-    uint32_t events_max;       /* kernel events taken in one turn, 0 = 256 */
-    uint32_t posts_max;        /* posts that may wait, 0 = 4,096; rounded up to a power of two */
-    uint32_t conn_budget;      /* bytes a conn may read in one turn, 0 = 262,144 */
-    uint32_t accept_budget;    /* connections a listener may accept in one turn, 0 = 64 */
-    uint32_t post_budget;      /* posts run in one turn, 0 = 1,024 */
-    uint32_t timer_budget;     /* timers fired in one turn, 0 = 4,096 */
-    uint32_t keep_max;         /* bytes netkit_conn_keep may hold at a time, 0 = 16 MiB */
-    uint32_t spin_us;          /* look this long before blocking: latency for CPU, 0 = off */
-    uint32_t ext_size;         /* bytes of netkit_loop_ext, 0 = none */
-    uint32_t slow_callback_ms; /* debug: a callback slower than this is logged, 0 = 50 */
-    bool pull;                 /* events are fetched with netkit_loop_next */
-    bool debug;                /* log mistakes with a hint */
-    uint64_t seed;             /* first generations of handles, 0 = random */
+    int backend;                /* NETKIT_BACKEND_*, 0 = AUTO */
+    uint32_t objects_max;       /* listeners, conns and watches together, 0 = 1,048,576 */
+    uint32_t timers_max;        /* 0 = 4,194,304 */
+    uint32_t events_max;        /* kernel events taken in one turn, 0 = 256 */
+    uint32_t posts_max;         /* posts that may wait, 0 = 4,096; rounded up to a power of two */
+    uint32_t conn_budget;       /* bytes a conn may read in one turn, 0 = 262,144 */
+    uint32_t accept_budget;     /* connections a listener may accept in one turn, 0 = 64 */
+    uint32_t post_budget;       /* posts run in one turn, 0 = 1,024 */
+    uint32_t timer_budget;      /* timers fired in one turn, 0 = 4,096 */
+    uint32_t keep_max;          /* bytes netkit_conn_keep may hold at a time, 0 = 16 MiB */
+    uint32_t spin_us;           /* look this long before blocking: latency for CPU, 0 = off */
+    uint32_t ext_size;          /* bytes of netkit_loop_ext, 0 = none */
+    uint32_t slow_callback_ms;  /* debug: a callback slower than this is logged, 0 = 50 */
+    bool pull;                  /* events are fetched with netkit_loop_next */
+    bool debug;                 /* log mistakes with a hint */
+    netkit_timeouts timeouts;   /* of its conns, unless theirs say otherwise */
+    uint32_t ring_sqpoll_ms;    /* io_uring: a thread of the kernel submits, and sleeps when idle
+                                   for so long; costs a processor, 0 = off */
+    uint32_t ring_sqpoll_cpu;   /* the processor that thread is bound to, from 1; 0 = any */
+    uint32_t ring_napi_us;      /* io_uring: waits poll the network device for so long, 0 = off */
+    uint32_t ring_zerocopy_min; /* io_uring: lent memory of so many bytes or more goes out without
+                                   a copy, where the kernel can, 0 = never */
+    uint64_t seed;              /* first generations of handles, 0 = random */
     netkit_loop_hook_fn before_turn; /* called before a turn waits */
     netkit_loop_hook_fn after_turn;  /* called when a turn is done */
     void *user;                      /* for the two hooks, and netkit_loop_user */
@@ -90,7 +107,11 @@ NETKIT_API int netkit_loop_stop(netkit_loop *loop);
  * turns: a turn does it by itself. */
 NETKIT_API int netkit_loop_flush(netkit_loop *loop);
 
-/* Make the calling thread the owner of a loop that nobody is running. */
+/* Make the calling thread the owner of a loop that nobody is running: its owner
+ * must be done with it, and stays away from it from then on.
+ * Returns NETKIT_OK; NETKIT_E_BUSY while it is running, and with io_uring while
+ * operations are in flight, that is, while it has a conn, listener or watch;
+ * NETKIT_E_NOSYS in a forked child; NETKIT_E_NOMEM. */
 NETKIT_API int netkit_loop_adopt(netkit_loop *loop);
 
 /* Called on the loop's thread with NETKIT_OK, or NETKIT_E_CANCELLED when the

@@ -9,16 +9,19 @@
        Do this                     ADDRESSES
        An echo server              PLAIN SOCKETS
        LOOP AND THREADS            POLLER
-       HANDLES AND LIFETIME        ERRORS
-       CALLBACK RULES              LOGGING AND DEBUG MODE
-       READING                     MEMORY
-       WRITING AND BACK-PRESSURE   CONFIGURATION
-       CLOSING                     PLATFORM NOTES
-       TIMEOUTS                    LIMITS
-       TIMERS                      VERSIONING
-       POSTS                       FUNCTION INDEX
-       WATCHES AND EMBEDDING
+       HANDLES AND LIFETIME        THE RING (IO_URING)
+       CALLBACK RULES              ERRORS
+       READING                     LOGGING AND DEBUG MODE
+       WRITING AND BACK-PRESSURE   MEMORY
+       CLOSING                     CONFIGURATION
+       TIMEOUTS                    PLATFORM NOTES
+       TIMERS                      LIMITS
+       POSTS                       VERSIONING
+       WATCHES AND EMBEDDING       FUNCTION INDEX
        PULLING EVENTS (GAMES)
+       MESSAGES AND SMALL PARTS
+       UNIX SOCKETS AND DESCRIPTORS
+       OPTIONS OF SOCKETS
 
 
    Do this
@@ -289,6 +292,13 @@
 
    TCP_NODELAY is set unless desc.conn.no_nodelay: netkit gathers by itself.
 
+   netkit_conn_send_file queues part of a file, which the system moves without a
+   copy where it can, in order with the bytes around it. Large messages can be
+   written in place: netkit_conn_reserve gives a place in the queue,
+   netkit_conn_commit says how much of it was used. netkit_conn_cork holds back
+   small pieces over several callbacks until 64 KiB are together or it is taken
+   out; within one callback nobody needs it.
+
 
    CLOSING
    -------
@@ -324,7 +334,9 @@
 
    TIMEOUTS
    --------
-   All in desc.conn; 0 is none, unless it says otherwise.
+   All in desc.conn; 0 is none, unless it says otherwise. loop_desc.timeouts sets
+   what 0 means for connecting, idling and closing on all conns of a loop, and
+   NETKIT_TIMEOUT_NONE in desc.conn.idle_timeout_ms is never, whatever it says.
 
        idle_timeout_ms     no byte either way for so long
        deadline_ms         so long after its start, whatever it does
@@ -440,6 +452,105 @@
    waits, then you fetch. See examples/game_frame.c.
 
 
+   MESSAGES AND SMALL PARTS
+   ------------------------
+   TCP carries bytes, not messages. A netkit_framing says where one ends (a
+   length in a header of 8, 16 or 32 bits and either byte order, a delimiter, or
+   a fixed size), and netkit_frame_next cuts what on_data got:
+
+       while ((more = netkit_frame_next(&framing, data, len, &used, &frame)) > 0)
+           handle(frame.data, frame.len);
+       if (more < 0) netkit_conn_abort(loop, conn);    // too long, or nonsense
+       return used;                 // a cut frame comes again with its rest
+
+   netkit_frame_send sends one, whole or not at all. A frame larger than size_max
+   is refused when its length is known, before anything is kept. A frame waits
+   in the conn's input until it is whole, so recv_max bounds it too.
+
+   Four more parts need no loop and no socket. netkit_arena: many allocations,
+   one release. netkit_fifo: a circular buffer of bytes, with is_secret for what
+   must not stay in memory. netkit_slotmap: a program's own objects behind
+   handles like netkit's. NETKIT_TRY: blocks over error codes, opt-in by
+   #define NETKIT_WITH_TRY, exceptions in C++; read its traps first. All are bounded,
+   and the first three take an allocator.
+
+
+   UNIX SOCKETS AND DESCRIPTORS
+   ----------------------------
+   A listener on a path is one on any other address:
+
+       desc.address = "unix:/run/x.sock";
+       desc.unix_mode = 0660;       // from the first moment; 0 = the umask's
+       desc.unix_replace = true;    // a file left over by a crash gives way
+
+   unix_replace removes nothing but a socket's file that no socket is bound to.
+   A server that is alive (listening or about to), and a file that is no socket,
+   stay, and listening gives NETKIT_E_ADDRINUSE. When the listener closes, its
+   file is removed, if it is still the one that it made; another's that has come
+   to the same path is not (unix_keep leaves it in any case, for a successor
+   that was handed the listening socket). A process that was forked off removes
+   nothing. Relative paths are looked up anew: do not change the folder between.
+
+       netkit_conn_credentials    pid, uid and gid of who connected, -1 where the
+                                  system does not tell
+
+   The credentials are those of the moment of connecting; a pid may be another
+   process's by now. Decide by the uid.
+
+   Open descriptors travel over unix conns, beside the bytes:
+
+       netkit_conn_send_fds(loop, conn, "take\n", 5, &fd, 1);
+
+   They are duplicated, so close yours when you like. A conn takes descriptors
+   when desc.conn.fds_max says how many may wait (as it is 0, those that come
+   are closed by the system). They come as a queue of their own:
+
+       while (next_message(...)) {          // in on_data
+           uintptr_t fd;
+           if (netkit_conn_take_fd(loop, conn, &fd) == NETKIT_OK) ...
+       }
+
+   When on_data is shown the first byte of a message, the descriptors that were
+   sent with it are in the queue; those of later messages may be too, so a
+   message says how many are its. What you take is yours to close. A peer that
+   sends more than fds_max ahead ends the conn with NETKIT_E_TOOBIG; when the
+   process has no room for what comes, so that some are lost, it ends with
+   NETKIT_E_TRUNCATED: the queue would be out of step.
+
+   Plain sockets have netkit_socket_send_msg and netkit_socket_recv_msg for the
+   same and more: the addresses of datagrams, the sender's credentials with each
+   message (NETKIT_OPT_CREDENTIALS), other ancillary data of the system. What
+   there is no room for is closed or dropped and flagged, and the next message is
+   whole. netkit_socket_bind_unix is bind with a mode, and remembers the file for
+   netkit_unix_unlink. netkit_socket_pair makes two connected sockets,
+   netkit_unix_temp_path an address that nobody has.
+
+   Never pass on the descriptor of a conn that you then close: closing ends the
+   connection for all who hold it. See examples/unix_daemon.c.
+
+
+   OPTIONS OF SOCKETS
+   ------------------
+   netkit_socket_set and netkit_socket_get take a NETKIT_OPT_ and an int, on each
+   system the same; netkit_conn_set_option and netkit_listener_set_option do so
+   in a loop, and each has a form with _text for what is a name. NETKIT_E_NOSYS:
+   the system, or this kind of socket, has none such; NETKIT_E_INVALID: not a
+   value of it. Read back what matters: systems round, and have limits.
+
+       NODELAY, KEEPALIVE, KEEPALIVE_IDLE, _PERIOD, _COUNT, USER_TIMEOUT (Linux)
+       RECV_BUFFER, SEND_BUFFER       in a loop: desc.conn.recv_buffer, send_buffer
+       RECV_TIMEOUT, SEND_TIMEOUT     of blocking calls
+       LINGER                         -1 = off, 0 = reset, else seconds
+       REUSE_ADDR, REUSE_PORT, EXCLUSIVE_ADDR (Windows), V6ONLY
+       FAST_OPEN, FAST_OPEN_CONNECT (Linux)
+       CONGESTION                     a text, "cubic" (Linux)
+       CREDENTIALS (Linux)            with each message on unix sockets
+       BLOCKING, CLOSE_ON_EXEC, ERROR
+
+   A port is never shared unless every listener asks (reuse_port). exclusive in
+   netkit_listen_desc also refuses one that has connections in TIME_WAIT.
+
+
    ADDRESSES
    ---------
    netkit_addr is a plain value. The text forms, which netkit_addr_parse reads
@@ -494,6 +605,71 @@
    tries io_uring first (loops alone). A backend that is named and missing is
    NETKIT_E_NOSYS, never another one in its place. netkit_loop_backend tells
    which one it is, and why.
+
+
+   THE RING (IO_URING)
+   -------------------
+   On Linux 6.1 and later a loop can run on io_uring. Nothing changes in the
+   program but one field:
+
+       loop_desc.backend = NETKIT_BACKEND_FASTEST;   // the ring, or else epoll
+       loop_desc.backend = NETKIT_BACKEND_URING;     // the ring, or an error
+
+   netkit_loop_backend says which one it is, and in a sentence why ("io_uring
+   refused: EPERM (1) at io_uring_setup (seccomp?), using epoll"); the same goes
+   to the logger. Containers refuse it often, the sysctl
+   kernel.io_uring_disabled too.
+
+   It gains where many conns have small messages at the same time: one system
+   call then serves dozens of them. With a few conns, or in bulk, epoll is as
+   good. What a conn is told is the same on both, in the same order.
+
+   Receive buffers belong to the loop (256 of 8 KiB, made at first use), so an
+   idle conn has none. A span that fills more than a quarter of its buffer is
+   kept by netkit_conn_keep without a copy: the buffer goes with it and a new
+   one takes its place, so keeping never takes from what others receive into. It
+   counts against keep_max with its whole size.
+
+   What differs, and what to know:
+
+     - The kernel ties the ring to the thread that first runs the loop.
+       netkit_loop_adopt moves the loop to another one with a new ring, and
+       gives NETKIT_E_BUSY while operations are in flight: that is, while it has
+       a listener, a conn or a watch. Create the loop on one thread and run it
+       on another if you like; move it afterwards only when it is empty.
+     - A forked child must not use the ring. Run there, the inherited loop gives
+       nothing but errors; netkit_loop_destroy is legal in the child, closes its
+       descriptors and does not disturb the parent. (The same holds for watches
+       and conns on it: leave them alone.)
+     - A sandbox (seccomp) that is put on later and refuses io_uring's calls ends
+       netkit_loop_run with NETKIT_E_ACCESS; the loop can then be destroyed. One
+       that kills ends the process at the next call.
+     - Destroying a loop cancels what is in flight and waits for the kernel's
+       word on it, for half a second of silence at most.
+     - Ring memory counts against RLIMIT_MEMLOCK of an ordinary user; where that
+       is low (64 KiB) the ring is made smaller.
+
+   On request only, by fields of the loop's desc that other backends ignore:
+
+       ring_sqpoll_ms      a thread of the kernel takes what is to be done
+                           without being called, and sleeps after so long with
+                           nothing to do. It eats a processor while it is awake
+                           (ring_sqpoll_cpu: which); on few cores it costs more
+                           than it brings.
+       ring_napi_us        waits look at the network device for so long before
+                           they sleep: latency for processor time, on drivers
+                           that can.
+       ring_zerocopy_min   memory lent with netkit_conn_send_borrowed, of so many
+                           bytes or more, goes out of TCP conns without a copy;
+                           release is called when the kernel has let go of it,
+                           which is when the peer has acknowledged it. Loopback
+                           copies all the same and pays for both (15 percent
+                           slower), so a conn whose sends were copied goes back
+                           to plain ones by itself. Worth it from some 100 KiB on
+                           a real network.
+
+   When the kernel gives no polling thread or no busy polling, there is no ring:
+   NETKIT_E_NOSYS with the reason, or epoll with FASTEST.
 
 
    ERRORS
@@ -593,9 +769,7 @@
                  FreeBSD   and linked for macOS 11, not yet run on either; its
                            tests run on Linux over libkqueue
 
-   io_uring is young here and not tuned. Where it is refused (containers,
-   seccomp, a sysctl, old kernels) FASTEST takes epoll and says why; by name it
-   is an error. NETKIT_NO_URING leaves it out.
+   See THE RING above. NETKIT_NO_URING leaves it out.
 
    Not yet: Windows. Its names exist (NETKIT_BACKEND_AFD, ...) and give
    NETKIT_E_NOSYS.
@@ -616,7 +790,7 @@
    one loop behind one listener without reuse_port, files sent by the kernel.
    One loop holds at most 16,777,216 objects of a kind. A blocking call in a
    callback (a disk, a resolver) holds up everything on that loop: use a thread
-   and a post. The file of a unix listener stays behind when it is closed.
+   and a post.
 
 
    VERSIONING
@@ -653,8 +827,12 @@
        netkit_close_describe              netkit_listen
        netkit_listener_close              netkit_listener_local
        netkit_listener_set_referenced     netkit_connect
+       netkit_listener_set_option         netkit_listener_get_option
+       netkit_listener_set_option_text    netkit_listener_get_option_text
        netkit_adopt                       netkit_conn_send
        netkit_conn_sendv                  netkit_conn_send_borrowed
+       netkit_conn_send_file              netkit_conn_reserve
+       netkit_conn_commit                 netkit_conn_cork
        netkit_conn_flush                  netkit_conn_pause
        netkit_conn_resume                 netkit_conn_shutdown
        netkit_conn_close                  netkit_conn_abort
@@ -662,6 +840,9 @@
        netkit_conn_phase                  netkit_conn_local
        netkit_conn_remote                 netkit_conn_native
        netkit_conn_set_option             netkit_conn_get_option
+       netkit_conn_set_option_text        netkit_conn_get_option_text
+       netkit_conn_send_fds               netkit_conn_take_fd
+       netkit_conn_credentials
        netkit_conn_user                   netkit_conn_set_user
        netkit_conn_ext                    netkit_conn_set_handler
        netkit_conn_set_idle_timeout       netkit_conn_set_deadline
@@ -669,6 +850,21 @@
        netkit_buf_release
    pulling events
        netkit_loop_next                   netkit_loop_consume
+   messages and small parts
+       netkit_frame_next                  netkit_frame_header
+       netkit_frame_send                  netkit_arena_alloc
+       netkit_arena_alloc_array           netkit_arena_copy
+       netkit_arena_reset                 netkit_arena_free
+       netkit_fifo_len                    netkit_fifo_write
+       netkit_fifo_read                   netkit_fifo_peek
+       netkit_fifo_consume                netkit_fifo_reserve
+       netkit_fifo_front                  netkit_fifo_straighten
+       netkit_fifo_space                  netkit_fifo_commit
+       netkit_fifo_clear                  netkit_fifo_free
+       netkit_wipe                        netkit_slotmap_create
+       netkit_slotmap_destroy             netkit_slotmap_add
+       netkit_slotmap_find                netkit_slotmap_remove
+       netkit_slotmap_count               netkit_slotmap_next
    addresses
        netkit_addr_parse                  netkit_addr_parse_n
        netkit_addr_format                 netkit_addr_format_ip
@@ -683,10 +879,17 @@
        netkit_socket_send                 netkit_socket_recv
        netkit_socket_sendv                netkit_socket_send_all
        netkit_socket_recv_all             netkit_socket_wait
+       netkit_socket_send_file            netkit_socket_send_file_all
        netkit_socket_shutdown             netkit_socket_close
        netkit_socket_reset                netkit_socket_local
        netkit_socket_remote               netkit_socket_set
        netkit_socket_get                  netkit_socket_os_code
+       netkit_socket_set_text             netkit_socket_get_text
+       netkit_socket_recvv                netkit_socket_sendv_all
+       netkit_socket_recvv_all            netkit_socket_send_msg
+       netkit_socket_recv_msg             netkit_socket_credentials
+       netkit_socket_bind_unix            netkit_unix_unlink
+       netkit_unix_temp_path
    backends and poller
        netkit_backend_name                netkit_backend_from_name
        netkit_poller_create               netkit_poller_destroy

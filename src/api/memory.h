@@ -58,3 +58,9 @@ typedef struct netkit_span {
     const void *data;
     size_t len;
 } netkit_span;
+
+/* Room for bytes that a call fills. */
+typedef struct netkit_room {
+    void *data;
+    size_t len;
+} netkit_room;

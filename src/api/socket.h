@@ -22,7 +22,13 @@ enum {
     NETKIT_SOCKET_REUSE_PORT = 2, /* bind: several sockets share the port; NOSYS where it cannot
                                      balance */
     NETKIT_SOCKET_V6ONLY = 4,     /* bind: an IPv6 wildcard takes no IPv4 */
-    NETKIT_SOCKET_NO_REUSE = 8    /* bind: not even over connections in TIME_WAIT */
+    NETKIT_SOCKET_NO_REUSE = 8,   /* bind: not even over connections in TIME_WAIT */
+    NETKIT_SOCKET_REPLACE = 16    /* bind, unix: in place of a socket's file that nobody has bound
+                                     any more; what is alive or no socket stays */
+};
+
+enum {
+    NETKIT_SPANS_MAX = 64 /* pieces in one gathered send or scattered receive */
 };
 
 enum {
@@ -31,7 +37,8 @@ enum {
     NETKIT_SHUT_BOTH = 3
 };
 
-/* Options of a socket: integers, booleans as 0 and 1. */
+/* Options of a socket: integers, booleans as 0 and 1, one of them a text. What
+ * the system has not, or not for this kind of socket, is NETKIT_E_NOSYS. */
 typedef enum netkit_option {
     NETKIT_OPT_NODELAY = 1,      /* TCP: send small segments at once */
     NETKIT_OPT_KEEPALIVE,        /* probe a silent peer */
@@ -45,7 +52,21 @@ typedef enum netkit_option {
     NETKIT_OPT_V6ONLY,           /* an IPv6 socket takes no IPv4 */
     NETKIT_OPT_BLOCKING,         /* calls wait */
     NETKIT_OPT_CLOSE_ON_EXEC,    /* not inherited by a program that is started */
-    NETKIT_OPT_ERROR             /* read only: pending error as a netkit code, cleared by reading */
+    NETKIT_OPT_ERROR,            /* read only: pending error as a netkit code, cleared by reading */
+    NETKIT_OPT_RECV_BUFFER,      /* bytes the system holds until they are received: it has limits,
+                                    and Linux doubles the number. Before listening or connecting */
+    NETKIT_OPT_SEND_BUFFER,      /* the same for bytes to be sent */
+    NETKIT_OPT_RECV_TIMEOUT,     /* ms until a blocking call that receives or accepts gives up with
+                                    NETKIT_E_AGAIN, 0 = never; rounded up to ticks */
+    NETKIT_OPT_SEND_TIMEOUT,     /* the same for one that sends */
+    NETKIT_OPT_LINGER,           /* seconds that close waits until all is sent; 0 = it resets;
+                                    -1 = it does not wait, and sending goes on (the default) */
+    NETKIT_OPT_FAST_OPEN,        /* TCP, listening: how many may wait whose first segment brought
+                                    data, 0 = none */
+    NETKIT_OPT_FAST_OPEN_CONNECT, /* TCP, before connecting: the first data goes with the first
+                                     segment; it is sending that then says what is wrong (Linux) */
+    NETKIT_OPT_CREDENTIALS,       /* unix: messages tell who sent them (Linux) */
+    NETKIT_OPT_CONGESTION         /* text. TCP: the congestion control, "cubic", "bbr" (Linux) */
 } netkit_option;
 
 /* Open a socket. `family` is NETKIT_AF_*, `type` NETKIT_SOCK_*, `flags` 0 or
@@ -62,7 +83,9 @@ NETKIT_API int netkit_socket_pair(netkit_socket out[2], int type, int flags);
 NETKIT_API netkit_socket netkit_socket_from_native(uintptr_t native);
 NETKIT_API uintptr_t netkit_socket_native(netkit_socket s);
 
-/* Bind to an address; `flags` are NETKIT_SOCKET_REUSE_PORT, _V6ONLY, _NO_REUSE.
+/* Bind to an address; `flags` are NETKIT_SOCKET_REUSE_PORT, _V6ONLY, _NO_REUSE,
+ * _REPLACE. A unix address without a path takes a name of the system's choice
+ * (Linux).
  * SO_REUSEADDR is set for streams (exclusive use on Windows): restarting a
  * server works, stealing its port does not. Port 0 takes a free one: read it
  * back with netkit_socket_local. */
@@ -73,7 +96,8 @@ NETKIT_API int netkit_socket_listen(netkit_socket s, int backlog);
 
 /* Open, bind and listen in one call: a stream socket for `addr` (an address
  * made from ":port" gives one IPv6 socket that takes IPv4 too, or an IPv4 one
- * where there is no IPv6). `flags` as for bind, and NETKIT_SOCKET_BLOCKING. */
+ * where there is no IPv6). `flags` as for bind, and NETKIT_SOCKET_BLOCKING. When
+ * it fails no file of a unix path is left either. */
 NETKIT_API int netkit_socket_listen_on(netkit_socket *out, const netkit_addr *addr, int flags,
                                        int backlog);
 
@@ -101,8 +125,10 @@ NETKIT_API int netkit_socket_connect_result(netkit_socket s);
 NETKIT_API int netkit_socket_send(netkit_socket s, const void *data, size_t len);
 NETKIT_API int netkit_socket_recv(netkit_socket s, void *data, size_t len);
 
-/* Gathered send of at most 64 spans; NETKIT_E_INVALID for more. */
+/* Gathered send, scattered receive: at most NETKIT_SPANS_MAX pieces,
+ * NETKIT_E_INVALID for more. */
 NETKIT_API int netkit_socket_sendv(netkit_socket s, const netkit_span *spans, size_t count);
+NETKIT_API int netkit_socket_recvv(netkit_socket s, const netkit_room *rooms, size_t count);
 
 /* Move all of `len` bytes within timeout_ms (negative: no limit). *done (may be
  * NULL) is what was moved, on failure too.
@@ -111,6 +137,25 @@ NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t 
                                       size_t *done);
 NETKIT_API int netkit_socket_recv_all(netkit_socket s, void *data, size_t len, int timeout_ms,
                                       size_t *done);
+
+/* Send part of a plain file (a native descriptor) without copying it through the
+ * program, where the system can: `len` bytes from `offset`, NETKIT_FILE_END = up to
+ * its end. The file's own position is neither used nor changed. send_file sends what
+ * can be sent now and returns the count, as netkit_socket_send; the other all of it
+ * within timeout_ms, *done (may be NULL) being what was sent, on failure too.
+ * NETKIT_E_TRUNCATED: the file has fewer bytes. */
+#define NETKIT_FILE_END UINT64_MAX
+NETKIT_API int netkit_socket_send_file(netkit_socket s, uintptr_t file, uint64_t offset,
+                                       uint64_t len);
+NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint64_t offset,
+                                           uint64_t len, int timeout_ms, uint64_t *done);
+
+/* The same for any number of pieces. Streams only: a datagram of so many parts
+ * is netkit_socket_sendv's. */
+NETKIT_API int netkit_socket_sendv_all(netkit_socket s, const netkit_span *spans, size_t count,
+                                       int timeout_ms, size_t *done);
+NETKIT_API int netkit_socket_recvv_all(netkit_socket s, const netkit_room *rooms, size_t count,
+                                       int timeout_ms, size_t *done);
 
 /* Wait until the socket can be read and/or written (NETKIT_POLL_READ,
  * NETKIT_POLL_WRITE). Returns the NETKIT_POLL_* that hold, or NETKIT_E_TIMEOUT. */
@@ -130,9 +175,18 @@ NETKIT_API int netkit_socket_reset(netkit_socket *s);
 NETKIT_API int netkit_socket_local(netkit_socket s, netkit_addr *out);
 NETKIT_API int netkit_socket_remote(netkit_socket s, netkit_addr *out);
 
-/* Set and get an option. NETKIT_E_NOSYS where the system has none such. */
+/* Set and get an option that is a number. NETKIT_E_NOSYS where the system has
+ * none such, NETKIT_E_INVALID for a value out of its range. */
 NETKIT_API int netkit_socket_set(netkit_socket s, netkit_option option, int value);
 NETKIT_API int netkit_socket_get(netkit_socket s, netkit_option option, int *value);
+
+/* The same for one that is a text (NETKIT_OPT_CONGESTION). Setting gives
+ * NETKIT_E_NOTFOUND for a name that the system does not know, NETKIT_E_ACCESS for
+ * one that is not for everybody. Getting writes the text with its NUL and returns
+ * its length, or NETKIT_E_TOOBIG (text is then ""). */
+NETKIT_API int netkit_socket_set_text(netkit_socket s, netkit_option option, const char *value);
+NETKIT_API int netkit_socket_get_text(netkit_socket s, netkit_option option, char *text,
+                                      size_t size);
 
 /* The code of the operating system behind the last failure of a socket call on
  * this thread (errno, WSAGetLastError): ask at once, any other call may change

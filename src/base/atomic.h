@@ -1,13 +1,25 @@
 /* Atomics: the few operations the library needs, each with the order it needs.
  *
  * `__atomic` builtins exist in gcc and clang for C99 and C++11 alike, where
- * <stdatomic.h> does not. Without threads they are plain accesses. */
+ * <stdatomic.h> does not. Without threads, loads and stores keep their order where the compiler
+ * can say it, for signal handlers and the kernel's side of a ring; the rest are plain accesses,
+ * so that a processor without such instructions needs no library for them. */
 
-#if !NKI_HAS_THREADS
+#if defined(__GNUC__)
+#define nki_atomic_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define nki_atomic_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#define nki_atomic_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define nki_atomic_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define nki_atomic_fence() __sync_synchronize()
+#elif !NKI_HAS_THREADS
 #define nki_atomic_load(p) (*(p))
 #define nki_atomic_load_relaxed(p) (*(p))
 #define nki_atomic_store(p, v) ((void)(*(p) = (v)))
 #define nki_atomic_store_relaxed(p, v) ((void)(*(p) = (v)))
+#define nki_atomic_fence() ((void)0)
+#endif
+
+#if !NKI_HAS_THREADS
 static uint32_t nki_atomic_exchange(uint32_t *p, uint32_t v) {
     uint32_t old = *p;
     *p = v;
@@ -32,10 +44,6 @@ static void *nki_atomic_exchange_ptr(void **p, void *v) {
     return old;
 }
 #elif defined(__GNUC__)
-#define nki_atomic_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
-#define nki_atomic_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
-#define nki_atomic_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
-#define nki_atomic_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
 /* Sequentially consistent: the wake flag is a store that must not pass the loads behind it. */
 static uint32_t nki_atomic_exchange(uint32_t *p, uint32_t v) {
     return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);

@@ -3,7 +3,7 @@
  * Every call that leaves the process goes through one NKI_SYS_ macro (src/os/seam_*.h),
  * and each of those asks NKI_FAIL(name) first, which is 0 unless a test says otherwise:
  * so a test can fail the n-th call of any kind, and see every one of them.
- * NKI_CLIP(name, len) lets it shorten transfers. */
+ * NKI_CLIP(name, len) lets it shorten transfers, NKI_MASK(name, bits) hide what the kernel can. */
 
 #if defined(_MSC_VER)
 #pragma warning(push)
@@ -61,7 +61,8 @@
 #define NKI_HAS_SOCK_FLAGS 0
 #endif
 
-#if NKI_LINUX && !defined(NETKIT_NO_URING)
+/* The ring is shared with the kernel, which needs atomics. */
+#if NKI_LINUX && defined(__GNUC__) && !defined(NETKIT_NO_URING)
 #define NKI_HAS_URING 1
 #else
 #define NKI_HAS_URING 0
@@ -117,6 +118,9 @@
 #endif
 #ifndef NKI_CLIP
 #define NKI_CLIP(name, len) (len)
+#endif
+#ifndef NKI_MASK
+#define NKI_MASK(name, bits) (bits)
 #endif
 
 #ifndef NETKIT_ASSERT

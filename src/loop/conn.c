@@ -27,6 +27,8 @@ static const char *const nki_why_texts[] = {
     "memory ran out while bytes were being received",
     "memory ran out while the connection was being closed",
     "closed here before it was connected",
+    "more descriptors came than may wait to be taken",
+    "descriptors that came were lost, as the process had no room for them",
 };
 
 enum {
@@ -48,6 +50,8 @@ enum {
     NKI_WHY_NOMEM_RECV,
     NKI_WHY_NOMEM_CLOSE,
     NKI_WHY_CANCELLED,
+    NKI_WHY_FDS_MAX,
+    NKI_WHY_FDS_LOST,
     NKI_WHY_COUNT_
 };
 
@@ -55,21 +59,28 @@ NKI_STATIC_ASSERT(why_texts, NKI_COUNT(nki_why_texts) == NKI_WHY_COUNT_);
 
 static NKI_HOT size_t nki_conn_room(const nki_conn *c);
 static void nki_listener_room(netkit_loop *loop, uint64_t listener);
+static void nki_fds_forget(netkit_loop *loop, nki_conn *c);
 
 /* ---- behaviours ---- */
 
-static int nki_options_init(netkit_conn_options *out, const netkit_conn_options *given) {
+static int nki_options_init(netkit_conn_options *out, const netkit_conn_options *given,
+                            const netkit_timeouts *timeouts) {
     *out = *given;
+    uint32_t idle_ms = given->idle_timeout_ms == 0 ? timeouts->idle_ms : given->idle_timeout_ms;
+    out->idle_timeout_ms = idle_ms == NETKIT_TIMEOUT_NONE ? 0 : idle_ms;
     out->send_max = given->send_max == 0 ? 262144 : given->send_max;
     out->recv_max = given->recv_max == 0 ? NKI_MIN(65536u, out->send_max) : given->recv_max;
     out->chunks_max = given->chunks_max == 0 ? 1024 : given->chunks_max;
     out->drain_max = given->drain_max == 0 ? 1048576 : given->drain_max;
-    out->close_deadline_ms = given->close_deadline_ms == 0 ? 5000 : given->close_deadline_ms;
+    out->close_deadline_ms =
+        given->close_deadline_ms == 0 ? timeouts->close_ms : given->close_deadline_ms;
     out->rate_period_ms = given->rate_period_ms == 0 ? 5000 : given->rate_period_ms;
     bool is_valid = out->send_max <= INT32_MAX && out->recv_max <= INT32_MAX &&
                     out->drain_max <= INT32_MAX && out->chunks_max <= UINT16_MAX &&
                     out->ext_size <= INT32_MAX && out->idle_timeout_ms <= INT32_MAX &&
                     out->keepalive_s <= INT16_MAX && out->user_timeout_ms <= INT32_MAX &&
+                    out->recv_buffer <= INT32_MAX && out->send_buffer <= INT32_MAX &&
+                    out->fds_max <= UINT16_MAX && out->close_deadline_ms != NETKIT_TIMEOUT_NONE &&
                     (out->duplex || out->recv_max <= out->send_max);
     return is_valid ? NETKIT_OK : NETKIT_E_INVALID;
 }
@@ -77,7 +88,7 @@ static int nki_options_init(netkit_conn_options *out, const netkit_conn_options 
 static int nki_behaviour_create(netkit_loop *loop, const netkit_handler *handler,
                                 const netkit_conn_options *options, nki_behaviour **out) {
     netkit_conn_options filled;
-    int error = nki_options_init(&filled, options);
+    int error = nki_options_init(&filled, options, &loop->desc.timeouts);
     if (error != NETKIT_OK) {
         return error;
     }
@@ -209,6 +220,7 @@ static NKI_OUTLINE void nki_conn_die(netkit_loop *loop, nki_conn *c, bool reset)
     nki_stage_close(loop, c);
     c->flags |= NKI_C_DEAD;
     nki_cold_free(loop, c);
+    nki_fds_forget(loop, c);
     loop->driver->shut(loop, &c->source, reset);
 }
 
@@ -411,11 +423,18 @@ static NKI_OUTLINE void nki_conn_arm(netkit_loop *loop, nki_conn *c) {
     loop->driver->arm(loop, &c->source, wanted);
 }
 
+/* A cork holds back what is small; never what the conn needs to go on reading. */
+static bool nki_conn_is_corked(const nki_conn *c) {
+    return (c->flags & NKI_C_CORKED) != 0 && c->unflushed < NKI_FLUSH_AT &&
+           (c->flags & NKI_C_REFUSED) == 0 &&
+           c->queued + c->behaviour->options.recv_max <= c->behaviour->options.send_max;
+}
+
 static NKI_OUTLINE void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
     if ((c->flags & NKI_C_DEAD) != 0) {
         return;
     }
-    if (c->out != NULL || (c->flags & NKI_C_REFUSED) != 0) {
+    if ((c->out != NULL || (c->flags & NKI_C_REFUSED) != 0) && !nki_conn_is_corked(c)) {
         nki_conn_flush(loop, c);
     }
     if ((c->flags & (NKI_C_SHUT | NKI_C_CLOSING)) != 0) {
@@ -457,7 +476,9 @@ static void nki_flush_dirty(netkit_loop *loop) {
                 nki_conn_queue_push(&loop->dead, c);
             }
         } else if (c == loop->current) {
-            nki_conn_flush(loop, c); /* its callback goes on */
+            if (!nki_conn_is_corked(c)) {
+                nki_conn_flush(loop, c); /* its callback goes on */
+            }
         } else {
             nki_conn_after(loop, c);
         }
@@ -474,7 +495,8 @@ static NKI_OUTLINE void nki_conn_begin_close(netkit_loop *loop, nki_conn *c) {
     }
     nki_stage_close(loop, c);
     c->flags |= NKI_C_CLOSING | NKI_C_SHUT;
-    c->flags &= ~(uint32_t)(NKI_C_PAUSED | NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_REFUSED);
+    c->flags &=
+        ~(uint32_t)(NKI_C_PAUSED | NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_REFUSED | NKI_C_CORKED);
     if (!nki_conn_has_output(loop, c) && (c->flags & NKI_C_EOF) != 0) {
         return; /* over at once: needs no deadline */
     }
@@ -591,15 +613,24 @@ static int nki_option_wanted(netkit_loop *loop, uintptr_t socket, netkit_option 
     return error == NETKIT_E_NOSYS ? NETKIT_OK : error;
 }
 
-/* Options of TCP that an accepted socket did not inherit. */
-static int nki_conn_set_options(netkit_loop *loop, nki_conn *c, bool has_nodelay) {
+static int nki_buffers_wanted(netkit_loop *loop, uintptr_t socket, const netkit_conn_options *o) {
+    int error = nki_option_wanted(loop, socket, NETKIT_OPT_RECV_BUFFER, o->recv_buffer);
+    return error != NETKIT_OK
+               ? error
+               : nki_option_wanted(loop, socket, NETKIT_OPT_SEND_BUFFER, o->send_buffer);
+}
+
+/* Options that an accepted socket did not inherit: those of unix sockets inherit none. */
+static int nki_conn_set_options(netkit_loop *loop, nki_conn *c, bool is_accepted) {
     const netkit_conn_options *o = &c->behaviour->options;
     uintptr_t s = c->source.socket;
-    if ((c->flags & NKI_C_TCP) == 0) {
-        return NETKIT_OK;
+    bool is_tcp = (c->flags & NKI_C_TCP) != 0;
+    int error = is_tcp && is_accepted ? NETKIT_OK : nki_buffers_wanted(loop, s, o);
+    if (!is_tcp) {
+        c->flags |= o->fds_max != 0 ? (uint32_t)NKI_C_FDS : 0;
+        return error;
     }
-    int error = NETKIT_OK;
-    if (!has_nodelay && !o->no_nodelay) {
+    if (error == NETKIT_OK && !is_accepted && !o->no_nodelay) {
         error = nki_option_wanted(loop, s, NETKIT_OPT_NODELAY, 1);
     }
     if (error == NETKIT_OK && o->keepalive_s != 0) {

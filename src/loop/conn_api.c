@@ -61,7 +61,7 @@ static int nki_send_queued(netkit_loop *loop, nki_conn *c) {
 /* A large send on an empty queue goes to the system from the caller's memory. Returns the count
  * that went, or an error that has ended the conn. */
 static int nki_send_direct(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
-    if (nki_conn_has_output(loop, c) || (c->flags & NKI_C_HELD) != 0) {
+    if (nki_conn_has_output(loop, c) || (c->flags & (NKI_C_HELD | NKI_C_CORKED)) != 0) {
         return 0;
     }
     int n = loop->driver->send(loop, c, data, len);
@@ -173,6 +173,219 @@ NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, co
     return error != NETKIT_OK ? error : nki_send_queued(loop, c);
 }
 
+NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintptr_t file,
+                                     uint64_t offset, uint64_t len, netkit_release_fn release,
+                                     void *user) {
+    nki_conn *c;
+    uintptr_t own;
+    int error = nki_send_check(loop, conn, &c);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (c->borrowed >= c->behaviour->options.chunks_max) {
+        return nki_send_refuse(loop, c, 1);
+    }
+    if (nki_stage_spill(loop, c) != NETKIT_OK) {
+        return nki_send_nomem(loop, c);
+    }
+    error = loop->driver->file_open(file, offset, &len, &own);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    nki_chunk *chunk = len > SIZE_MAX / 2 ? NULL : nki_chunk_lent(loop, (size_t)len, release, user);
+    if (chunk == NULL) {
+        loop->driver->file_close(own);
+        return len > SIZE_MAX / 2 ? NETKIT_E_TOOBIG : NETKIT_E_NOMEM;
+    }
+    chunk->file = own + 1;
+    chunk->offset = offset;
+    nki_out_lend_chunk(c, chunk);
+    return nki_send_queued(loop, c);
+}
+
+/* ---- writing in place ---- */
+
+NKI_STATIC_ASSERT(reserve_max, NETKIT_RESERVE_MAX <= NKI_CHUNK_SIZE - (int)sizeof(nki_chunk));
+
+/* Where `len` bytes in one piece would go: into the stage, behind the last chunk, or into a chunk
+ * of the reserve. NULL when there is no memory. */
+static unsigned char *nki_out_place(netkit_loop *loop, const nki_conn *c, size_t len,
+                                    size_t *room) {
+    if (loop->stage_id == c->source.id && len <= loop->stage_room) {
+        *room = loop->stage_room;
+        return loop->stage + loop->stage_len;
+    }
+    nki_chunk *last = nki_out_open(c);
+    if (last != NULL && len <= last->capacity - last->end && nki_staged(loop, c) == 0) {
+        *room = last->capacity - last->end;
+        return (unsigned char *)(last + 1) + last->end;
+    }
+    if (loop->chunks == NULL && nki_chunk_stock(loop, 1) != NETKIT_OK) {
+        return NULL;
+    }
+    *room = NKI_CHUNK_SIZE - sizeof(nki_chunk);
+    return (unsigned char *)(loop->chunks + 1);
+}
+
+NETKIT_API int netkit_conn_reserve(netkit_loop *loop, netkit_conn conn, size_t len, void **out,
+                                   size_t *room) {
+    nki_conn *c;
+    int error = nki_send_check(loop, conn, &c);
+    if (error == NETKIT_OK && (out == NULL || room == NULL)) {
+        error = NETKIT_E_INVALID;
+    }
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    *out = NULL;
+    *room = 0;
+    len = NKI_MAX(len, (size_t)1);
+    if (len > NETKIT_RESERVE_MAX) {
+        return NETKIT_E_TOOBIG;
+    }
+    if (len > nki_out_room(loop, c)) {
+        return nki_send_refuse(loop, c, len);
+    }
+    size_t piece;
+    loop->reserved = nki_out_place(loop, c, len, &piece);
+    loop->reserved_id = conn.id;
+    if (loop->reserved == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    *out = loop->reserved;
+    *room = NKI_MIN(piece, nki_out_room(loop, c));
+    return NETKIT_OK;
+}
+
+/* How much fits at a place that was reserved; 0 when it is not free any more. */
+static size_t nki_out_place_room(const netkit_loop *loop, const nki_conn *c,
+                                 const unsigned char *at) {
+    if (loop->stage_id == c->source.id && at == loop->stage + loop->stage_len) {
+        return loop->stage_room;
+    }
+    const nki_chunk *last = nki_out_open(c);
+    if (last != NULL && at == (const unsigned char *)(last + 1) + last->end) {
+        return nki_staged(loop, c) == 0 ? last->capacity - last->end : 0;
+    }
+    bool is_spare = loop->chunks != NULL && at == (const unsigned char *)(loop->chunks + 1);
+    return is_spare ? NKI_CHUNK_SIZE - sizeof(nki_chunk) : 0;
+}
+
+/* What was written to the reserve becomes part of the queue. NETKIT_E_NOMEM: the conn is doomed. */
+static int nki_out_commit(netkit_loop *loop, nki_conn *c, const unsigned char *at, size_t len) {
+    if (at == loop->stage + loop->stage_len) {
+        loop->stage_len += len;
+        loop->stage_room -= len;
+        return NETKIT_OK;
+    }
+    nki_chunk *last = nki_out_open(c);
+    if (last == NULL || at != (unsigned char *)(last + 1) + last->end) {
+        last = nki_chunk_take(loop);
+        if (nki_stage_spill(loop, c) != NETKIT_OK) {
+            nki_chunk_give(loop, last);
+            return NETKIT_E_NOMEM;
+        }
+        nki_out_append(c, last);
+    }
+    last->end += len;
+    c->queued += (uint32_t)len;
+    nki_out_count(c, len);
+    return NETKIT_OK;
+}
+
+NETKIT_API int netkit_conn_commit(netkit_loop *loop, netkit_conn conn, size_t len) {
+    nki_conn *c;
+    int error = nki_send_check(loop, conn, &c);
+    unsigned char *at = loop != NULL ? loop->reserved : NULL;
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (at == NULL || loop->reserved_id != conn.id || len > nki_out_room(loop, c)) {
+        return NETKIT_E_INVALID;
+    }
+    loop->reserved = NULL;
+    if (len == 0) {
+        return NETKIT_OK;
+    }
+    if (len > nki_out_place_room(loop, c, at)) {
+        return NETKIT_E_INVALID;
+    }
+    if (nki_out_commit(loop, c, at, len) != NETKIT_OK) {
+        return nki_send_nomem(loop, c);
+    }
+    return nki_send_queued(loop, c);
+}
+
+/* ---- corking ---- */
+
+NETKIT_API int netkit_conn_cork(netkit_loop *loop, netkit_conn conn, bool corked) {
+    nki_conn *c;
+    int error = nki_send_check(loop, conn, &c);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (!corked) {
+        c->flags &= ~(uint32_t)NKI_C_CORKED;
+        nki_conn_mark_dirty(loop, c);
+        return NETKIT_OK;
+    }
+    if (nki_stage_spill(loop, c) != NETKIT_OK) {
+        return nki_send_nomem(loop, c);
+    }
+    c->flags |= NKI_C_CORKED;
+    return NETKIT_OK;
+}
+
+/* What stands between a caller's descriptors and the queue, in the order of the codes. */
+static int nki_send_fds_check(netkit_loop *loop, nki_conn *c, size_t len, size_t count) {
+    if ((c->flags & NKI_C_TCP) != 0) {
+        return NETKIT_E_NOSYS;
+    }
+    if (count > NETKIT_FDS_MAX) {
+        return NETKIT_E_TOOBIG;
+    }
+    if (len > nki_out_room(loop, c)) {
+        return nki_send_refuse(loop, c, len);
+    }
+    return c->borrowed >= c->behaviour->options.chunks_max ? nki_send_refuse(loop, c, len)
+                                                           : (int)NETKIT_OK;
+}
+
+NETKIT_API int netkit_conn_send_fds(netkit_loop *loop, netkit_conn conn, const void *data,
+                                    size_t len, const uintptr_t *fds, size_t count) {
+    nki_conn *c;
+    nki_batch *b;
+    int error = nki_send_check(loop, conn, &c);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (data == NULL || len == 0 || fds == NULL || count == 0) {
+        return NETKIT_E_INVALID;
+    }
+    error = nki_send_fds_check(loop, c, len, count);
+    size_t first = NKI_MIN(len, (size_t)NKI_BATCH_BYTES);
+    if (error == NETKIT_OK) {
+        error = nki_batch_create(loop, data, first, fds, count, &b);
+    }
+    if (error != NETKIT_OK) {
+        return error; /* nothing was taken */
+    }
+    if (nki_stage_spill(loop, c) != NETKIT_OK) {
+        nki_batch_done(loop, NETKIT_E_NOMEM, b);
+        return nki_send_nomem(loop, c);
+    }
+    error = nki_out_lend(loop, c, b->fds + count, first, nki_batch_done, b);
+    if (error != NETKIT_OK) {
+        nki_batch_done(loop, error, b);
+        return error;
+    }
+    if (len > first &&
+        nki_out_copy(loop, c, (const char *)data + first, len - first) != NETKIT_OK) {
+        return nki_send_nomem(loop, c);
+    }
+    return nki_send_queued(loop, c);
+}
+
 NETKIT_API int netkit_conn_want_drain(netkit_loop *loop, netkit_conn conn, size_t room) {
     nki_conn *c;
     int error = nki_send_check(loop, conn, &c);
@@ -244,7 +457,7 @@ NETKIT_API int netkit_conn_shutdown(netkit_loop *loop, netkit_conn conn) {
     int error = nki_conn_find_open(loop, conn, &c);
     if (error == NETKIT_OK) {
         nki_stage_close(loop, c);
-        c->flags |= NKI_C_SHUT;
+        c->flags = (c->flags | NKI_C_SHUT) & ~(uint32_t)NKI_C_CORKED;
         nki_conn_mark_dirty(loop, c);
     }
     return error;
@@ -344,8 +557,9 @@ NETKIT_API int netkit_conn_set_option(netkit_loop *loop, netkit_conn conn, netki
                                       int value) {
     nki_conn *c;
     int error = nki_conn_find_open(loop, conn, &c);
-    if (error == NETKIT_OK && option == NETKIT_OPT_BLOCKING) {
-        return NETKIT_E_INVALID; /* it would stop the loop */
+    bool would_wait = option == NETKIT_OPT_BLOCKING || (option == NETKIT_OPT_LINGER && value > 0);
+    if (error == NETKIT_OK && would_wait) {
+        return NETKIT_E_INVALID;
     }
     return error != NETKIT_OK ? error
                               : loop->driver->set_option(loop, c->source.socket, option, value);
@@ -357,6 +571,56 @@ NETKIT_API int netkit_conn_get_option(netkit_loop *loop, netkit_conn conn, netki
     int error = nki_conn_find_socket(loop, conn, value, &c);
     return error != NETKIT_OK ? error
                               : loop->driver->get_option(loop, c->source.socket, option, value);
+}
+
+NETKIT_API int netkit_conn_set_option_text(netkit_loop *loop, netkit_conn conn,
+                                           netkit_option option, const char *value) {
+    nki_conn *c;
+    int error = nki_conn_find_open(loop, conn, &c);
+    if (error != NETKIT_OK || value == NULL) {
+        return error != NETKIT_OK ? error : NETKIT_E_INVALID;
+    }
+    return loop->driver->set_text(loop, c->source.socket, option, value);
+}
+
+NETKIT_API int netkit_conn_get_option_text(netkit_loop *loop, netkit_conn conn,
+                                           netkit_option option, char *text, size_t size) {
+    nki_conn *c;
+    if (text != NULL && size != 0) {
+        text[0] = 0;
+    }
+    int error = nki_conn_find_socket(loop, conn, size == 0 ? NULL : text, &c);
+    return error != NETKIT_OK ? error
+                              : loop->driver->get_text(loop, c->source.socket, option, text, size);
+}
+
+NETKIT_API int netkit_conn_credentials(netkit_loop *loop, netkit_conn conn,
+                                       netkit_credentials *out) {
+    nki_conn *c;
+    if (out != NULL) {
+        out->pid = out->uid = out->gid = -1;
+    }
+    int error = nki_conn_find_socket(loop, conn, out, &c);
+    return error != NETKIT_OK ? error : loop->driver->credentials(loop, c->source.socket, out);
+}
+
+NETKIT_API int netkit_conn_take_fd(netkit_loop *loop, netkit_conn conn, uintptr_t *out) {
+    nki_conn *c;
+    if (out != NULL) {
+        *out = UINTPTR_MAX;
+    }
+    int error = nki_conn_find_open(loop, conn, &c);
+    if (error != NETKIT_OK || out == NULL) {
+        return error != NETKIT_OK ? error : NETKIT_E_INVALID;
+    }
+    if (c->fds == NULL) {
+        return NETKIT_E_AGAIN;
+    }
+    *out = nki_fds_at(c->fds)[c->fds->begin++];
+    if (c->fds->begin == c->fds->end) {
+        nki_fds_forget(loop, c);
+    }
+    return NETKIT_OK;
 }
 
 NETKIT_API void *netkit_conn_user(netkit_loop *loop, netkit_conn conn) {
@@ -477,7 +741,8 @@ static int nki_conn_dial(netkit_loop *loop, nki_conn *c, const netkit_connect_de
     c->flags |= NKI_C_CONNECTING;
     error = nki_conn_set_options(loop, c, false);
     if (error == NETKIT_OK) {
-        error = nki_conn_start_timeouts(loop, c, desc->timeout_ms == 0 ? 30000 : desc->timeout_ms);
+        error = nki_conn_start_timeouts(
+            loop, c, desc->timeout_ms == 0 ? loop->desc.timeouts.connect_ms : desc->timeout_ms);
     }
     if (error == NETKIT_OK) {
         error = loop->driver->attach(loop, &c->source);

@@ -7,7 +7,9 @@
 typedef struct nki_listen_how {
     const netkit_addr *addr;
     int backlog;
-    int flags; /* NETKIT_SOCKET_* */
+    int flags;                          /* NETKIT_SOCKET_* */
+    uint32_t mode;                      /* of a unix path's file, 0 = as umask leaves it */
+    const netkit_conn_options *options; /* of the conns to be: buffers */
 } nki_listen_how;
 
 typedef struct nki_driver {
@@ -39,7 +41,8 @@ typedef struct nki_driver {
     void (*unwatch)(netkit_loop *loop, nki_source *source);
 
     /* Streams. */
-    int (*listen)(netkit_loop *loop, const nki_listen_how *how, uintptr_t *out);
+    int (*listen)(netkit_loop *loop, const nki_listen_how *how, uintptr_t *out,
+                  netkit_unix_file *file); /* made with it, or none */
     int (*accept)(netkit_loop *loop, nki_listener *l, uintptr_t *out, netkit_addr *peer);
     /* Whether a socket is a connected stream, made non-blocking; and of TCP. */
     int (*adopt)(netkit_loop *loop, uintptr_t socket, bool *is_tcp);
@@ -50,16 +53,35 @@ typedef struct nki_driver {
      * READ is no longer ready), NETKIT_E_EOF, or an error. */
     int (*read)(netkit_loop *loop, nki_conn *c, size_t max);
     void (*read_done)(netkit_loop *loop, nki_conn *c); /* NULL = not interested */
+    /* The span that is out is to be kept: its block, if it has one of at most `room` bytes for
+     * itself, goes to the user for good; or *block stays NULL, and it is copied. */
+    int (*keep)(netkit_loop *loop, uint64_t room, nki_block **block);
     /* Move the queue by nki_out_sent(); NETKIT_OK: as far as it went; or an error. */
     int (*flush)(netkit_loop *loop, nki_conn *c);
     /* Bytes straight from memory that is only lent for the call: count (0: this driver does not
      * do that now), NETKIT_E_AGAIN: the system takes none, or an error. */
     int (*send)(netkit_loop *loop, nki_conn *c, const void *data, size_t len);
     int (*half_close)(netkit_loop *loop, nki_conn *c);
+    /* Files to be sent: an own descriptor for `len` bytes (NETKIT_FILE_END: all there are) from
+     * `offset`, and its end. */
+    int (*file_open)(uintptr_t file, uint64_t offset, uint64_t *len, uintptr_t *out);
+    void (*file_close)(uintptr_t file);
 
     int (*local)(netkit_loop *loop, uintptr_t socket, netkit_addr *out);
     int (*remote)(netkit_loop *loop, uintptr_t socket, netkit_addr *out);
     int (*set_option)(netkit_loop *loop, uintptr_t socket, netkit_option option, int value);
     int (*get_option)(netkit_loop *loop, uintptr_t socket, netkit_option option, int *value);
     int (*os_code)(void); /* behind the error just returned */
+
+    /* Unix sockets. read_fds is read with room for NETKIT_FDS_MAX descriptors; NETKIT_E_TRUNCATED:
+     * some that came were lost. Queued ones go out with the chunk that nki_fds_of() knows. */
+    int (*read_fds)(netkit_loop *loop, nki_conn *c, size_t max, uintptr_t *fds, size_t *count);
+    int (*dup)(netkit_loop *loop, uintptr_t native, uintptr_t *out);
+    int (*credentials)(netkit_loop *loop, uintptr_t socket, netkit_credentials *out);
+    int (*unlink)(netkit_loop *loop, const netkit_unix_file *file);
+    uint64_t (*process)(netkit_loop *loop); /* the number of this one */
+
+    int (*set_text)(netkit_loop *loop, uintptr_t socket, netkit_option option, const char *value);
+    int (*get_text)(netkit_loop *loop, uintptr_t socket, netkit_option option, char *text,
+                    size_t size);
 } nki_driver;

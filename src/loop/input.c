@@ -164,42 +164,54 @@ static void nki_carry_consume(netkit_loop *loop, nki_conn *c, size_t used) {
 
 /* ---- keeping ---- */
 
-static int nki_keep_copy(netkit_loop *loop, netkit_buf *out) {
+static int nki_keep_copy(netkit_loop *loop, nki_block **out) {
     nki_block *block = nki_block_new(loop->keeper, loop->span.len);
     if (block == NULL) {
         return NETKIT_E_NOMEM;
     }
     memcpy(nki_block_data(block), loop->span.data, loop->span.len);
-    out->data = nki_block_data(block);
-    out->owner = block;
+    *out = block;
     return NETKIT_OK;
 }
 
-/* Hand the receive buffer out and put a new one in its place. */
-static int nki_keep_swap(netkit_loop *loop, netkit_buf *out) {
+/* For drivers whose spans are in the shared buffer: hand it out and put a new one in its place. */
+static int nki_keep_shared(netkit_loop *loop, uint64_t room, nki_block **out) {
+    const unsigned char *recv = nki_block_data(loop->recv);
+    if (loop->span.data != (const void *)recv || loop->span.len <= NKI_KEEP_COPY) {
+        return NETKIT_OK;
+    }
+    if (room < NKI_RECV_SIZE) {
+        return NETKIT_E_FULL;
+    }
     nki_block *fresh = nki_block_new(loop->keeper, NKI_RECV_SIZE);
     if (fresh == NULL) {
         return NETKIT_E_NOMEM;
     }
-    out->data = loop->span.data;
-    out->owner = loop->recv;
+    *out = loop->recv;
     loop->recv = fresh;
     return NETKIT_OK;
 }
 
+/* The block goes to the user whole, or, where too little of it is used, a copy does. */
 static int nki_keep(netkit_loop *loop, netkit_buf *out) {
-    const unsigned char *recv = nki_block_data(loop->recv);
-    bool is_recv = loop->span.data == (const void *)recv;
-    bool is_swap = is_recv && loop->span.len > NKI_KEEP_COPY;
-    uint64_t size = is_swap ? (uint64_t)NKI_RECV_SIZE : loop->span.len;
-    if (loop->kept_bytes + size > loop->desc.keep_max) {
+    uint64_t room = loop->desc.keep_max - loop->kept_bytes;
+    nki_block *block = NULL;
+    if (room < loop->span.len) {
         return NETKIT_E_FULL;
     }
-    int error = is_swap ? nki_keep_swap(loop, out) : nki_keep_copy(loop, out);
-    if (error == NETKIT_OK) {
-        out->len = loop->span.len;
-        loop->kept_bytes += size;
-        (void)nki_atomic_add(&loop->keeper->references, 1);
+    int error = loop->driver->keep(loop, room, &block);
+    const void *data = loop->span.data;
+    if (error == NETKIT_OK && block == NULL) {
+        error = nki_keep_copy(loop, &block);
+        data = block == NULL ? NULL : nki_block_data(block);
     }
-    return error;
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    out->data = data;
+    out->owner = block;
+    out->len = loop->span.len;
+    loop->kept_bytes += block->capacity;
+    (void)nki_atomic_add(&loop->keeper->references, 1);
+    return NETKIT_OK;
 }

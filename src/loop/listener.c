@@ -195,10 +195,28 @@ static int nki_listener_find(netkit_loop *loop, netkit_listener listener, nki_li
     return *out == NULL ? NETKIT_E_STALE : NETKIT_OK;
 }
 
+/* Remove the file, while the socket is still bound to it: nobody can have its inode. */
+static void nki_listener_unlink(netkit_loop *loop, nki_listener_file *f) {
+    if (f == NULL) {
+        return;
+    }
+    int error = NETKIT_OK;
+    if (f->process == loop->driver->process(loop)) {
+        error = loop->driver->unlink(loop, &f->file);
+    }
+    if (error != NETKIT_OK && error != NETKIT_E_NOTFOUND && error != NETKIT_E_STALE) {
+        nki_log(loop, NETKIT_LOG_WARN, NETKIT_LOGID_OS_ERROR,
+                "the file of a unix listener could not be removed", loop->driver->os_code());
+    }
+    nki_free(&loop->allocator, f, sizeof *f);
+}
+
 static void nki_listener_close(netkit_loop *loop, nki_listener *l) {
     if (!l->is_closing) {
         l->is_closing = 1;
         nki_timers_stop(&loop->timers, &l->timer);
+        nki_listener_unlink(loop, l->file);
+        l->file = NULL;
         loop->driver->shut(loop, &l->source, false);
     }
 }
@@ -225,6 +243,57 @@ NETKIT_API int netkit_listener_local(netkit_loop *loop, netkit_listener listener
     return l->is_closing ? NETKIT_E_CLOSED : loop->driver->local(loop, l->source.socket, out);
 }
 
+/* A listener whose descriptor is still there. */
+static int nki_listener_find_socket(netkit_loop *loop, netkit_listener listener, const void *out,
+                                    nki_listener **found) {
+    int error = nki_listener_find(loop, listener, found);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if ((*found)->is_closing) {
+        return NETKIT_E_CLOSED;
+    }
+    return out == NULL ? NETKIT_E_INVALID : NETKIT_OK;
+}
+
+NETKIT_API int netkit_listener_set_option(netkit_loop *loop, netkit_listener listener,
+                                          netkit_option option, int value) {
+    nki_listener *l;
+    int error = nki_listener_find_socket(loop, listener, &value, &l);
+    if (error == NETKIT_OK && option == NETKIT_OPT_BLOCKING) {
+        return NETKIT_E_INVALID;
+    }
+    return error != NETKIT_OK ? error
+                              : loop->driver->set_option(loop, l->source.socket, option, value);
+}
+
+NETKIT_API int netkit_listener_get_option(netkit_loop *loop, netkit_listener listener,
+                                          netkit_option option, int *value) {
+    nki_listener *l;
+    int error = nki_listener_find_socket(loop, listener, value, &l);
+    return error != NETKIT_OK ? error
+                              : loop->driver->get_option(loop, l->source.socket, option, value);
+}
+
+NETKIT_API int netkit_listener_set_option_text(netkit_loop *loop, netkit_listener listener,
+                                               netkit_option option, const char *value) {
+    nki_listener *l;
+    int error = nki_listener_find_socket(loop, listener, value, &l);
+    return error != NETKIT_OK ? error
+                              : loop->driver->set_text(loop, l->source.socket, option, value);
+}
+
+NETKIT_API int netkit_listener_get_option_text(netkit_loop *loop, netkit_listener listener,
+                                               netkit_option option, char *text, size_t size) {
+    nki_listener *l;
+    if (text != NULL && size != 0) {
+        text[0] = 0;
+    }
+    int error = nki_listener_find_socket(loop, listener, size == 0 ? NULL : text, &l);
+    return error != NETKIT_OK ? error
+                              : loop->driver->get_text(loop, l->source.socket, option, text, size);
+}
+
 NETKIT_API int netkit_listener_set_referenced(netkit_loop *loop, netkit_listener listener,
                                               bool referenced) {
     nki_listener *l;
@@ -248,7 +317,8 @@ static int nki_desc_addr(const char *text, const netkit_addr *addr, netkit_addr 
 
 /* A listening socket as the desc says, or the one it brings. */
 static int nki_listener_socket(netkit_loop *loop, const netkit_listen_desc *desc,
-                               uintptr_t *socket) {
+                               const nki_behaviour *b, uintptr_t *socket, netkit_unix_file *file) {
+    memset(file, 0, sizeof *file);
     if (desc->socket.value != 0) {
         *socket = netkit_socket_native(desc->socket);
         bool is_alone = desc->address == NULL && desc->addr == NULL;
@@ -264,8 +334,12 @@ static int nki_listener_socket(netkit_loop *loop, const netkit_listen_desc *desc
     how.addr = &addr;
     how.backlog = desc->backlog;
     how.flags = (desc->reuse_port ? NETKIT_SOCKET_REUSE_PORT : 0) |
-                (desc->v6only ? NETKIT_SOCKET_V6ONLY : 0);
-    return loop->driver->listen(loop, &how, socket);
+                (desc->v6only ? NETKIT_SOCKET_V6ONLY : 0) |
+                (desc->exclusive ? NETKIT_SOCKET_NO_REUSE : 0) |
+                (desc->unix_replace ? NETKIT_SOCKET_REPLACE : 0);
+    how.mode = desc->unix_mode;
+    how.options = &b->options;
+    return loop->driver->listen(loop, &how, socket, file);
 }
 
 static bool nki_is_tcp(netkit_loop *loop, uintptr_t socket) {
@@ -310,6 +384,17 @@ static int nki_listener_create(netkit_loop *loop, const netkit_listen_desc *desc
     return NETKIT_OK;
 }
 
+static int nki_listener_file_create(netkit_loop *loop, const netkit_unix_file *file,
+                                    nki_listener_file **out) {
+    *out = (nki_listener_file *)nki_alloc_zero(&loop->allocator, sizeof **out);
+    if (*out == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    (*out)->file = *file;
+    (*out)->process = loop->driver->process(loop);
+    return NETKIT_OK;
+}
+
 NETKIT_API int netkit_listen(netkit_loop *loop, const netkit_listen_desc *desc,
                              netkit_listener *out) {
     if (out != NULL) {
@@ -319,26 +404,36 @@ NETKIT_API int netkit_listen(netkit_loop *loop, const netkit_listen_desc *desc,
     if (error != NETKIT_OK) {
         return error;
     }
-    if (desc == NULL || desc->backlog < 0) {
+    if (desc == NULL || desc->backlog < 0 || desc->unix_mode > 0777) {
         return NETKIT_E_INVALID;
     }
     nki_behaviour *b;
     uintptr_t socket;
+    netkit_unix_file file;
     error = nki_behaviour_create(loop, &desc->handler, &desc->conn, &b);
     if (error != NETKIT_OK) {
         return error;
     }
-    error = nki_listener_socket(loop, desc, &socket);
+    error = nki_listener_socket(loop, desc, b, &socket, &file);
     if (error == NETKIT_OK) {
         nki_listener *l;
-        error = nki_listener_create(loop, desc, b, socket, &l);
+        nki_listener_file *kept = NULL;
+        if (file.inode != 0 && !desc->unix_keep) {
+            error = nki_listener_file_create(loop, &file, &kept);
+        }
         if (error == NETKIT_OK) {
+            error = nki_listener_create(loop, desc, b, socket, &l);
+        }
+        if (error == NETKIT_OK) {
+            l->file = kept;
             if (out != NULL) {
                 *out = nki_listener_handle(l);
             }
             nki_listener_arm(loop, l);
             return NETKIT_OK;
         }
+        nki_free(&loop->allocator, kept, sizeof *kept);
+        (void)loop->driver->unlink(loop, &file);
         if (desc->socket.value == 0) {
             loop->driver->discard(loop, socket, false);
         }

@@ -28,9 +28,14 @@ static int nki_loop_desc_init(netkit_loop_desc *out, const netkit_loop_desc *giv
     out->timer_budget = nki_or(out->timer_budget, 4096);
     out->keep_max = nki_or(out->keep_max, 16777216);
     out->slow_callback_ms = nki_or(out->slow_callback_ms, 50);
+    netkit_timeouts *t = &out->timeouts;
+    t->connect_ms = nki_or(t->connect_ms, 30000);
+    t->close_ms = nki_or(t->close_ms, 5000);
+    t->idle_ms = t->idle_ms == NETKIT_TIMEOUT_NONE ? 0 : t->idle_ms;
     bool is_valid = out->objects_max <= NKI_SLOT_MASK && out->timers_max <= NKI_SLOT_MASK &&
                     out->events_max <= 65536 && out->posts_max <= 16777216 &&
-                    netkit_backend_name(out->backend) != NULL;
+                    t->connect_ms <= INT32_MAX && t->idle_ms <= INT32_MAX &&
+                    t->close_ms != NETKIT_TIMEOUT_NONE && netkit_backend_name(out->backend) != NULL;
     if (!is_valid) {
         return NETKIT_E_INVALID;
     }

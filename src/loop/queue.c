@@ -1,4 +1,4 @@
-/* The send queue of a conn: chunks of copied bytes and of borrowed memory, in order.
+/* The send queue of a conn: chunks of copied bytes, of borrowed memory and of files, in order.
  *
  * What a conn queues in its own callback is staged in one buffer of the loop and goes out from
  * there when the callback returns; only what the system does not take, and what others queue, is
@@ -6,6 +6,17 @@
  * the system read from them while more is appended. Copied bytes are bounded by send_max, borrowed
  * chunks by chunks_max. Empty queues own nothing: a chunk goes back to the loop, which keeps
  * some. */
+
+/* Descriptors to be sent, and the bytes they go with: lent memory of our own, so it is released as
+ * such, once it was sent or the conn has died. */
+typedef struct nki_batch {
+    size_t count;
+    size_t len;
+    size_t size; /* of this block */
+    uintptr_t fds[1];
+} nki_batch;
+
+static void nki_batch_done(netkit_loop *loop, int status, void *user);
 
 /* A chunk out of the reserve. */
 static nki_chunk *nki_chunk_take(netkit_loop *loop) {
@@ -18,6 +29,7 @@ static nki_chunk *nki_chunk_take(netkit_loop *loop) {
     chunk->begin = 0;
     chunk->end = 0;
     chunk->capacity = NKI_CHUNK_SIZE - sizeof *chunk;
+    chunk->file = 0;
     chunk->release = NULL;
     return chunk;
 }
@@ -85,12 +97,8 @@ static nki_chunk *nki_out_open(const nki_conn *c) {
     return last->end < last->capacity ? last : NULL; /* a borrowed one has no capacity */
 }
 
-/* Have chunks enough at hand to append `len` bytes, so that appending cannot fail half way. */
-static int nki_out_reserve(netkit_loop *loop, const nki_conn *c, size_t len) {
-    const size_t each = NKI_CHUNK_SIZE - sizeof(nki_chunk);
-    const nki_chunk *last = nki_out_open(c);
-    size_t room = last == NULL ? 0 : last->capacity - last->end;
-    size_t wanted = len <= room ? 0 : (len - room + each - 1) / each;
+/* Have so many chunks in reserve. */
+static int nki_chunk_stock(netkit_loop *loop, size_t wanted) {
     while (loop->chunks_count < wanted) {
         nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_CHUNK_SIZE);
         if (chunk == NULL) {
@@ -101,6 +109,15 @@ static int nki_out_reserve(netkit_loop *loop, const nki_conn *c, size_t len) {
         loop->chunks_count++;
     }
     return NETKIT_OK;
+}
+
+/* Have chunks enough at hand to append `len` bytes, so that appending cannot fail half way. */
+static int nki_out_reserve(netkit_loop *loop, const nki_conn *c, size_t len) {
+    const size_t each = NKI_CHUNK_SIZE - sizeof(nki_chunk);
+    const nki_chunk *last = nki_out_open(c);
+    size_t room = last == NULL ? 0 : last->capacity - last->end;
+    size_t wanted = len <= room ? 0 : (len - room + each - 1) / each;
+    return nki_chunk_stock(loop, wanted);
 }
 
 /* Copy bytes into chunks at the end: all, or on NETKIT_E_NOMEM nothing. */
@@ -133,7 +150,7 @@ static NKI_OUTLINE int nki_out_chunks(netkit_loop *loop, nki_conn *c, const void
 static NKI_HOT void nki_stage_open(netkit_loop *loop, nki_conn *c) {
     loop->current = c;
     loop->span.data = NULL;
-    if (NKI_LIKELY(c->out == NULL && (c->flags & NKI_C_ENDING) == 0)) {
+    if (NKI_LIKELY(c->out == NULL && (c->flags & NKI_C_UNSTAGED) == 0)) {
         loop->stage_id = c->source.id;
         loop->stage_room = c->behaviour->stage_max;
     }
@@ -148,7 +165,7 @@ static void nki_stage_close(netkit_loop *loop, const nki_conn *c) {
 
 /* Everything staged has gone: there is room again, unless the stage was closed. */
 static void nki_stage_reopen(netkit_loop *loop, nki_conn *c) {
-    if (loop->stage_len == 0 && c->out == NULL && (c->flags & NKI_C_ENDING) == 0) {
+    if (loop->stage_len == 0 && c->out == NULL && (c->flags & NKI_C_UNSTAGED) == 0) {
         loop->stage_room = c->behaviour->stage_max;
     }
 }
@@ -193,20 +210,33 @@ static size_t nki_out_room(const netkit_loop *loop, const nki_conn *c) {
     return c->behaviour->options.send_max - c->queued - nki_staged(loop, c);
 }
 
+/* A chunk for what is lent; not in the queue yet. */
+static nki_chunk *nki_chunk_lent(netkit_loop *loop, size_t len, netkit_release_fn release,
+                                 void *user) {
+    nki_chunk *chunk = (nki_chunk *)nki_alloc_zero(&loop->allocator, sizeof *chunk);
+    if (chunk != NULL) {
+        chunk->last = chunk;
+        chunk->end = len;
+        chunk->release = release;
+        chunk->user = user;
+    }
+    return chunk;
+}
+
+static void nki_out_lend_chunk(nki_conn *c, nki_chunk *chunk) {
+    nki_out_append(c, chunk);
+    c->borrowed++;
+    nki_out_count(c, chunk->end);
+}
+
 static int nki_out_lend(netkit_loop *loop, nki_conn *c, const void *data, size_t len,
                         netkit_release_fn release, void *user) {
-    nki_chunk *chunk = (nki_chunk *)nki_alloc_zero(&loop->allocator, sizeof *chunk);
+    nki_chunk *chunk = nki_chunk_lent(loop, len, release, user);
     if (chunk == NULL) {
         return NETKIT_E_NOMEM;
     }
-    chunk->last = chunk;
     chunk->data = (const unsigned char *)data;
-    chunk->end = len;
-    chunk->release = release;
-    chunk->user = user;
-    nki_out_append(c, chunk);
-    c->borrowed++;
-    nki_out_count(c, len);
+    nki_out_lend_chunk(c, chunk);
     return NETKIT_OK;
 }
 
@@ -219,10 +249,28 @@ static NKI_OUTLINE size_t nki_out_bytes(const netkit_loop *loop, const nki_conn 
     return sum;
 }
 
-/* For drivers: the first spans of what waits; returns their number. */
-static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_max) {
+/* For drivers: the descriptors that must go with the first byte of this chunk, or NULL. */
+static nki_batch *nki_fds_of(const nki_chunk *chunk) {
+    bool has = chunk->release == nki_batch_done && chunk->begin == 0;
+    return has ? (nki_batch *)chunk->user : NULL;
+}
+
+/* For drivers: what goes by a call of its own, a file or bytes that have descriptors with them. */
+static bool nki_out_is_alone(const nki_chunk *chunk) {
+    return chunk->file != 0 || nki_fds_of(chunk) != NULL;
+}
+
+/* For drivers: the first spans of what waits, up to a file, or lent memory of lent_min bytes;
+ * returns their number. Bytes that have descriptors with them are not among them, as those go with
+ * the first byte of a send. */
+static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_max,
+                            size_t lent_min) {
     size_t count = 0;
     for (const nki_chunk *chunk = c->out; chunk != NULL && count < count_max; chunk = chunk->next) {
+        bool is_large = chunk->capacity == 0 && chunk->end - chunk->begin >= lent_min;
+        if (NKI_UNLIKELY(is_large || nki_out_is_alone(chunk))) {
+            break;
+        }
         if (chunk->end > chunk->begin) {
             spans[count].data = chunk->data + chunk->begin;
             spans[count].len = chunk->end - chunk->begin;
@@ -230,6 +278,15 @@ static size_t nki_out_spans(const nki_conn *c, netkit_span *spans, size_t count_
         }
     }
     return count;
+}
+
+/* For drivers: whether a file stands right behind the first `count` spans. */
+static bool nki_out_file_follows(const nki_conn *c, size_t count) {
+    const nki_chunk *chunk = c->out;
+    for (; chunk != NULL && chunk->file == 0 && count > 0; chunk = chunk->next) {
+        count -= chunk->end > chunk->begin;
+    }
+    return chunk != NULL && chunk->file != 0;
 }
 
 /* Take the first chunk off. */
@@ -242,7 +299,16 @@ static nki_chunk *nki_out_pop(nki_conn *c) {
     return chunk;
 }
 
+/* The descriptor of a file is not needed any more. */
+static void nki_chunk_close_file(netkit_loop *loop, nki_chunk *chunk) {
+    if (chunk->file != 0) {
+        loop->driver->file_close(chunk->file - 1);
+        chunk->file = 0;
+    }
+}
+
 static void nki_release_later(netkit_loop *loop, nki_chunk *chunk) {
+    nki_chunk_close_file(loop, chunk);
     chunk->next = NULL;
     chunk->last = chunk;
     if (loop->releases == NULL) {
@@ -253,8 +319,9 @@ static void nki_release_later(netkit_loop *loop, nki_chunk *chunk) {
     }
 }
 
-/* Tell the owner of lent memory, and forget it. */
+/* Tell the owner of what was lent, and forget it. */
 static NKI_OUTLINE void nki_release(netkit_loop *loop, nki_chunk *chunk, int status) {
+    nki_chunk_close_file(loop, chunk);
     if (chunk->release != NULL) {
         uint64_t started = nki_call_begin(loop);
         chunk->release(loop, status, chunk->user);

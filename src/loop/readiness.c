@@ -159,31 +159,49 @@ static void nki_r_unwatch(netkit_loop *loop, nki_source *source) {
 
 /* ---- streams ---- */
 
-static int nki_r_bound(uintptr_t s, const netkit_addr *addr, int flags, int backlog) {
-    int error = nki_os_bind(s, addr, flags);
-    return error != NETKIT_OK ? error : nki_os_listen(s, backlog);
+/* Before connecting or listening: TCP tells the peer then how much there can ever be. */
+static int nki_r_buffers(uintptr_t s, const netkit_conn_options *o) {
+    int error = NETKIT_OK;
+    if (o->recv_buffer != 0) {
+        error = nki_os_set_option(s, NETKIT_OPT_RECV_BUFFER, (int)o->recv_buffer);
+    }
+    if (error == NETKIT_OK && o->send_buffer != 0) {
+        error = nki_os_set_option(s, NETKIT_OPT_SEND_BUFFER, (int)o->send_buffer);
+    }
+    return error;
 }
 
-static int nki_r_listen_one(const nki_listen_how *how, const netkit_addr *addr, uintptr_t *out) {
+static int nki_r_listen_one(const nki_listen_how *how, const netkit_addr *addr, uintptr_t *out,
+                            netkit_unix_file *file) {
+    memset(file, 0, sizeof *file);
     int error = nki_os_socket(addr->family, NETKIT_SOCK_STREAM, false, out);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    error = nki_r_buffers(*out, how->options);
     if (error == NETKIT_OK) {
-        error = nki_r_bound(*out, addr, how->flags, how->backlog);
-        if (error != NETKIT_OK) {
-            (void)nki_os_close(*out);
-        }
+        error = nki_os_bind_unix(*out, addr, how->flags, how->mode, file);
+    }
+    if (error == NETKIT_OK) {
+        error = nki_os_listen(*out, how->backlog);
+    }
+    if (error != NETKIT_OK) {
+        nki_os_undo_unix(file);
+        (void)nki_os_close(*out);
     }
     return error;
 }
 
 /* ":port" is one IPv6 socket that takes IPv4 too; where the machine has no IPv6, an IPv4 one. */
-static int nki_r_listen(netkit_loop *loop, const nki_listen_how *how, uintptr_t *out) {
+static int nki_r_listen(netkit_loop *loop, const nki_listen_how *how, uintptr_t *out,
+                        netkit_unix_file *file) {
     NKI_UNUSED(loop);
-    int error = nki_r_listen_one(how, how->addr, out);
+    int error = nki_r_listen_one(how, how->addr, out, file);
     bool is_missing = error == NETKIT_E_NOSYS || error == NETKIT_E_ADDRNOTAVAIL;
     if (is_missing && how->addr->is_any && how->addr->family == NETKIT_AF_IPV6) {
         netkit_addr v4 = *how->addr;
         v4.family = NETKIT_AF_IPV4;
-        error = nki_r_listen_one(how, &v4, out);
+        error = nki_r_listen_one(how, &v4, out, file);
     }
     return error;
 }
@@ -219,7 +237,8 @@ static int nki_r_connect(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
     if (error != NETKIT_OK) {
         return error;
     }
-    if (source != NULL) {
+    error = nki_r_buffers(s, &c->behaviour->options);
+    if (error == NETKIT_OK && source != NULL) {
         error = nki_os_bind(s, source, 0);
     }
     if (error == NETKIT_OK) {
@@ -277,21 +296,39 @@ static int nki_r_read(netkit_loop *loop, nki_conn *c, size_t max) {
     return nki_r_read_odd(loop, c, n, max);
 }
 
-static int nki_r_send_some(nki_conn *c) {
+static int nki_r_send_file(nki_conn *c) {
+    const nki_chunk *chunk = c->out;
+    return nki_os_send_file(c->source.socket, chunk->file - 1, chunk->offset + chunk->begin,
+                            chunk->end - chunk->begin, false);
+}
+
+/* What stands before lent memory of lent_min bytes or more, or a part of it. */
+static int nki_r_send_some(nki_conn *c, size_t lent_min) {
     const nki_chunk *first = c->out;
+    if (NKI_UNLIKELY(first->file != 0)) {
+        return nki_r_send_file(c);
+    }
+    const nki_batch *batch = nki_fds_of(first);
+    if (NKI_UNLIKELY(batch != NULL)) {
+        return nki_os_send_fds(c->source.socket, first->data, first->end, batch->fds, batch->count);
+    }
     if (NKI_LIKELY(first->next == NULL && first->end > first->begin)) {
         return nki_os_send(c->source.socket, first->data + first->begin, first->end - first->begin);
     }
     netkit_span spans[NKI_SPANS_MAX];
-    size_t count = nki_out_spans(c, spans, NKI_SPANS_MAX);
-    return count == 0 ? 0 : nki_os_sendv(c->source.socket, spans, count);
+    size_t count = nki_out_spans(c, spans, NKI_SPANS_MAX, lent_min);
+    if (count == 0) {
+        return 0; /* empty ones, to be taken off */
+    }
+    int flags = nki_out_file_follows(c, count) ? NKI_MSG_MORE : 0;
+    return nki_os_sendv(c->source.socket, spans, count, flags);
 }
 
 /* Within the turn's budget, as reading: a fast peer and a long queue must not hold the others. */
 static int nki_r_flush(netkit_loop *loop, nki_conn *c) {
     uint64_t sent = 0;
     while (c->out != NULL && sent < loop->desc.conn_budget) {
-        int n = nki_r_send_some(c);
+        int n = nki_r_send_some(c, SIZE_MAX);
         if (n < 0) {
             if (n == NETKIT_E_AGAIN) {
                 c->flags |= NKI_C_STALLED;
@@ -313,6 +350,11 @@ static int nki_r_flush(netkit_loop *loop, nki_conn *c) {
 static int nki_r_send(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
     NKI_UNUSED(loop);
     return nki_os_send(c->source.socket, data, len);
+}
+
+static int nki_r_file_open(uintptr_t file, uint64_t offset, uint64_t *len, uintptr_t *out) {
+    int error = nki_file_range(file, offset, len);
+    return error != NETKIT_OK ? error : nki_os_dup(file, out);
 }
 
 static int nki_r_half_close(netkit_loop *loop, nki_conn *c) {
@@ -341,6 +383,49 @@ static int nki_r_get_option(netkit_loop *loop, uintptr_t socket, netkit_option o
     return nki_os_get_option(socket, option, value);
 }
 
+static int nki_r_read_fds(netkit_loop *loop, nki_conn *c, size_t max, uintptr_t *fds,
+                          size_t *count) {
+    unsigned char *buffer = nki_block_data(loop->recv);
+    loop->span.data = buffer;
+    int n = nki_os_recv_fds(c->source.socket, buffer, max, fds, count);
+    if (n == NETKIT_E_AGAIN) {
+        c->source.ready = 0;
+    }
+    return n;
+}
+
+static int nki_r_dup(netkit_loop *loop, uintptr_t native, uintptr_t *out) {
+    NKI_UNUSED(loop);
+    return nki_os_dup(native, out);
+}
+
+static int nki_r_credentials(netkit_loop *loop, uintptr_t socket, netkit_credentials *out) {
+    NKI_UNUSED(loop);
+    return nki_os_credentials(socket, out);
+}
+
+static int nki_r_unlink(netkit_loop *loop, const netkit_unix_file *file) {
+    NKI_UNUSED(loop);
+    return nki_os_unlink_unix(file);
+}
+
+static uint64_t nki_r_process(netkit_loop *loop) {
+    NKI_UNUSED(loop);
+    return nki_os_process();
+}
+
+static int nki_r_set_text(netkit_loop *loop, uintptr_t socket, netkit_option option,
+                          const char *value) {
+    NKI_UNUSED(loop);
+    return nki_os_set_text(socket, option, value);
+}
+
+static int nki_r_get_text(netkit_loop *loop, uintptr_t socket, netkit_option option, char *text,
+                          size_t size) {
+    NKI_UNUSED(loop);
+    return nki_os_get_text(socket, option, text, size);
+}
+
 static const nki_driver *nki_readiness_driver(void) {
     static const nki_driver driver = {
         nki_r_open,
@@ -366,14 +451,24 @@ static const nki_driver *nki_readiness_driver(void) {
         nki_r_connected,
         nki_r_read,
         NULL,
+        nki_keep_shared,
         nki_r_flush,
         nki_r_send,
         nki_r_half_close,
+        nki_r_file_open,
+        nki_os_abandon,
         nki_r_local,
         nki_r_remote,
         nki_r_set_option,
         nki_r_get_option,
         nki_os_code,
+        nki_r_read_fds,
+        nki_r_dup,
+        nki_r_credentials,
+        nki_r_unlink,
+        nki_r_process,
+        nki_r_set_text,
+        nki_r_get_text,
     };
     return &driver;
 }

@@ -238,6 +238,8 @@ static void nki_conn_read_failed(netkit_loop *loop, nki_conn *c, int error) {
     }
 }
 
+static int nki_conn_read_fds(netkit_loop *loop, nki_conn *c, size_t max);
+
 /* Read one span of at most `max` bytes. */
 static NKI_OUTLINE void nki_conn_read_span(netkit_loop *loop, nki_conn *c, size_t max) {
     if (NKI_UNLIKELY(c->tally >= loop->desc.conn_budget)) {
@@ -245,7 +247,11 @@ static NKI_OUTLINE void nki_conn_read_span(netkit_loop *loop, nki_conn *c, size_
         nki_enqueue_later(loop, &c->source);
         return;
     }
-    int n = loop->driver->read(loop, c, max);
+    bool has_fds = (c->flags & (NKI_C_FDS | NKI_C_CLOSING)) == NKI_C_FDS;
+    int n = has_fds ? nki_conn_read_fds(loop, c, max) : loop->driver->read(loop, c, max);
+    if (NKI_UNLIKELY(n == 0)) {
+        return; /* it has died of its descriptors */
+    }
     if (NKI_LIKELY(n > 0)) {
         c->tally = (c->source.ready & NKI_READABLE) == 0 ? 0 : c->tally + (uint32_t)n;
         nki_conn_received(loop, c, loop->span.data, (size_t)n);
@@ -308,14 +314,16 @@ static void nki_conn_step_slow(netkit_loop *loop, nki_conn *c) {
         nki_conn_tell_open(loop, c);
         return;
     }
-    if ((c->flags & NKI_C_STALLED) != 0 && (c->source.ready & writable) != 0) {
+    bool is_unstalled = (c->flags & NKI_C_STALLED) != 0 && (c->source.ready & writable) != 0;
+    /* Before the flush: one that ends at its budget sets it again. */
+    c->source.ready = (uint16_t)(c->source.ready & ~(uint32_t)NETKIT_POLL_WRITE);
+    if (is_unstalled) {
         c->flags &= ~(uint32_t)NKI_C_STALLED;
         nki_conn_after(loop, c);
         if ((c->flags & NKI_C_DEAD) != 0) {
             return;
         }
     }
-    c->source.ready = (uint16_t)(c->source.ready & ~(uint32_t)NETKIT_POLL_WRITE);
     if ((c->flags & NKI_C_DRAIN_DUE) != 0) {
         nki_conn_tell_drain(loop, c);
         return;

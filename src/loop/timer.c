@@ -6,12 +6,15 @@ enum {
 
 NKI_STATIC_ASSERT(timer_size, sizeof(nki_timer) <= NKI_TIMER_SIZE_MAX);
 
+/* A free slot does not write to what the queue still reads, see nki_timer_node. */
+NKI_STATIC_ASSERT(timer_lasts, offsetof(nki_timer, node.at) >= sizeof(nki_slot));
+
 static nki_timer *nki_timer_of_node(nki_timer_node *node) {
     return (nki_timer *)(void *)((char *)node - offsetof(nki_timer, node));
 }
 
-static int nki_timer_find(netkit_loop *loop, netkit_timer timer, nki_timer **out) {
-    int error = nki_enter(loop);
+static NKI_HOT int nki_timer_find(netkit_loop *loop, netkit_timer timer, nki_timer **out) {
+    int error = nki_enter_now(loop);
     if (NKI_UNLIKELY(error != NETKIT_OK)) {
         return error;
     }
@@ -50,6 +53,7 @@ NETKIT_API int netkit_timer_start(netkit_loop *loop, netkit_timer *out, uint64_t
     }
     nki_timer *t = (nki_timer *)object;
     t->node.kind = NKI_KIND_TIMER;
+    t->node.is_lasting = 1; /* slots stay with the loop */
     t->fn = fn;
     t->user = user;
     t->period_ns =

@@ -14,7 +14,7 @@ enum {
     NKI_SMALL_CHUNK_SIZE = 1024, /* the same for small messages that are in flight one by one */
     NKI_SMALL_CHUNKS_SPARE = 512,
     NKI_SPANS_MAX = 64,         /* spans in one gathered send */
-    NKI_KEEP_COPY = 16384,      /* a span up to this is kept by copying it */
+    NKI_KEEP_COPY = 16384,      /* a span of the shared buffer up to this is kept by copying */
     NKI_DEFER_MS_MIN = 10,      /* pause of a listener that is short of resources ... */
     NKI_DEFER_MS_MAX = 1000,    /* ... doubling up to this */
     NKI_WAIT_FAILURES_MAX = 16, /* in a row: then a run gives up instead of spinning */
@@ -59,14 +59,16 @@ typedef struct nki_behaviour {
     struct nki_behaviour *derived; /* the last made from this one, to be shared */
 } nki_behaviour;
 
-/* A piece of the send queue: own memory behind the head, or borrowed. */
+/* A piece of the send queue: own memory behind the head, or lent: memory or part of a file. */
 typedef struct nki_chunk {
     struct nki_chunk *next;
     struct nki_chunk *last; /* in the first chunk of a queue only */
     const unsigned char *data;
     size_t begin; /* first byte not yet sent */
     size_t end;
-    size_t capacity; /* of own memory, 0 = borrowed */
+    size_t capacity; /* of own memory, 0 = lent */
+    uintptr_t file;  /* own descriptor of a file that was lent, +1; 0 = memory */
+    uint64_t offset; /* in the file, of byte 0 */
     netkit_release_fn release;
     void *user;
 } nki_chunk;
@@ -112,10 +114,13 @@ enum {
     NKI_C_TCP = 1 << 16,
     NKI_C_COUNTED = 1 << 18, /* rate_min: bytes received are counted */
     NKI_C_REFUSED = 1 << 17, /* on_drain is owed for a send of `refused` bytes */
+    NKI_C_CORKED = 1 << 21,  /* what is queued waits for more */
     NKI_C_UNTOLD = 1 << 19,  /* accepted, and nobody has heard of it before on_open */
+    NKI_C_FDS = 1 << 20,     /* descriptors are received too */
     NKI_C_DUE = NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_OPEN_DUE,
     NKI_C_PLAIN = NKI_C_OPENED | NKI_C_TCP | NKI_C_DUPLEX, /* nothing is out of the ordinary */
     NKI_C_ENDING = NKI_C_SHUT | NKI_C_CLOSING | NKI_C_DEAD,
+    NKI_C_UNSTAGED = NKI_C_ENDING | NKI_C_CORKED,              /* sends go to the queue */
     NKI_C_HELD = NKI_C_STALLED | NKI_C_CONNECTING | NKI_C_DEAD /* nothing can be sent now */
 };
 
@@ -149,7 +154,7 @@ typedef struct nki_conn {
     nki_carry *carry;
     nki_cold *cold;
     struct nki_conn *next; /* in the dirty list, later in that of the dead */
-    void *driver_data;
+    struct nki_fds *fds;   /* descriptors that have come and nobody took */
     uint32_t flags;
     uint32_t queued;    /* copied bytes in `out` */
     uint32_t tally;     /* alive: read so far out of the turn's budget; dead: bytes unsent */
@@ -183,9 +188,15 @@ typedef struct nki_listener {
     uint8_t is_deferred;
     uint8_t is_full; /* at conns_max: woken by the end of a conn */
     uint8_t is_tcp;
+    struct nki_listener_file *file; /* of a unix path that was bound here, to be removed */
 } nki_listener;
 
 NKI_STATIC_ASSERT(listener_size, sizeof(nki_listener) <= NKI_SOURCE_SIZE);
+
+typedef struct nki_listener_file {
+    netkit_unix_file file;
+    uint64_t process; /* that bound it: a forked one must not take it away */
+} nki_listener_file;
 
 typedef struct nki_watch {
     nki_source source;
@@ -258,8 +269,10 @@ struct netkit_loop {
     nki_queue later;        /* in the next one */
     nki_conn_queue dirty;
     nki_conn_queue dead;
-    nki_queue graves;     /* slots to be freed at the end of the turn */
-    nki_chunk *releases;  /* lent chunks the system has taken, in order; first->last */
+    nki_queue graves;        /* slots to be freed at the end of the turn */
+    nki_chunk *releases;     /* lent chunks the system has taken, in order; first->last */
+    unsigned char *reserved; /* given out by netkit_conn_reserve, for this conn: */
+    uint64_t reserved_id;
     unsigned char *stage; /* what the current conn queues on an empty queue: NKI_FLUSH_AT bytes */
     size_t stage_len;
     size_t stage_room; /* more bytes it takes of the conn of stage_id; 0 = closed */

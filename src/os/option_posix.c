@@ -3,7 +3,8 @@
  * A row that the system has no name for says so with the level -1 and gives NETKIT_E_NOSYS; so
  * does an option of TCP asked of another protocol, by the kernel's own ENOPROTOOPT or EOPNOTSUPP.
  * What a kernel returns for a boolean may be any number but 0 (the BSDs return the option's bit):
- * it is made 1. Blocking and close-on-exec are flags of the descriptor and go through fcntl. */
+ * it is made 1. Blocking and close-on-exec are flags of the descriptor and go through fcntl. Time
+ * limits are milliseconds here and a struct timeval there, lingering is one number here. */
 
 #if NKI_POSIX
 
@@ -16,7 +17,9 @@
 enum {
     NKI_OPTION_BOOL = 0,
     NKI_OPTION_POSITIVE = 1,
-    NKI_OPTION_NATURAL = 2
+    NKI_OPTION_NATURAL = 2,
+    NKI_OPTION_TIME = 3,  /* milliseconds */
+    NKI_OPTION_LINGER = 4 /* seconds, or -1 */
 };
 
 typedef struct nki_option_row {
@@ -33,6 +36,26 @@ static const nki_option_row *nki_option_find(netkit_option option) {
         {NETKIT_OPT_REUSE_ADDR, SOL_SOCKET, SO_REUSEADDR, NKI_OPTION_BOOL},
         {NETKIT_OPT_EXCLUSIVE_ADDR, -1, 0, NKI_OPTION_BOOL},
         {NETKIT_OPT_V6ONLY, IPPROTO_IPV6, IPV6_V6ONLY, NKI_OPTION_BOOL},
+        {NETKIT_OPT_RECV_BUFFER, SOL_SOCKET, SO_RCVBUF, NKI_OPTION_POSITIVE},
+        {NETKIT_OPT_SEND_BUFFER, SOL_SOCKET, SO_SNDBUF, NKI_OPTION_POSITIVE},
+        {NETKIT_OPT_RECV_TIMEOUT, SOL_SOCKET, SO_RCVTIMEO, NKI_OPTION_TIME},
+        {NETKIT_OPT_SEND_TIMEOUT, SOL_SOCKET, SO_SNDTIMEO, NKI_OPTION_TIME},
+        {NETKIT_OPT_LINGER, SOL_SOCKET, SO_LINGER, NKI_OPTION_LINGER},
+#if defined(TCP_FASTOPEN)
+        {NETKIT_OPT_FAST_OPEN, IPPROTO_TCP, TCP_FASTOPEN, NKI_OPTION_NATURAL},
+#else
+        {NETKIT_OPT_FAST_OPEN, -1, 0, NKI_OPTION_NATURAL},
+#endif
+#if defined(TCP_FASTOPEN_CONNECT)
+        {NETKIT_OPT_FAST_OPEN_CONNECT, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, NKI_OPTION_BOOL},
+#else
+        {NETKIT_OPT_FAST_OPEN_CONNECT, -1, 0, NKI_OPTION_BOOL},
+#endif
+#if NKI_LINUX && defined(SO_PASSCRED)
+        {NETKIT_OPT_CREDENTIALS, SOL_SOCKET, SO_PASSCRED, NKI_OPTION_BOOL},
+#else
+        {NETKIT_OPT_CREDENTIALS, -1, 0, NKI_OPTION_BOOL},
+#endif
 #if defined(NKI_TCP_KEEPIDLE)
         {NETKIT_OPT_KEEPALIVE_IDLE, IPPROTO_TCP, NKI_TCP_KEEPIDLE, NKI_OPTION_POSITIVE},
 #else
@@ -92,7 +115,53 @@ static bool nki_option_accepts(int values, int value) {
     if (values == NKI_OPTION_BOOL) {
         return value == 0 || value == 1;
     }
+    if (values == NKI_OPTION_LINGER) {
+        return value >= -1 && value <= INT16_MAX; /* macOS has 16 bits for it */
+    }
     return value >= (values == NKI_OPTION_POSITIVE ? 1 : 0);
+}
+
+static int nki_option_set_time(int fd, const nki_option_row *row, int value) {
+    struct timeval time;
+    memset(&time, 0, sizeof time);
+    time.tv_sec = value / 1000;
+    time.tv_usec = (value % 1000) * 1000;
+    return NKI_SYS_setsockopt(fd, row->level, row->name, &time, (socklen_t)sizeof time) != 0
+               ? nki_os_error()
+               : NETKIT_OK;
+}
+
+static int nki_option_get_time(int fd, const nki_option_row *row, int *value) {
+    struct timeval time;
+    socklen_t len = (socklen_t)sizeof time;
+    memset(&time, 0, sizeof time);
+    if (NKI_SYS_getsockopt(fd, row->level, row->name, &time, &len) != 0) {
+        return nki_os_error();
+    }
+    int64_t ms = (int64_t)time.tv_sec * 1000 + ((int64_t)time.tv_usec + 999) / 1000;
+    *value = ms > INT_MAX ? INT_MAX : (int)ms;
+    return NETKIT_OK;
+}
+
+static int nki_option_set_linger(int fd, int value) {
+    struct linger linger;
+    memset(&linger, 0, sizeof linger);
+    linger.l_onoff = value >= 0;
+    linger.l_linger = value >= 0 ? value : 0;
+    return NKI_SYS_setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, (socklen_t)sizeof linger) != 0
+               ? nki_os_error()
+               : NETKIT_OK;
+}
+
+static int nki_option_get_linger(int fd, int *value) {
+    struct linger linger;
+    socklen_t len = (socklen_t)sizeof linger;
+    memset(&linger, 0, sizeof linger);
+    if (NKI_SYS_getsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, &len) != 0) {
+        return nki_os_error();
+    }
+    *value = linger.l_onoff != 0 ? linger.l_linger : -1;
+    return NETKIT_OK;
 }
 
 /* EINVAL, although the value is one that the option has: macOS says so of every option of a
@@ -103,6 +172,20 @@ static NKI_COLD int nki_option_refused(int fd, int rc) {
     bool is_reset = os_code == EINVAL && nki_os_peer(fd, &peer) == NETKIT_E_RESET;
     errno = os_code;
     return is_reset ? (int)NETKIT_E_RESET : rc;
+}
+
+static int nki_option_set_row(int fd, const nki_option_row *row, int value) {
+    if (row->level < 0) {
+        return NETKIT_E_NOSYS;
+    }
+    switch (row->values) {
+    case NKI_OPTION_TIME: return nki_option_set_time(fd, row, value);
+    case NKI_OPTION_LINGER: return nki_option_set_linger(fd, value);
+    default: {
+        int rc = nki_os_set_int(fd, row->level, row->name, value);
+        return rc == NETKIT_OK ? rc : nki_option_refused(fd, rc);
+    }
+    }
 }
 
 static int nki_os_set_option(uintptr_t s, netkit_option option, int value) {
@@ -119,11 +202,7 @@ static int nki_os_set_option(uintptr_t s, netkit_option option, int value) {
     if (option == NETKIT_OPT_CLOSE_ON_EXEC) {
         return nki_option_set_flag(fd, F_GETFD, F_SETFD, FD_CLOEXEC, value != 0);
     }
-    if (row->level < 0) {
-        return NETKIT_E_NOSYS;
-    }
-    int rc = nki_os_set_int(fd, row->level, row->name, value);
-    return rc == NETKIT_OK ? rc : nki_option_refused(fd, rc);
+    return nki_option_set_row(fd, row, value);
 }
 
 static int nki_option_get_int(int fd, const nki_option_row *row, int *value) {
@@ -131,6 +210,12 @@ static int nki_option_get_int(int fd, const nki_option_row *row, int *value) {
     socklen_t len = (socklen_t)sizeof(raw);
     if (row->level < 0) {
         return NETKIT_E_NOSYS;
+    }
+    if (row->values == NKI_OPTION_TIME) {
+        return nki_option_get_time(fd, row, value);
+    }
+    if (row->values == NKI_OPTION_LINGER) {
+        return nki_option_get_linger(fd, value);
     }
     if (NKI_SYS_getsockopt(fd, row->level, row->name, &raw, &len) != 0) {
         return nki_option_refused(fd, nki_os_error());
@@ -165,5 +250,57 @@ static int nki_os_get_option(uintptr_t s, netkit_option option, int *value) {
     default: return NETKIT_E_INVALID;
     }
 }
+
+/* ---- texts ---- */
+
+#if defined(TCP_CONGESTION)
+enum {
+    NKI_CONGESTION_MAX = 16 /* with its NUL, on Linux and FreeBSD */
+};
+
+static int nki_os_set_text(uintptr_t s, netkit_option option, const char *value) {
+    size_t len = strlen(value);
+    if (option != NETKIT_OPT_CONGESTION || len == 0) {
+        return NETKIT_E_INVALID;
+    }
+    if (len >= NKI_CONGESTION_MAX) {
+        return NETKIT_E_NOTFOUND; /* Linux would cut it, and find another */
+    }
+    return NKI_SYS_setsockopt(nki_os_fd(s), IPPROTO_TCP, TCP_CONGESTION, value, (socklen_t)len) != 0
+               ? nki_os_error()
+               : NETKIT_OK;
+}
+
+static int nki_os_get_text(uintptr_t s, netkit_option option, char *text, size_t size) {
+    char name[NKI_CONGESTION_MAX + 1];
+    socklen_t len = (socklen_t)NKI_CONGESTION_MAX;
+    if (option != NETKIT_OPT_CONGESTION) {
+        return NETKIT_E_INVALID;
+    }
+    memset(name, 0, sizeof name);
+    if (NKI_SYS_getsockopt(nki_os_fd(s), IPPROTO_TCP, TCP_CONGESTION, name, &len) != 0) {
+        return nki_os_error();
+    }
+    size_t used = strlen(name);
+    if (used >= size) {
+        return NETKIT_E_TOOBIG;
+    }
+    memcpy(text, name, used + 1);
+    return (int)used;
+}
+#else
+static int nki_os_set_text(uintptr_t s, netkit_option option, const char *value) {
+    NKI_UNUSED(s);
+    NKI_UNUSED(value);
+    return option == NETKIT_OPT_CONGESTION ? NETKIT_E_NOSYS : NETKIT_E_INVALID;
+}
+
+static int nki_os_get_text(uintptr_t s, netkit_option option, char *text, size_t size) {
+    NKI_UNUSED(s);
+    NKI_UNUSED(text);
+    NKI_UNUSED(size);
+    return option == NETKIT_OPT_CONGESTION ? NETKIT_E_NOSYS : NETKIT_E_INVALID;
+}
+#endif
 
 #endif /* NKI_POSIX */

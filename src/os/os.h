@@ -41,8 +41,15 @@ static int nki_os_recv_now(uintptr_t s, void *data, size_t len);
 static NKI_HOT int nki_os_send(uintptr_t s, const void *data, size_t len); /* len up to INT_MAX */
 static int nki_os_send_flags(uintptr_t s, const void *data, size_t len, int flags);
 static int nki_os_send_now(uintptr_t s, const void *data, size_t len);
-static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count); /* at most 64 */
+static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, int flags);
+static int nki_os_sendv_now(uintptr_t s, const netkit_span *spans, size_t count);
+static int nki_os_recvv(uintptr_t s, const netkit_room *rooms, size_t count, int flags);
+static int nki_os_recvv_now(uintptr_t s, const netkit_room *rooms, size_t count);
 static bool nki_os_is_datagram(uintptr_t s);
+/* Up to a part of a file, 1 MiB at most; NETKIT_E_TRUNCATED: the file has no more. */
+static int nki_os_send_file(uintptr_t s, uintptr_t file, uint64_t offset, uint64_t len,
+                            bool is_waiting);
+static int nki_os_file_size(uintptr_t file, uint64_t *out); /* NETKIT_E_INVALID: not a plain file */
 
 /* Wait for NETKIT_POLL_* until the clock says deadline_ns (NKI_NEVER: no limit). Returns those
  * that hold or NETKIT_E_TIMEOUT. */
@@ -57,3 +64,23 @@ static int nki_os_local(uintptr_t s, netkit_addr *out);
 static int nki_os_remote(uintptr_t s, netkit_addr *out);
 static int nki_os_set_option(uintptr_t s, netkit_option option, int value);
 static int nki_os_get_option(uintptr_t s, netkit_option option, int *value);
+static int nki_os_set_text(uintptr_t s, netkit_option option, const char *value);
+static int nki_os_get_text(uintptr_t s, netkit_option option, char *text, size_t size);
+
+/* Messages. The forms with fds are for streams in drivers: send as the bytes they begin with,
+ * receive as recv, NETKIT_E_TRUNCATED when descriptors were lost (fds: room for NETKIT_FDS_MAX). */
+static int nki_os_send_msg(uintptr_t s, const netkit_message_out *out);
+static int nki_os_recv_msg(uintptr_t s, netkit_message_in *in);
+static void nki_os_forget_in(netkit_message_in *in); /* nothing has come */
+static int nki_os_send_fds(uintptr_t s, const void *data, size_t len, const uintptr_t *fds,
+                           size_t count);
+static int nki_os_recv_fds(uintptr_t s, void *data, size_t len, uintptr_t *fds, size_t *count);
+static int nki_os_dup(uintptr_t native, uintptr_t *out);
+
+/* Unix sockets. bind_unix binds whatever address: *file is none for those without a file. */
+static int nki_os_bind_unix(uintptr_t s, const netkit_addr *addr, int flags, uint32_t mode,
+                            netkit_unix_file *file);
+static int nki_os_unlink_unix(const netkit_unix_file *file);
+static void nki_os_undo_unix(netkit_unix_file *file); /* keeps the code, as nki_os_abandon */
+static int nki_os_credentials(uintptr_t s, netkit_credentials *out);
+static uint64_t nki_os_process(void);

@@ -2,7 +2,9 @@
  *
  * NKI_FAIL(name) is 0, or in tests a function that counts the call, may set errno
  * and returns true to have it fail. close is special: it must really close.
- * NKI_CLIP(name, len) shortens transfers; sendmsg's caller asks it for its total. */
+ * NKI_CLIP(name, len) shortens transfers; the callers of sendmsg and recvmsg ask it for their
+ * total.
+ * NKI_MASK(name, bits) takes features away that the kernel says it has. */
 
 #if NKI_POSIX
 
@@ -21,6 +23,7 @@
 #define NKI_SYS_recv(s, b, n, f) (NKI_FAIL(recv) ? -1 : recv((s), (b), NKI_CLIP(recv, n), (f)))
 #define NKI_SYS_send(s, b, n, f) (NKI_FAIL(send) ? -1 : send((s), (b), NKI_CLIP(send, n), (f)))
 #define NKI_SYS_sendmsg(s, m, f) (NKI_FAIL(sendmsg) ? -1 : sendmsg((s), (m), (f)))
+#define NKI_SYS_recvmsg(s, m, f) (NKI_FAIL(recvmsg) ? -1 : recvmsg((s), (m), (f)))
 #define NKI_SYS_shutdown(s, how) (NKI_FAIL(shutdown) ? -1 : shutdown((s), (how)))
 #define NKI_SYS_close(fd) (close(fd) != 0 || NKI_FAIL(close) ? -1 : 0)
 #define NKI_SYS_getsockopt(s, l, o, v, n) \
@@ -33,8 +36,20 @@
 #define NKI_SYS_fstat(fd, st) (NKI_FAIL(fstat) ? -1 : fstat((fd), (st)))
 #define NKI_SYS_read(fd, b, n) (NKI_FAIL(read) ? -1 : read((fd), (b), (n)))
 #define NKI_SYS_write(fd, b, n) (NKI_FAIL(write) ? -1 : write((fd), (b), (n)))
+#define NKI_SYS_sigmask(how, set, old) pthread_sigmask((how), (set), (old))
+#define NKI_SYS_sigpending(set) sigpending(set)
+#define NKI_SYS_sigtimedwait(set, info, time) sigtimedwait((set), (info), (time))
+#define NKI_SYS_pread(fd, b, n, at) \
+    (NKI_FAIL(pread) ? -1 : NKI_PREAD((fd), (b), NKI_CLIP(pread, n), (at)))
 #define NKI_SYS_pipe(fds) (NKI_FAIL(pipe) ? -1 : pipe(fds))
 #define NKI_SYS_unlink(path) (NKI_FAIL(unlink) ? -1 : unlink(path))
+#define NKI_SYS_lstat(path, st) (NKI_FAIL(lstat) ? -1 : lstat((path), (st)))
+#define NKI_SYS_chmod(path, mode) (NKI_FAIL(chmod) ? -1 : chmod((path), (mode)))
+#define NKI_SYS_lchmod(path, mode) \
+    (NKI_FAIL(lchmod) ? -1 : fchmodat(AT_FDCWD, (path), (mode), AT_SYMLINK_NOFOLLOW))
+#define NKI_SYS_fchmod(fd, mode) (NKI_FAIL(fchmod) ? -1 : fchmod((fd), (mode)))
+#define NKI_SYS_getpeereid(s, u, g) (NKI_FAIL(getpeereid) ? -1 : getpeereid((s), (u), (g)))
+#define NKI_SYS_getpid() getpid()
 #define NKI_SYS_open(path, flags) (NKI_FAIL(open) ? -1 : open((path), (flags)))
 #define NKI_SYS_poll(p, n, ms) (NKI_FAIL(poll) ? -1 : poll((p), (n), (ms)))
 #define NKI_SYS_clock_gettime(id, t) (NKI_FAIL(clock_gettime) ? -1 : clock_gettime((id), (t)))
@@ -45,6 +60,32 @@
 #elif NKI_LINUX
 #define NKI_SYS_getrandom(b, n) \
     (NKI_FAIL(getrandom) ? -1 : syscall(SYS_getrandom, (b), (size_t)(n), 0u))
+#endif
+
+/* Offsets of 64 bits also where off_t has 32. */
+#if NKI_LINUX && defined(__USE_LARGEFILE64)
+#define NKI_PREAD(fd, b, n, at) pread64((fd), (b), (n), (off64_t)(at))
+#else
+#define NKI_PREAD(fd, b, n, at) pread((fd), (b), (n), (off_t)(at))
+#endif
+#if NKI_LINUX && defined(SYS_sendfile64)
+#define NKI_NR_SENDFILE SYS_sendfile64
+#elif NKI_LINUX
+#define NKI_NR_SENDFILE SYS_sendfile
+#endif
+#if NKI_LINUX
+#define NKI_SYS_sendfile(s, file, at, n) \
+    (NKI_FAIL(sendfile)                  \
+         ? -1                            \
+         : (ssize_t)syscall(NKI_NR_SENDFILE, (s), (file), (at), (size_t)NKI_CLIP(sendfile, n)))
+#elif NKI_APPLE
+#define NKI_SYS_sendfile(s, file, at, n, sent) \
+    (NKI_FAIL(sendfile)                        \
+         ? -1                                  \
+         : (*(sent) = (off_t)(n), sendfile((file), (s), (at), (sent), (struct sf_hdtr *)NULL, 0)))
+#elif defined(__FreeBSD__)
+#define NKI_SYS_sendfile(s, file, at, n, sent) \
+    (NKI_FAIL(sendfile) ? -1 : sendfile((file), (s), (at), (n), NULL, (sent), 0))
 #endif
 
 #if NKI_LINUX
@@ -59,9 +100,9 @@
 #define NKI_SYS_eventfd(v, f) (NKI_FAIL(eventfd) ? -1 : eventfd((v), (f)))
 #define NKI_SYS_epoll_create() (NKI_FAIL(epoll_create) ? -1 : epoll_create1(EPOLL_CLOEXEC))
 #define NKI_SYS_epoll_ctl(ep, op, fd, ev) \
-    (NKI_FAIL(epoll_ctl) ? -1 : epoll_ctl((ep), (op), (fd), (ev)))
+    (NKI_FAIL(epoll_ctl) ? -1 : epoll_ctl((ep), (op), (fd), (struct epoll_event *)(void *)(ev)))
 #define NKI_SYS_epoll_wait(ep, evs, n, ms) \
-    (NKI_FAIL(epoll_wait) ? -1 : epoll_wait((ep), (evs), (n), (ms)))
+    (NKI_FAIL(epoll_wait) ? -1 : epoll_wait((ep), (struct epoll_event *)(evs), (n), (ms)))
 #define NKI_SYS_epoll_pwait2(ep, evs, n, ts) \
     (NKI_FAIL(epoll_pwait2)                  \
          ? -1                                \
@@ -94,6 +135,12 @@
          : (int)syscall(NKI_NR_IO_URING + 1, (fd), (submit), (wait), (flags), (arg), (size)))
 #define NKI_SYS_io_uring_register(fd, op, arg, n) \
     (NKI_FAIL(io_uring_register) ? -1 : (int)syscall(NKI_NR_IO_URING + 2, (fd), (op), (arg), (n)))
+/* The reader of completions: how many are there. In tests they sometimes come to light later. */
+#define NKI_SYS_io_uring_cqes(count) ((uint32_t)NKI_MASK(io_uring_cqes, (count)))
+/* The flag by which an operation goes on. In tests some are begun without it, so that the kernel
+ * itself ends them at their first completion, which then comes without F_MORE. (To clear F_MORE in
+ * what is read would be a lie: that operation would go on taking bytes out of the socket.) */
+#define NKI_SYS_io_uring_multishot(flag) ((uint16_t)NKI_MASK(io_uring_multishot, (flag)))
 #define NKI_SYS_mmap(size, flags, fd, offset) \
     (NKI_FAIL(mmap) ? MAP_FAILED              \
                     : mmap(NULL, (size), PROT_READ | PROT_WRITE, (flags), (fd), (offset)))

@@ -19,6 +19,12 @@
 #else
 #define NKI_MSG_NOSIGNAL 0
 #endif
+/* More follows at once: not to be sent in a segment of its own. */
+#if defined(MSG_MORE)
+#define NKI_MSG_MORE MSG_MORE
+#else
+#define NKI_MSG_MORE 0
+#endif
 
 #if defined(POLLRDHUP)
 #define NKI_POLLRDHUP POLLRDHUP
@@ -28,7 +34,6 @@
 
 /* A poll that need not wait is interrupted too: how often to insist on looking. */
 enum {
-    NKI_SENDV_MAX = 64,
     NKI_LAST_LOOKS = 16
 };
 
@@ -135,15 +140,34 @@ static int nki_os_bind_options(int fd, const netkit_addr *addr, int flags) {
     return rc;
 }
 
-/* A path that exists stays: removing it could cut off a server that is alive. */
+/* As nki_sockaddr_from, and the address without a path by which Linux chooses a name: the family
+ * alone (unix(7), autobind). */
+static int nki_os_bind_address(struct sockaddr_storage *sa, socklen_t *len,
+                               const netkit_addr *addr) {
+    if (NKI_LINUX && addr->family == NETKIT_AF_UNIX && !addr->is_abstract && addr->path_len == 0) {
+        memset(sa, 0, sizeof *sa);
+        sa->ss_family = AF_UNIX;
+        *len = (socklen_t)sizeof(sa->ss_family);
+        return NETKIT_OK;
+    }
+    return nki_sockaddr_from(sa, len, addr);
+}
+
+/* A path that exists stays, unless it is asked for: removing it could cut off a server that is
+ * alive. */
 static int nki_os_bind(uintptr_t s, const netkit_addr *addr, int flags) {
-    const int known = NETKIT_SOCKET_REUSE_PORT | NETKIT_SOCKET_V6ONLY | NETKIT_SOCKET_NO_REUSE;
+    const int known = NETKIT_SOCKET_REUSE_PORT | NETKIT_SOCKET_V6ONLY | NETKIT_SOCKET_NO_REUSE |
+                      NETKIT_SOCKET_REPLACE;
     struct sockaddr_storage sa;
     socklen_t len;
+    netkit_unix_file file;
     if ((flags & ~known) != 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_sockaddr_from(&sa, &len, addr);
+    if (addr->family == NETKIT_AF_UNIX && (flags & NETKIT_SOCKET_REPLACE) != 0) {
+        return nki_os_bind_unix(s, addr, flags, 0, &file);
+    }
+    int rc = nki_os_bind_address(&sa, &len, addr);
     if (rc == NETKIT_OK && addr->family != NETKIT_AF_UNIX) {
         rc = nki_os_bind_options(nki_os_fd(s), addr, flags);
     } else if (rc == NETKIT_OK && (flags & NETKIT_SOCKET_REUSE_PORT) != 0) {
@@ -272,6 +296,21 @@ static int nki_os_check_peer(int fd) {
     return NETKIT_OK;
 }
 
+/* With Fast Open connect only notes where to, and has no peer before the first send. */
+static bool nki_os_is_deferred(int fd) {
+#if defined(TCP_FASTOPEN_CONNECT)
+    int os_code = errno;
+    int is_on = 0;
+    socklen_t len = (socklen_t)sizeof is_on;
+    int rc = NKI_SYS_getsockopt(fd, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, &is_on, &len);
+    errno = os_code;
+    return rc == 0 && is_on != 0;
+#else
+    NKI_UNUSED(fd);
+    return false;
+#endif
+}
+
 static int nki_os_connect(uintptr_t s, const netkit_addr *addr) {
     struct sockaddr_storage sa;
     socklen_t len;
@@ -295,7 +334,8 @@ static int nki_os_connect(uintptr_t s, const netkit_addr *addr) {
         }
         was_interrupted = true;
     }
-    return nki_os_check_peer(fd);
+    rc = nki_os_check_peer(fd);
+    return rc == NETKIT_E_NOTCONN && nki_os_is_deferred(fd) ? (int)NETKIT_OK : rc;
 }
 
 static int nki_os_pending_error(int fd, int *error) {
@@ -377,33 +417,6 @@ static NKI_HOT int nki_os_send(uintptr_t s, const void *data, size_t len) {
 
 static int nki_os_send_now(uintptr_t s, const void *data, size_t len) {
     return nki_os_send_flags(s, data, len, MSG_DONTWAIT);
-}
-
-/* More than INT_MAX bytes at once is EINVAL to the BSDs: what is beyond is left for the next
- * call, as after any short send. */
-static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count) {
-    struct iovec iov[NKI_SENDV_MAX];
-    struct msghdr msg;
-    size_t left = NKI_CLIP(sendmsg, (size_t)INT_MAX);
-    uint8_t used = 0; /* fits msg_iovlen, which is a size_t here and an int there */
-    ssize_t sent;
-    if (count > NKI_SENDV_MAX) {
-        return NETKIT_E_INVALID;
-    }
-    for (; used < count && left > 0; used++) {
-        size_t len = NKI_MIN(spans[used].len, left);
-        /* The system only reads, but iovec has no const. */
-        memcpy(&iov[used].iov_base, &spans[used].data, sizeof iov[used].iov_base);
-        iov[used].iov_len = len;
-        left -= len;
-    }
-    memset(&msg, 0, sizeof(msg));
-    msg.msg_iov = iov;
-    msg.msg_iovlen = used;
-    do {
-        sent = NKI_SYS_sendmsg(nki_os_fd(s), &msg, NKI_MSG_NOSIGNAL);
-    } while (sent < 0 && errno == EINTR);
-    return sent >= 0 ? (int)sent : nki_os_send_error();
 }
 
 static short nki_os_poll_from(uint32_t events) {

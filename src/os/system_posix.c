@@ -39,6 +39,7 @@ NETKIT_API int netkit_error_from_os(int os_code) {
         {EADDRNOTAVAIL, NETKIT_E_ADDRNOTAVAIL},
         {EMFILE, NETKIT_E_MFILE},
         {ENFILE, NETKIT_E_MFILE},
+        {ETOOMANYREFS, NETKIT_E_MFILE}, /* of descriptors that are on their way */
         {ENOMEM, NETKIT_E_NOMEM},
         {ENOBUFS, NETKIT_E_NOMEM},
         {ENOSPC, NETKIT_E_FULL},

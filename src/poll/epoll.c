@@ -19,7 +19,24 @@ NKI_STATIC_ASSERT(epoll_out, NETKIT_POLL_WRITE == (int)EPOLLOUT);
 NKI_STATIC_ASSERT(epoll_err, NETKIT_POLL_ERROR == (int)EPOLLERR);
 NKI_STATIC_ASSERT(epoll_hup, NETKIT_POLL_HANGUP == (int)EPOLLHUP);
 NKI_STATIC_ASSERT(epoll_rdhup, NETKIT_POLL_PEER_END == (int)EPOLLRDHUP);
-NKI_STATIC_ASSERT(epoll_record, sizeof(struct epoll_event) <= sizeof(netkit_poll_event));
+
+/* The kernel's record, in our own words: it is packed on x86-64 alone, and libc's headers say so by
+ * an attribute that not every compiler is shown (glibc hides it from those that are not GCC). */
+#if defined(__x86_64__)
+#pragma pack(push, 1)
+#endif
+typedef struct nki_epoll_event {
+    uint32_t events;
+    uint64_t data;
+} nki_epoll_event;
+#if defined(__x86_64__)
+#pragma pack(pop)
+NKI_STATIC_ASSERT(epoll_packed, sizeof(nki_epoll_event) == 12);
+#endif
+#if defined(__GNUC__)
+NKI_STATIC_ASSERT(epoll_same, sizeof(nki_epoll_event) == sizeof(struct epoll_event));
+#endif
+NKI_STATIC_ASSERT(epoll_record, sizeof(nki_epoll_event) <= sizeof(netkit_poll_event));
 
 /* The kernel's timespec of epoll_pwait2, 64 bits wide on 32-bit systems too. */
 typedef struct nki_epoll_time {
@@ -73,10 +90,10 @@ static uint32_t nki_epoll_bits(uint32_t events) {
 }
 
 static int nki_epoll_ctl(nki_epoll *ep, int op, uintptr_t native, uint32_t events, uint64_t data) {
-    struct epoll_event ev;
+    nki_epoll_event ev;
     memset(&ev, 0, sizeof(ev));
     ev.events = nki_epoll_bits(events);
-    ev.data.u64 = data;
+    ev.data = data;
     if (NKI_SYS_epoll_ctl(ep->fd, op, nki_os_fd(native), &ev) != 0) {
         return nki_os_error();
     }
@@ -142,7 +159,7 @@ static int nki_epoll_remove(nki_poller *p, uintptr_t native) {
 }
 
 /* Milliseconds are exact for most waits and for all without end; the rest needs pwait2. */
-static int nki_epoll_sleep(nki_epoll *ep, struct epoll_event *evs, int max, uint64_t timeout_ns) {
+static int nki_epoll_sleep(nki_epoll *ep, void *evs, int max, uint64_t timeout_ns) {
     bool is_exact = timeout_ns == NKI_NEVER || timeout_ns % NKI_NS_PER_MS == 0;
     if (!is_exact && ep->has_pwait2) {
         nki_epoll_time time;
@@ -161,16 +178,15 @@ static int nki_epoll_wait(nki_poller *p, netkit_poll_event *events, int max, uin
     nki_epoll *ep = (nki_epoll *)p->state;
     /* More than the kernel's EP_MAX_EVENTS is EINVAL to it. */
     int most = NKI_MIN(max, INT_MAX / (int)sizeof(netkit_poll_event));
-    struct epoll_event *records = (struct epoll_event *)(void *)events;
-    int n = nki_epoll_sleep(ep, records, most, timeout_ns);
+    int n = nki_epoll_sleep(ep, events, most, timeout_ns);
     if (NKI_UNLIKELY(n < 0)) {
         return errno == EINTR ? 0 : nki_os_error();
     }
     const char *bytes = (const char *)(const void *)events;
     for (size_t i = (size_t)n; i-- > 0;) {
-        struct epoll_event ev;
+        nki_epoll_event ev;
         memcpy(&ev, bytes + i * sizeof(ev), sizeof(ev));
-        events[i].data = ev.data.u64;
+        events[i].data = ev.data;
         events[i].events = ev.events;
     }
     return n;

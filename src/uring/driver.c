@@ -8,11 +8,6 @@
 
 #if NKI_HAS_URING
 
-/* Whether this process is not the one that made the ring. */
-static bool nki_u_is_child(const nki_u *u) {
-    return u->guard != NULL && *(const volatile unsigned char *)u->guard == 0;
-}
-
 static void nki_u_guard_open(nki_u *u) {
 #if defined(MADV_WIPEONFORK)
     void *page = NKI_SYS_mmap((size_t)1, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -39,6 +34,7 @@ static const char *nki_u_errno_name(int os_code) {
     case ENOSYS: return "ENOSYS";
     case ENOMEM: return "ENOMEM";
     case EINVAL: return "EINVAL";
+    case EOPNOTSUPP: return "EOPNOTSUPP";
     case EMFILE: return "EMFILE";
     case ENFILE: return "ENFILE";
     default: return "errno";
@@ -74,22 +70,24 @@ static int nki_u_refused(netkit_loop *loop, const char *where, int os_code) {
     snprintf(loop->why, sizeof loop->why, "io_uring refused: %s (%d) at %s%s",
              nki_u_errno_name(os_code), os_code, where, hint);
     errno = os_code;
-    bool is_missing =
-        os_code == EPERM || os_code == EACCES || os_code == ENOSYS || os_code == EINVAL;
+    bool is_missing = os_code == EPERM || os_code == EACCES || os_code == ENOSYS ||
+                      os_code == EINVAL || os_code == EOPNOTSUPP;
     return is_missing ? (int)NETKIT_E_NOSYS : netkit_error_from_os(os_code);
 }
 
 /* ---- life ---- */
 
-static void nki_u_setup(nki_u *u) {
+static void nki_u_setup(const netkit_loop *loop, nki_u *u) {
     u->pool.count = NKI_POOL_COUNT;
     u->pool.size = NKI_POOL_SIZE;
     u->want_first = NKI_NO_SLOT;
     u->want_last = NKI_NO_SLOT;
     u->lent = NKI_POOL_NONE;
-    u->has_recv_multishot = u->ring.has_op[NKI_URING_OP_6_0];
-    u->has_accept_multishot = u->ring.has_op[NKI_URING_OP_5_19];
+    u->has_recv_multishot = nki_uring_has(&u->ring, NKI_URING_OP_6_0);
+    u->has_accept_multishot = nki_uring_has(&u->ring, NKI_URING_OP_5_19);
     u->has_skip = (u->ring.features & NKI_URING_FEAT_CQE_SKIP) != 0;
+    u->has_zerocopy =
+        loop->desc.ring_zerocopy_min != 0 && nki_uring_has(&u->ring, NKI_URING_SEND_ZC);
 }
 
 static int nki_u_open(netkit_loop *loop) {
@@ -98,8 +96,11 @@ static int nki_u_open(netkit_loop *loop) {
     if (u == NULL) {
         return nki_u_refused(loop, "malloc", ENOMEM);
     }
-    int os_code = nki_uring_open(&u->ring, &where);
-    bool is_old = (u->ring.flags & NKI_URING_SETUP_DEFER_TASKRUN) == 0;
+    u->wish.sqpoll_ms = loop->desc.ring_sqpoll_ms;
+    u->wish.sqpoll_cpu = loop->desc.ring_sqpoll_cpu;
+    u->wish.napi_us = loop->desc.ring_napi_us;
+    int os_code = nki_uring_open(&u->ring, &u->wish, &where);
+    bool is_old = (u->ring.flags & NKI_URING_SETUP_DEFER_TASKRUN) == 0 && u->wish.sqpoll_ms == 0;
     if (os_code == 0 && is_old && loop->desc.backend == NETKIT_BACKEND_FASTEST) {
         nki_uring_close(&u->ring);
         where = "DEFER_TASKRUN";
@@ -114,7 +115,7 @@ static int nki_u_open(netkit_loop *loop) {
         nki_free(&loop->allocator, u, sizeof *u);
         return nki_u_refused(loop, where, os_code);
     }
-    nki_u_setup(u);
+    nki_u_setup(loop, u);
     nki_u_guard_open(u);
     loop->driver_state = u;
     return NETKIT_OK;
@@ -169,7 +170,7 @@ static int nki_u_rebind(netkit_loop *loop) {
     if (u->pool.held != 0) {
         return NETKIT_E_NOMEM;
     }
-    int os_code = nki_uring_open(&fresh, &where);
+    int os_code = nki_uring_open(&fresh, &u->wish, &where);
     if (os_code != 0) {
         errno = os_code;
         return nki_os_error();
@@ -228,6 +229,7 @@ static void nki_u_lose(netkit_loop *loop, nki_u *u) {
     for (uint32_t i = 0; i < loop->sources.capacity && (i >> NKI_SLAB_BITS) < u->slabs_count; i++) {
         nki_source *source = (nki_source *)(void *)nki_slots_at(&loop->sources, i);
         nki_u_slot *s = nki_u_at(u, i);
+        s->state |= s->is_lending ? NKI_U_RESET : 0; /* else lent memory waits in the socket */
         s->busy = 0;
         if (source->token != 0 && (s->state & NKI_U_CLOSING) != 0) {
             nki_u_finish(loop, source, s);
@@ -235,10 +237,23 @@ static void nki_u_lose(netkit_loop *loop, nki_u *u) {
     }
 }
 
+/* A loop that is being destroyed waits for its operations to end, but not without bounds: neither
+ * for a kernel that says EAGAIN for ever nor for an end that never comes. */
+static bool nki_u_is_overdue(nki_u *u) {
+    uint64_t now = nki_os_now_ns();
+    if (u->quiet_ns == 0 || nki_uring_unread(&u->ring) != 0) {
+        u->quiet_ns = now;
+    }
+    return now - u->quiet_ns > NKI_U_DESTROY_NS;
+}
+
 static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
     nki_u *u = nki_u_of(loop);
     if (NKI_UNLIKELY(u->is_lost)) {
         return 0;
+    }
+    if (NKI_UNLIKELY(loop->is_destroying && u->quiet_ns != 0 && u->batch == 0)) {
+        timeout_ns = NKI_NS_PER_MS; /* it has looked already: no need to spin */
     }
     if (nki_u_is_child(u)) {
         errno = ENOSYS;
@@ -255,7 +270,7 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
         }
         os_code = nki_u_enter(loop, u, timeout_ns);
     }
-    if (NKI_UNLIKELY(os_code != 0 && loop->is_destroying)) {
+    if (NKI_UNLIKELY(loop->is_destroying) && (os_code != 0 || nki_u_is_overdue(u))) {
         nki_u_lose(loop, u);
         return 0;
     }
@@ -393,6 +408,8 @@ static void nki_u_shut(netkit_loop *loop, nki_source *source, bool reset) {
     }
     if (s->busy == 0 || is_child) {
         nki_u_finish(loop, source, s);
+    } else {
+        nki_u_stop_lending(source, s);
     }
 }
 
@@ -562,6 +579,23 @@ static int nki_u_read_now(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *
     return n;
 }
 
+/* Unix conns are polled and read by calls, so here as well. */
+static int nki_u_read_fds(netkit_loop *loop, nki_conn *c, size_t max, uintptr_t *fds,
+                          size_t *count) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, &c->source);
+    nki_u_reclaim(loop, u);
+    int n = nki_r_read_fds(loop, c, max, fds, count);
+    if (n == NETKIT_E_EOF) {
+        s->state |= NKI_U_ENDED;
+    }
+    if (n == NETKIT_E_AGAIN || n == NETKIT_E_EOF) {
+        c->source.ready = 0;
+        nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
+    }
+    return n;
+}
+
 static int nki_u_read_odd(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *s, size_t max) {
     if (s->blob != NULL) {
         size_t len = nki_u_blob_len(s->blob);
@@ -621,6 +655,24 @@ static int nki_u_read(netkit_loop *loop, nki_conn *c, size_t max) {
     return (int)n;
 }
 
+/* A buffer whose only bytes are the span's goes to the user, unless it is nearly empty. */
+static int nki_u_keep(netkit_loop *loop, uint64_t room, nki_block **out) {
+    nki_u *u = nki_u_of(loop);
+    const unsigned char *span = (const unsigned char *)loop->span.data;
+    if (u->lent == NKI_POOL_NONE || loop->span.len <= u->pool.size / 4) {
+        return nki_keep_shared(loop, room, out);
+    }
+    const unsigned char *data = nki_pool_data(&u->pool, u->lent);
+    if ((uintptr_t)span < (uintptr_t)data || (uintptr_t)span >= (uintptr_t)data + u->pool.size) {
+        return nki_keep_shared(loop, room, out);
+    }
+    if (room < u->pool.size) {
+        return NETKIT_E_FULL;
+    }
+    *out = nki_pool_swap(&u->pool, u->lent, loop->keeper);
+    return *out == NULL ? (int)NETKIT_E_NOMEM : NETKIT_OK;
+}
+
 static int nki_u_send_failed(nki_u_slot *s) {
     errno = s->send_error;
     s->send_error = 0;
@@ -631,6 +683,40 @@ static int nki_u_send_failed(nki_u_slot *s) {
  * than this. Alone, a send by a call costs less than the second look for its completion. */
 static bool nki_u_is_later(const netkit_loop *loop, const nki_u *u) {
     return u->batch > 2 && loop->is_running && !loop->is_flushing;
+}
+
+/* What stands before the first chunk that is lent to the kernel goes by calls, within the turn's
+ * budget. Returns NETKIT_OK: that chunk is the first, or the conn is stalled; or an error. */
+static int nki_u_flush_before(netkit_loop *loop, const nki_u *u, nki_conn *c, const nki_u_slot *s) {
+    uint64_t sent = 0;
+    while (c->out != NULL && !nki_u_is_lendable(loop, u, c, s, c->out)) {
+        if (sent >= loop->desc.conn_budget) {
+            c->flags |= NKI_C_STALLED;
+            c->source.ready = (uint16_t)(c->source.ready | NETKIT_POLL_WRITE);
+            nki_enqueue_later(loop, &c->source);
+            return NETKIT_OK;
+        }
+        int n = nki_r_send_some(c, nki_u_lent_min(loop, u, c, s));
+        if (n < 0) {
+            c->flags |= n == NETKIT_E_AGAIN ? (uint32_t)NKI_C_STALLED : 0u;
+            return n == NETKIT_E_AGAIN ? NETKIT_OK : n;
+        }
+        sent += (uint64_t)n;
+        nki_out_sent(loop, c, (size_t)n);
+    }
+    return NETKIT_OK;
+}
+
+static int nki_u_flush_lending(netkit_loop *loop, const nki_u *u, nki_conn *c,
+                               const nki_u_slot *s) {
+    int error = nki_u_flush_before(loop, u, c, s);
+    if (error == NETKIT_OK && c->out != NULL && (c->flags & NKI_C_STALLED) == 0) {
+        if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {
+            return nki_os_error();
+        }
+        c->flags |= NKI_C_STALLED;
+    }
+    return error;
 }
 
 /* One small chunk goes with the next wait; the rest, and between turns all, by calls. */
@@ -651,13 +737,16 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
         }
         return NETKIT_OK;
     }
-    bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX;
+    bool is_small = first->next == NULL && first->end - first->begin <= NKI_U_SEND_MAX &&
+                    !nki_out_is_alone(first);
     int error = NETKIT_OK;
     if (is_small && nki_u_is_later(loop, u) && first->end != first->begin) {
         if (NKI_FAIL(send) && !nki_u_is_passing(errno)) {
             return nki_os_error();
         }
         c->flags |= NKI_C_STALLED;
+    } else if (NKI_UNLIKELY(u->has_zerocopy)) {
+        error = nki_u_flush_lending(loop, u, c, s);
     } else {
         error = nki_r_flush(loop, c);
     }
@@ -685,6 +774,7 @@ static int nki_u_queue(netkit_loop *loop, nki_conn *c, const void *data, size_t 
     chunk->begin = 0;
     chunk->end = len;
     chunk->capacity = NKI_SMALL_CHUNK_SIZE - sizeof *chunk;
+    chunk->file = 0;
     chunk->release = NULL;
     memcpy(chunk + 1, data, len);
     c->out = chunk;
@@ -749,14 +839,24 @@ static const nki_driver *nki_uring_driver(void) {
         nki_u_connected,
         nki_u_read,
         NULL,
+        nki_u_keep,
         nki_u_flush,
         nki_u_send,
         nki_r_half_close,
+        nki_r_file_open,
+        nki_os_abandon,
         nki_r_local,
         nki_r_remote,
         nki_r_set_option,
         nki_r_get_option,
         nki_os_code,
+        nki_u_read_fds,
+        nki_r_dup,
+        nki_r_credentials,
+        nki_r_unlink,
+        nki_r_process,
+        nki_r_set_text,
+        nki_r_get_text,
     };
     return &driver;
 }

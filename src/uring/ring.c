@@ -43,6 +43,19 @@ static void nki_uring_close(nki_uring *r) {
 
 /* ---- setting up ---- */
 
+/* The same with a thread of the kernel that submits: it refuses the flags for deferring work. */
+static uint32_t nki_uring_step_polled(unsigned step) {
+    const uint32_t least =
+        NKI_URING_SETUP_CQSIZE | NKI_URING_SETUP_DISABLED | NKI_URING_SETUP_SQPOLL;
+    const uint32_t best = least | NKI_URING_SETUP_SUBMIT_ALL | NKI_URING_SETUP_SINGLE_ISSUER;
+    switch (step) {
+    case 0: return best | NKI_URING_SETUP_NO_SQARRAY;
+    case 1: return best;
+    case 2: return least;
+    default: return 0;
+    }
+}
+
 /* Flags, best first. Returns 0 beyond the last step. */
 static uint32_t nki_uring_step(unsigned step) {
     const uint32_t least = NKI_URING_SETUP_CQSIZE | NKI_URING_SETUP_DISABLED;
@@ -62,20 +75,26 @@ static uint32_t nki_uring_step(unsigned step) {
 
 /* Down the ladder while the kernel does not know a flag, and then in size while it has no memory.
  * Returns 0 or an errno. */
-static int nki_uring_setup(nki_uring *r, nki_uring_params *p) {
+static int nki_uring_setup(nki_uring *r, nki_uring_params *p, const nki_uring_wish *wish) {
+    uint32_t (*flags_of)(unsigned) = wish->sqpoll_ms != 0 ? nki_uring_step_polled : nki_uring_step;
     uint32_t entries = NKI_URING_SQ_ENTRIES;
     unsigned step = 0;
     while (entries >= NKI_URING_SQ_LEAST) {
         memset(p, 0, sizeof *p);
-        p->flags = nki_uring_step(step);
+        p->flags = flags_of(step);
+        p->sq_thread_idle = wish->sqpoll_ms;
+        if (wish->sqpoll_ms != 0 && wish->sqpoll_cpu != 0) {
+            p->flags |= NKI_URING_SETUP_SQ_AFF;
+            p->sq_thread_cpu = wish->sqpoll_cpu - 1;
+        }
         p->cq_entries = entries * (NKI_URING_CQ_ENTRIES / NKI_URING_SQ_ENTRIES);
         r->fd = NKI_SYS_io_uring_setup(entries, p);
         if (r->fd >= 0) {
             r->flags = p->flags;
-            r->features = p->features;
+            r->features = (uint32_t)NKI_MASK(io_uring_features, p->features);
             return 0;
         }
-        if (errno == EINVAL && nki_uring_step(step + 1) != 0) {
+        if (errno == EINVAL && flags_of(step + 1) != 0) {
             step++;
         } else if (errno == ENOMEM) {
             entries /= 4;
@@ -144,10 +163,11 @@ static int nki_uring_ask(nki_uring *r) {
         return errno;
     }
     for (size_t i = 0; i < NKI_COUNT(probe.ops) && i <= probe.last_op; i++) {
-        r->has_op[i] = (probe.ops[i].flags & 1u) != 0;
+        r->ops |= (uint64_t)(probe.ops[i].flags & 1u) << i;
     }
+    r->ops = NKI_MASK(io_uring_ops, r->ops);
     for (size_t i = 0; i < NKI_COUNT(needed); i++) {
-        if (!r->has_op[needed[i]]) {
+        if (!nki_uring_has(r, needed[i])) {
             return ENOSYS;
         }
     }
@@ -158,13 +178,23 @@ static int nki_uring_ask(nki_uring *r) {
     return 0;
 }
 
+/* Poll the device while waiting. Only a kernel with that built in knows the call. */
+static int nki_uring_set_napi(const nki_uring *r, uint32_t busy_poll_us) {
+    nki_uring_napi napi;
+    memset(&napi, 0, sizeof napi);
+    napi.busy_poll_us = busy_poll_us;
+    return NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_NAPI, &napi, 1u) != 0 ? errno : 0;
+}
+
 /* Make one. Returns 0 or an errno, and then *where names the call that failed. */
-static int nki_uring_open(nki_uring *r, const char **where) {
+static int nki_uring_open(nki_uring *r, const nki_uring_wish *wish, const char **where) {
     nki_uring_params params;
     nki_uring_init(r);
-    *where = "io_uring_setup";
-    int error = nki_uring_setup(r, &params);
-    if (error == 0 && (params.features & NKI_URING_FEAT_NEEDED) != NKI_URING_FEAT_NEEDED) {
+    *where = wish->sqpoll_ms != 0 ? "io_uring_setup with a polling thread" : "io_uring_setup";
+    /* That thread is one more that shares memory with us. */
+    bool is_alone = wish->sqpoll_ms != 0 && !NKI_HAS_THREADS;
+    int error = is_alone ? ENOSYS : nki_uring_setup(r, &params, wish);
+    if (error == 0 && (r->features & NKI_URING_FEAT_NEEDED) != NKI_URING_FEAT_NEEDED) {
         error = ENOSYS;
     }
     if (error == 0) {
@@ -174,6 +204,10 @@ static int nki_uring_open(nki_uring *r, const char **where) {
     if (error == 0) {
         *where = "io_uring_register or io_uring_enter";
         error = nki_uring_ask(r);
+    }
+    if (error == 0 && wish->napi_us != 0) {
+        *where = "busy polling of the network device";
+        error = nki_uring_set_napi(r, wish->napi_us);
     }
     if (error != 0) {
         nki_uring_close(r);
@@ -210,7 +244,20 @@ static uint32_t nki_uring_unsubmitted(const nki_uring *r) {
 }
 
 static uint32_t nki_uring_unread(const nki_uring *r) {
-    return nki_atomic_load(r->cq_tail) - *r->cq_head;
+    uint32_t count = nki_atomic_load(r->cq_tail) - *r->cq_head;
+    return NKI_SYS_io_uring_cqes(count);
+}
+
+/* The kernel's thread takes what is filled in by itself, unless it has gone to sleep. Who has no
+ * place left waits until it has taken something. */
+static uint32_t nki_uring_poke(const nki_uring *r) {
+    if ((r->flags & NKI_URING_SETUP_SQPOLL) == 0) {
+        return 0;
+    }
+    nki_atomic_fence(); /* between our tail and its flag, as io_uring_setup(2) asks for */
+    bool is_asleep = (nki_atomic_load(r->sq_flags) & NKI_URING_SQ_NEED_WAKEUP) != 0;
+    bool is_full = nki_uring_unsubmitted(r) == r->sq_entries;
+    return (is_asleep ? NKI_URING_ENTER_SQ_WAKEUP : 0) | (is_full ? NKI_URING_ENTER_SQ_WAIT : 0);
 }
 
 /* Submit what is filled in, and wait for an event up to timeout_ns (0: only look). Returns 0, or
@@ -226,6 +273,7 @@ static int nki_uring_enter(nki_uring *r, uint64_t timeout_ns) {
         arg.time = (uint64_t)(uintptr_t)&time;
     }
     nki_atomic_store(r->sq_tail, r->sqe_tail);
+    flags |= nki_uring_poke(r);
     if (NKI_SYS_io_uring_enter(r->enter_fd, nki_uring_unsubmitted(r), timeout_ns != 0 ? 1u : 0u,
                                flags, &arg, sizeof arg) >= 0) {
         return 0;

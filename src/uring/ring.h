@@ -15,10 +15,13 @@ enum {
     NKI_URING_SEND = 26,
     NKI_URING_RECV = 27,
     NKI_URING_OP_5_19 = 45, /* SOCKET: multishot accept is there */
-    NKI_URING_OP_6_0 = 47   /* SEND_ZC: multishot receive is there */
+    NKI_URING_SEND_ZC = 47,
+    NKI_URING_OP_6_0 = 47 /* SEND_ZC: multishot receive is there */
 };
 
 /* io_uring_params.flags */
+#define NKI_URING_SETUP_SQPOLL (1u << 1)
+#define NKI_URING_SETUP_SQ_AFF (1u << 2)
 #define NKI_URING_SETUP_CQSIZE (1u << 3)
 #define NKI_URING_SETUP_DISABLED (1u << 6)
 #define NKI_URING_SETUP_SUBMIT_ALL (1u << 7)     /* 5.18 */
@@ -33,12 +36,15 @@ enum {
 #define NKI_URING_FEAT_SUBMIT_STABLE (1u << 2)
 #define NKI_URING_FEAT_FAST_POLL (1u << 5)
 #define NKI_URING_FEAT_EXT_ARG (1u << 8)
+#define NKI_URING_FEAT_RSRC_TAGS (1u << 10) /* 5.13: polls that go on are there */
 #define NKI_URING_FEAT_CQE_SKIP (1u << 11)
 #define NKI_URING_FEAT_NEEDED                                                            \
     (NKI_URING_FEAT_SINGLE_MMAP | NKI_URING_FEAT_NODROP | NKI_URING_FEAT_SUBMIT_STABLE | \
-     NKI_URING_FEAT_FAST_POLL | NKI_URING_FEAT_EXT_ARG)
+     NKI_URING_FEAT_FAST_POLL | NKI_URING_FEAT_EXT_ARG | NKI_URING_FEAT_RSRC_TAGS)
 
 #define NKI_URING_ENTER_GETEVENTS (1u << 0)
+#define NKI_URING_ENTER_SQ_WAKEUP (1u << 1)
+#define NKI_URING_ENTER_SQ_WAIT (1u << 2)
 #define NKI_URING_ENTER_EXT_ARG (1u << 3)
 #define NKI_URING_ENTER_REGISTERED (1u << 4)
 
@@ -48,11 +54,13 @@ enum {
     NKI_URING_REGISTER_RING = 20,
     NKI_URING_UNREGISTER_RING = 21,
     NKI_URING_REGISTER_BUFFERS = 22,
-    NKI_URING_UNREGISTER_BUFFERS = 23
+    NKI_URING_UNREGISTER_BUFFERS = 23,
+    NKI_URING_REGISTER_NAPI = 27 /* 6.9 */
 };
 
 #define NKI_URING_SQES_OFFSET 0x10000000
-#define NKI_URING_SQ_CQ_OVERFLOW (1u << 1) /* in the flags of the submission side */
+#define NKI_URING_SQ_NEED_WAKEUP (1u << 0) /* in the flags of the submission side */
+#define NKI_URING_SQ_CQ_OVERFLOW (1u << 1)
 
 /* io_uring_sqe.flags, .ioprio and .len of single operations */
 #define NKI_URING_SQE_BUFFER_SELECT (1u << 5)
@@ -61,10 +69,13 @@ enum {
 #define NKI_URING_RECV_POLL_FIRST (1u << 0)
 #define NKI_URING_RECV_MULTISHOT (1u << 1)
 #define NKI_URING_POLL_MULTISHOT (1u << 0)
+#define NKI_URING_SEND_ZC_REPORT (1u << 3) /* say in the notification whether it was a copy */
 
 /* io_uring_cqe.flags */
-#define NKI_URING_CQE_BUFFER (1u << 0) /* a buffer's number is in the upper half */
-#define NKI_URING_CQE_MORE (1u << 1)   /* the operation goes on */
+#define NKI_URING_CQE_BUFFER (1u << 0)    /* a buffer's number is in the upper half */
+#define NKI_URING_CQE_MORE (1u << 1)      /* the operation goes on */
+#define NKI_URING_CQE_NOTIF (1u << 3)     /* the memory of a zero-copy send is free */
+#define NKI_URING_NOTIF_COPIED (1u << 31) /* and was copied after all */
 
 typedef struct nki_uring_sqe {
     uint8_t opcode;
@@ -147,11 +158,28 @@ typedef struct nki_uring_buffers_reg {
     uint64_t reserved[3];
 } nki_uring_buffers_reg;
 
+typedef struct nki_uring_napi {
+    uint32_t busy_poll_us;
+    uint8_t is_preferred;
+    uint8_t opcode;
+    uint8_t reserved[2];
+    uint32_t op_param;
+    uint32_t reserved2;
+} nki_uring_napi;
+
+NKI_STATIC_ASSERT(napi_size, sizeof(nki_uring_napi) == 16);
 NKI_STATIC_ASSERT(sqe_size, sizeof(nki_uring_sqe) == 64);
 NKI_STATIC_ASSERT(cqe_size, sizeof(nki_uring_cqe) == 16);
 NKI_STATIC_ASSERT(params_size, sizeof(nki_uring_params) == 120);
 NKI_STATIC_ASSERT(buffer_size, sizeof(nki_uring_buffer) == 16);
 NKI_STATIC_ASSERT(buffers_reg_size, sizeof(nki_uring_buffers_reg) == 40);
+
+/* What is had on request only. */
+typedef struct nki_uring_wish {
+    uint32_t sqpoll_ms; /* a thread of the kernel submits, sleeping when idle for so long; 0 = no */
+    uint32_t sqpoll_cpu; /* on this processor, from 1; 0 = any */
+    uint32_t napi_us;    /* waits poll the network device for so long; 0 = no */
+} nki_uring_wish;
 
 typedef struct nki_uring {
     int fd;       /* -1 = none */
@@ -175,7 +203,11 @@ typedef struct nki_uring {
     size_t map_size;
     size_t sqes_size;
     bool is_enabled;
-    bool has_op[64];
+    uint64_t ops; /* NKI_URING_OP bits of those it knows */
 } nki_uring;
+
+static bool nki_uring_has(const nki_uring *r, unsigned op) {
+    return (r->ops >> op & 1u) != 0;
+}
 
 #endif /* NKI_HAS_URING */

@@ -28,8 +28,10 @@ enum {
     NKI_U_RESET = 2,        /* and then closed with a reset */
     NKI_U_EOF = 4,          /* the end has come, and waits behind what is parked */
     NKI_U_ENDED = 8,        /* and has been read: only an error can follow */
+    NKI_U_LENDING = 16,     /* a zero-copy send is done but for the release of its memory */
     NKI_U_TURNED_AWAY = 32, /* its receive is being cancelled */
-    NKI_U_POLLED = 64       /* never by a multishot receive */
+    NKI_U_POLLED = 64,      /* never by a multishot receive */
+    NKI_U_COPIED = 128      /* no zero-copy sends: the kernel copied, or has refused */
 };
 
 /* Bytes taken out of the buffers, or accepted sockets, that wait: first in, first out. */
@@ -43,9 +45,10 @@ typedef struct nki_u_blob {
 typedef struct nki_u_slot {
     uint32_t next; /* who wants: the slot behind this one */
     uint8_t want;
-    uint8_t busy; /* operations in flight, NKI_U_BIT of each */
-    uint8_t state;
-    uint8_t polls;  /* counted, 4 bits */
+    uint8_t busy;    /* operations in flight, NKI_U_BIT of each */
+    uint8_t polls;   /* counted, 4 bits */
+    bool is_lending; /* the send in flight, or the last one, is a zero-copy one */
+    uint16_t state;
     uint16_t first; /* buffers that are parked */
     uint16_t last;
     uint16_t error;      /* errno that reading or accepting will say, 0 = none */
@@ -54,6 +57,7 @@ typedef struct nki_u_slot {
     uint32_t bulk;       /* reads that go past the buffers because the last ones were large */
     uint32_t turn;       /* of the loop, in which */
     uint32_t taken;      /* bytes have come in by completions */
+    int32_t sent;        /* what a zero-copy send has said, whose memory is still out */
     nki_u_blob *blob;    /* older than what is parked */
 } nki_u_slot;
 
@@ -77,15 +81,24 @@ typedef struct nki_u {
     bool has_recv_multishot;
     bool has_accept_multishot;
     bool has_skip;
+    bool has_zerocopy; /* and it is wished for */
+    uint64_t quiet_ns; /* being destroyed: since when no completion has come, 0 = not yet */
+    nki_uring_wish wish;
     unsigned char *guard; /* a page that reads 0 in a forked child */
     nki_fd_table watched;
     uint64_t overflows; /* times the kernel had more completions than places */
     uint64_t starved;   /* receives that found no buffer */
     uint64_t arms;      /* receives begun */
+    uint64_t lendings;  /* zero-copy sends that kept their memory for a while */
 } nki_u;
 
 static nki_u *nki_u_of(const netkit_loop *loop) {
     return (nki_u *)loop->driver_state;
+}
+
+/* Whether this process is not the one that made the ring. */
+static bool nki_u_is_child(const nki_u *u) {
+    return u->guard != NULL && *(const volatile unsigned char *)u->guard == 0;
 }
 
 /* The driver's half of a slot that was attached. */

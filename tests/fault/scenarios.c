@@ -43,6 +43,78 @@ static void scenario_unix(void) {
     unlink(address + 5);
 }
 
+/* ---- descriptors over a unix conn ---------------------------------------------------- */
+
+static struct { int taken, answers; } scenario_pass_count;
+
+static size_t scenario_pass_take(netkit_loop *loop, netkit_conn conn, const void *data, size_t len,
+                                 void *user) {
+    (void)data;
+    (void)user;
+    torture_alive(conn);
+    for (size_t i = 0; i < 2 * len; i++) {
+        uintptr_t fd;
+        CHECK_OK(netkit_conn_take_fd(loop, conn, &fd)); /* before their byte is shown */
+        CHECK_EQ(close((int)fd), 0);
+        scenario_pass_count.taken++;
+    }
+    torture_told(netkit_conn_send(loop, conn, "yyyy", len));
+    return len;
+}
+
+static void scenario_pass_open(netkit_loop *loop, netkit_conn conn, void *user) {
+    uintptr_t fds[2] = {STDOUT_FILENO, STDOUT_FILENO};
+    torture_on_open(loop, conn, user);
+    for (int i = 0; i < 3; i++) {
+        if (!torture_told(netkit_conn_send_fds(loop, conn, "x", 1, fds, 2))) {
+            CHECK_OK(netkit_conn_abort(loop, conn)); /* it would wait for ever */
+            return;
+        }
+    }
+}
+
+static size_t scenario_pass_answer(netkit_loop *loop, netkit_conn conn, const void *data,
+                                   size_t len, void *user) {
+    (void)data;
+    (void)user;
+    torture_alive(conn);
+    scenario_pass_count.answers += (int)len;
+    if (scenario_pass_count.answers == 3) {
+        torture_told(netkit_conn_close(loop, conn));
+    }
+    return len;
+}
+
+/* A stale file is replaced, with a mode; each byte brings two descriptors. */
+static void scenario_pass(void) {
+    char address[160] = "unix:";
+    netkit_listen_desc listen;
+    netkit_connect_desc connect;
+    netkit_addr addr;
+    nkt_temp_path(address + 5, sizeof(address) - 5);
+    CHECK_EQ(mknod(address + 5, S_IFSOCK | 0600, 0), 0);
+    memset(&scenario_pass_count, 0, sizeof(scenario_pass_count));
+    memset(&listen, 0, sizeof(listen));
+    memset(&connect, 0, sizeof(connect));
+    listen.address = address;
+    listen.unix_replace = true;
+    listen.unix_mode = 0666;
+    listen.handler = torture_server_handler();
+    listen.handler.on_data = scenario_pass_take;
+    listen.conn.fds_max = 8;
+    listen.conn.recv_buffer = 20000;
+    connect.address = address;
+    connect.handler = torture_server_handler();
+    connect.handler.on_open = scenario_pass_open;
+    connect.handler.on_data = scenario_pass_answer;
+    if (torture_loop() && torture_listen(&listen, &addr) && torture_connect(&connect, NULL)) {
+        torture_drive(torture_all_closed);
+        torture.is_complete = torture_all_well(2) && scenario_pass_count.taken == 6 &&
+                              scenario_pass_count.answers == 3;
+    }
+    unlink(address + 5);
+}
+
 /* ---- dialling that fails --------------------------------------------------------- */
 
 /* A port nobody listens on: bound, so that nobody else gets it. */
@@ -209,15 +281,18 @@ static size_t scenario_lend_data(netkit_loop *loop, netkit_conn conn, const void
 }
 
 static void scenario_borrowed(void) {
+    netkit_loop_desc desc;
     netkit_listen_desc listen;
     netkit_connect_desc connect;
     netkit_addr addr;
     memset(&listen, 0, sizeof(listen));
     memset(&connect, 0, sizeof(connect));
     torture_fill(scenario_lent, 0, sizeof(scenario_lent));
+    memset(&desc, 0, sizeof(desc));
+    desc.ring_zerocopy_min = 10000;
     listen.address = "127.0.0.1:0";
     listen.handler = torture_server_handler();
-    if (!torture_loop() || !torture_listen(&listen, &addr)) {
+    if (!torture_loop_with(&desc) || !torture_listen(&listen, &addr)) {
         return;
     }
     connect.addr = &addr;
@@ -584,6 +659,7 @@ static const torture_scenario scenarios[] = {
     {"posts", scenario_posts, false},
     {"watches", scenario_watches, true},
     {"unix stream", scenario_unix, false},
+    {"descriptors over a unix conn", scenario_pass, false},
     {"adopt, handler, ext, timeouts", scenario_changes, true},
     {"refusals and aborts", scenario_ends, false},
     {"pull", scenario_pull, false},

@@ -47,7 +47,7 @@ static void torture_allocations(const torture_scenario *s) {
         torture_add(NULL, n, 0, false);
         torture_add(NULL, n, 0, true);
     }
-    torture_go(s, 600);
+    torture_go(s, 500);
 }
 
 /* An error that a retry loop of the library answers by trying again, for ever if it stays. */
@@ -57,8 +57,8 @@ static bool torture_is_passing(int os_error) {
 
 /* May the call say EAGAIN although it could do something? A level-triggered poller tells again. */
 static bool torture_may_be_again(const char *call) {
-    static const char *const calls[] = {"recv", "send", "sendmsg", "accept"};
-    for (size_t i = 0; nkt_backend == NETKIT_BACKEND_POLL && i < 4; i++) {
+    static const char *const calls[] = {"recv", "send", "sendmsg", "accept", "recvmsg"};
+    for (size_t i = 0; nkt_backend == NETKIT_BACKEND_POLL && i < 5; i++) {
         if (strcmp(calls[i], call) == 0) {
             return true;
         }
@@ -91,7 +91,7 @@ static void torture_calls(const torture_scenario *s) {
             torture_plan_call(call, nkt_call_counts[i] < 40 ? nkt_call_counts[i] : 40);
         }
     }
-    torture_go(s, 600);
+    torture_go(s, 500);
 }
 
 /* Z-01 G2 G11: in each scenario each allocation, once and from then on. */
@@ -111,7 +111,7 @@ NKT_LOOP_TEST(torture_each_call) {
 static const char *const torture_slow_calls[] = {
     "recv",         "send",   "sendmsg",       "accept",         "connect", "epoll_wait",
     "epoll_pwait2", "poll",   "close",         "read",           "write",   "open",
-    "getrandom",    "kevent", "kevent_change", "kevent_trigger",
+    "getrandom",    "kevent", "kevent_change", "kevent_trigger", "recvmsg",
 };
 
 /* Calls of close beyond one for each conn: on a port that was another test's a moment ago there may

@@ -941,9 +941,9 @@ NKT_LOOP_TEST(timers_ignore_the_wall_clock) {
     snprintf(command, sizeof(command),
              "env -u NKT_TALLY -u B -u LONG V=1 NKT_SHOW_HIDDEN=1 LTIMER_BACKEND=%s "
              "FAKETIME_TIMESTAMP_FILE='%s' FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1 "
-             "DONT_FAKE_MONOTONIC=1 LD_PRELOAD='%s' '%s' "
+             "DONT_FAKE_MONOTONIC=1 LD_PRELOAD='%s' %s '%s' "
              "T=ltimers_under_a_jumping_wall_clock SEED=1 2>&1",
-             nkt_backend_name, path, library, nkt_program);
+             nkt_backend_name, path, library, nkt_emulator(), nkt_program);
     f = popen(command, "r");
     CHECK(f != NULL);
     len = fread(out, 1, sizeof(out) - 1, f);

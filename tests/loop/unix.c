@@ -1,5 +1,7 @@
 /* Conns over paths and abstract names. */
 #include "support.h"
+#include "support_loop.h"
+#include <sys/stat.h>
 
 /* A path as long as the system takes: "unix:" and 107 bytes. */
 static void unix_long_path(char *out, size_t size, size_t len) {
@@ -211,5 +213,185 @@ NKT_LOOP_TEST(unix_data_in_pieces) {
     CHECK_EQ(close(fds[1]), 0);
     SUP_UNTIL(loop, end.closes == 1);
     CHECK_STR(end.trace, "odec");
+    nkt_loop_done(loop);
+}
+
+/* ---- the file of a listener ------------------------------------------------------- */
+
+static bool unix_is_there(const char *path) {
+    struct stat st;
+    return lstat(path, &st) == 0;
+}
+
+/* An address on a fresh path, and a desc for it. */
+static netkit_listen_desc unix_listen_desc(char *path, size_t size, char *address, sup_end *end) {
+    netkit_handler handler = sup_handler();
+    netkit_listen_desc desc;
+    nkt_temp_path(path, size);
+    snprintf(address, size + 5, "unix:%s", path);
+    sup_end_init(end);
+    desc = sup_listen_desc(&handler, end);
+    desc.address = address;
+    return desc;
+}
+
+/* A socket's file with nobody behind it. */
+static void unix_leave(const char *path) {
+    struct sockaddr_un un;
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    memset(&un, 0, sizeof(un));
+    un.sun_family = AF_UNIX;
+    snprintf(un.sun_path, sizeof(un.sun_path), "%.100s", path);
+    CHECK(fd >= 0);
+    CHECK_EQ(bind(fd, (const struct sockaddr *)&un, sizeof(un)), 0);
+    CHECK_EQ(close(fd), 0);
+}
+
+/* UX04 SD22 X-03: a left over file gives way when it is asked for; a listener that is alive does
+ * not, and goes on serving. */
+NKT_LOOP_TEST(unix_listener_replaces) {
+    netkit_loop *loop = nkt_loop();
+    char path[160], address[170];
+    netkit_listen_desc desc;
+    netkit_connect_desc connect_desc;
+    netkit_listener listener;
+    sup_end end, client;
+    desc = unix_listen_desc(path, sizeof(path), address, &end);
+    unix_leave(path);
+    CHECK_ERR(netkit_listen(loop, &desc, NULL), NETKIT_E_ADDRINUSE);
+    desc.unix_replace = true;
+    CHECK_OK(netkit_listen(loop, &desc, &listener));
+    for (int i = 0; i < 3; i++) {
+        CHECK_ERR(netkit_listen(loop, &desc, NULL), NETKIT_E_ADDRINUSE);
+    }
+    sup_settle(loop);
+    CHECK_EQ(end.opens, 0); /* the question whether it is alive is no connection */
+    sup_end_init(&client);
+    connect_desc = sup_connect_desc(address, &client);
+    CHECK_OK(netkit_connect(loop, &connect_desc, NULL));
+    SUP_UNTIL(loop, client.opens == 1 && end.opens == 1);
+    CHECK_OK(netkit_listener_close(loop, listener));
+    CHECK(!unix_is_there(path));
+    nkt_loop_done(loop);
+}
+
+/* UX06 X-03: the file goes when the listener closes or its loop ends; not when it is to be kept,
+ * nor when another has come to its place; no port or abstract name minds. */
+NKT_LOOP_TEST(unix_listener_unlinks) {
+    for (int how = 0; how < 5; how++) {
+        netkit_loop *loop = nkt_loop();
+        char path[160], address[170], aside[170];
+        netkit_listen_desc desc;
+        netkit_listener listener;
+        sup_end end;
+        desc = unix_listen_desc(path, sizeof(path), address, &end);
+        desc.unix_keep = how == 1;
+        desc.unix_replace = true;
+        CHECK_OK(netkit_listen(loop, &desc, &listener));
+        CHECK(unix_is_there(path));
+        snprintf(aside, sizeof(aside), "%s-aside", path);
+        if (how >= 2 && how < 4) {
+            CHECK_EQ(rename(path, aside), 0);
+            unix_leave(path);
+        }
+        if (how == 3) { /* a successor in its place */
+            CHECK_OK(netkit_listen(loop, &desc, NULL));
+        }
+        if (how != 4) {
+            CHECK_OK(netkit_listener_close(loop, listener));
+            CHECK_EQ(unix_is_there(path), how != 0);
+        }
+        CHECK_OK(netkit_listener_close(loop, listener));
+        CHECK_EQ(unix_is_there(path), how >= 1 && how < 4);
+        nkt_loop_done(loop);
+        CHECK_EQ(unix_is_there(path), how == 1 || how == 2);
+        CHECK_EQ(unix_is_there(aside), how == 2 || how == 3);
+    }
+    netkit_loop *loop = nkt_loop();
+    char path[160], address[170];
+    netkit_listen_desc desc;
+    sup_end end;
+    desc = unix_listen_desc(path, sizeof(path), address, &end);
+    CHECK_OK(netkit_listen(loop, &desc, NULL));
+    nkt_loop_done(loop); /* never closed by hand */
+    CHECK(!unix_is_there(path));
+}
+
+/* UX06: a process that was forked off takes nothing away, whatever it does with its copy. */
+NKT_LOOP_TEST(unix_listener_of_the_parent) {
+    netkit_loop *loop = nkt_loop();
+    char path[160], address[170];
+    netkit_listen_desc desc;
+    netkit_listener listener;
+    sup_end end;
+    int status;
+    desc = unix_listen_desc(path, sizeof(path), address, &end);
+    CHECK_OK(netkit_listen(loop, &desc, &listener));
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        _exit(netkit_listener_close(loop, listener) == NETKIT_OK ? 0 : 1);
+    }
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK(unix_is_there(path));
+    CHECK_OK(netkit_listener_close(loop, listener));
+    CHECK(!unix_is_there(path));
+    nkt_loop_done(loop);
+}
+
+/* UX05 UX06: mode as asked for; a listener that does not come to be leaves no file. */
+NKT_LOOP_TEST(unix_listener_mode_and_failure) {
+    netkit_loop *loop = nkt_loop();
+    char path[160], address[170];
+    netkit_listen_desc desc;
+    sup_end end;
+    struct stat st;
+    desc = unix_listen_desc(path, sizeof(path), address, &end);
+    desc.unix_mode = 01660;
+    CHECK_ERR(netkit_listen(loop, &desc, NULL), NETKIT_E_INVALID);
+    CHECK(!unix_is_there(path));
+    desc.unix_mode = 0626;
+    int fds = nkt_open_fds();
+    for (int n = 1, fails = 1; fails; n++) {
+        nkt_alloc_fail_at((uint64_t)n, false);
+        int rc = netkit_listen(loop, &desc, NULL);
+        fails = nkt_alloc_faults() != 0;
+        nkt_alloc_fail_at(0, false);
+        CHECK(!fails || rc == NETKIT_E_NOMEM);
+        CHECK_EQ(unix_is_there(path), rc == NETKIT_OK);
+        CHECK(rc == NETKIT_OK || nkt_open_fds() == fds);
+    }
+    CHECK_EQ(lstat(path, &st), 0);
+    CHECK_EQ(st.st_mode & 0777, 0626);
+    desc = unix_listen_desc(path, sizeof(path), address, &end);
+    nkt_fault_at("listen", 1, ENOBUFS, false);
+    CHECK_ERR(netkit_listen(loop, &desc, NULL), NETKIT_E_NOMEM);
+    nkt_fault_clear();
+    CHECK(!unix_is_there(path));
+    nkt_loop_done(loop);
+}
+
+/* UX06: a file that cannot be removed is logged, and the listener closes all the same. */
+NKT_LOOP_TEST(unix_listener_cannot_unlink) {
+    netkit_loop_desc loop_desc;
+    char path[160], address[170];
+    netkit_listen_desc desc;
+    netkit_listener listener;
+    sup_end end;
+    tl_log log;
+    memset(&log, 0, sizeof(log));
+    memset(&loop_desc, 0, sizeof(loop_desc));
+    loop_desc.logger = tl_logger(&log);
+    netkit_loop *loop = nkt_loop_with(&loop_desc);
+    desc = unix_listen_desc(path, sizeof(path), address, &end);
+    CHECK_OK(netkit_listen(loop, &desc, &listener));
+    nkt_fault_at("unlink", 1, EROFS, false);
+    CHECK_OK(netkit_listener_close(loop, listener));
+    nkt_fault_clear();
+    CHECK_EQ(log.lines[NETKIT_LOGID_OS_ERROR], 1);
+    CHECK_EQ(log.os_code[NETKIT_LOGID_OS_ERROR], EROFS);
+    CHECK(unix_is_there(path));
+    SUP_UNTIL(loop, netkit_loop_objects(loop) == 0);
     nkt_loop_done(loop);
 }

@@ -20,9 +20,13 @@ static netkit_allocator timers_allocator;
 
 static timers_model *timers_model_new(uint64_t now) {
     timers_model *m = (timers_model *)calloc(1, sizeof(*m));
+    uint32_t i;
     timers_allocator = nkt_allocator();
     nki_timers_init(&m->queue, &timers_allocator);
     m->now = now;
+    for (i = 0; i < TIMERS_MODEL_MAX; i++) {
+        m->nodes[i].is_lasting = nkt_random() % 2 == 0;
+    }
     return m;
 }
 
@@ -396,6 +400,166 @@ NKT_TEST(timers_keep_the_wheel_when_one_is_far) {
     CHECK_EQ(m->queue.soon_count, 0);
     while (m->count > 0) {
         timers_model_fire(m);
+    }
+    timers_model_free(m);
+}
+
+/* ---- what the queue looks like inside ---- */
+
+/* The chain of a slot: no node lies after its time. Returns how many chunks it has. */
+static uint32_t timers_check_slot(nki_timers *t, uint32_t slot, uint32_t *places, uint32_t *nodes) {
+    uint32_t end = t->slots[slot], chunks = 0;
+    bool filled = (t->filled[slot / NKI_TIMER_SLOTS] >> slot % NKI_TIMER_SLOTS & 1) != 0;
+    CHECK(filled == (end != 0));
+    while (end != 0) {
+        uint32_t chunk = (end - 1) / NKI_TIMER_CHUNK;
+        uint32_t i;
+        for (i = chunk * NKI_TIMER_CHUNK; i < end; i++) {
+            *places += 1;
+            if (nki_timers_is_at(t, i)) {
+                nki_timer_node *n = t->pool[i];
+                CHECK(n->slot == slot);
+                CHECK(nki_timers_tick(n->due_ns) >= nki_timers_slot_start(t, slot));
+                *nodes += 1;
+            }
+        }
+        chunks++;
+        end = t->before[chunk] * NKI_TIMER_CHUNK;
+    }
+    return chunks;
+}
+
+/* All adds up, and no chunk is lost or in two chains. */
+static void timers_check_inside(nki_timers *t) {
+    uint32_t slot, places = 0, nodes = t->soon_count, chunks = 0, chunk;
+    for (slot = 0; slot < NKI_TIMER_LEVELS * NKI_TIMER_SLOTS; slot++) {
+        chunks += timers_check_slot(t, slot, &places, &nodes);
+    }
+    for (chunk = t->chunk_free; chunk != 0; chunk = t->before[chunk - 1]) {
+        chunks++;
+        CHECK(chunks <= t->chunk_used);
+    }
+    CHECK_EQ(nodes, t->count);
+    CHECK_EQ(places, t->places);
+    CHECK_EQ(chunks, t->chunk_used);
+    CHECK(places <= nki_timers_places_max(t->capacity));
+    CHECK(chunks <= nki_timers_chunks_for(nki_timers_places_max(t->capacity)));
+}
+
+/* A due time in any slot there is, as the wheel stands. */
+static uint64_t timers_due_in_any_slot(const nki_timers *t) {
+    uint32_t slot = (uint32_t)(nkt_random() % (NKI_TIMER_LEVELS * NKI_TIMER_SLOTS));
+    uint64_t tick = nki_timers_slot_start(t, slot);
+    return (tick << NKI_TIMER_TICK_BITS) + nkt_random() % (1 << NKI_TIMER_TICK_BITS);
+}
+
+/* Restart or stop and start one, with luck to an earlier slot. Returns whether that swept. */
+static bool timers_make_hole(timers_model *m, uint32_t node) {
+    uint32_t places = m->queue.places;
+    if (nkt_random() % 4 == 0) {
+        timers_model_stop(m, node);
+    }
+    if (nkt_random() % 3 == 0) {
+        timers_model_start(m, node, m->now + 3600 * (uint64_t)NKI_NS_PER_S);
+    } else {
+        timers_model_start(m, node, timers_due_in_any_slot(&m->queue));
+    }
+    return places >= nki_timers_places_max(m->queue.capacity) - 1 && m->queue.places < places - 1;
+}
+
+/* M-04: with more nodes leaving slots than there are places, holes are swept away, seldom and
+ * with nothing lost, and what fires is what a sorted array says. */
+NKT_TEST(timers_sweep_up_holes) {
+    static const uint32_t lives[] = {5, 16, 100, TIMERS_MODEL_MAX};
+    uint64_t ops = nkt_scale(1000000, 100000), i;
+    uint32_t k;
+    for (k = 0; k < NKI_COUNT(lives); k++) {
+        timers_model *m = timers_model_new(nkt_random() >> 4);
+        uint32_t sweeps = 0, far = 0;
+        for (i = 0; i < ops; i++) {
+            sweeps += timers_make_hole(m, (uint32_t)(nkt_random() % lives[k]));
+            if (i % 1024 == 0) {
+                timers_check_inside(&m->queue);
+            }
+            if (i % (16 * lives[k]) == 0) {
+                timers_model_fire(m);
+                far++;
+            }
+        }
+        CHECK(far > 0 && sweeps <= ops / m->queue.capacity);
+        CHECK(lives[k] < m->queue.capacity || sweeps > 10);
+        while (m->count > 0) {
+            timers_model_fire(m);
+            timers_check_inside(&m->queue);
+        }
+        timers_model_free(m);
+    }
+}
+
+/* M-04: a stopped node's memory is its owner's at once, whatever it has left behind. */
+NKT_TEST(timers_forget_a_stopped_node) {
+    nki_timer_node *nodes[64];
+    nki_timers queue;
+    uint32_t i, k;
+    memset(nodes, 0, sizeof(nodes));
+    timers_allocator = nkt_allocator();
+    nki_timers_init(&queue, &timers_allocator);
+    for (i = 0; i < 100000; i++) {
+        nki_timer_node **n = &nodes[nkt_random() % NKI_COUNT(nodes)];
+        if (*n == NULL) {
+            *n = (nki_timer_node *)calloc(1, sizeof(**n));
+            CHECK_OK(nki_timers_start(&queue, *n, timers_due_in_any_slot(&queue)));
+            nki_timers_restart(&queue, *n, timers_due_in_any_slot(&queue));
+        } else {
+            nki_timers_stop(&queue, *n);
+            memset(*n, 0xA5, sizeof(**n));
+            free(*n);
+            *n = NULL;
+        }
+        if (i % 64 == 0 && nki_timers_first(&queue) != NULL) {
+            timers_check_inside(&queue);
+        }
+    }
+    for (k = 0; k < NKI_COUNT(nodes); k++) {
+        if (nodes[k] != NULL) {
+            nki_timers_stop(&queue, nodes[k]);
+            free(nodes[k]);
+        }
+    }
+    CHECK(nki_timers_first(&queue) == NULL && queue.places == 0);
+    nki_timers_free(&queue);
+    CHECK_EQ(nkt_live_bytes(), 0);
+}
+
+/* M-04: the queue grows while its slots have holes; and a slot that many have left and few have
+ * stayed in is looked through without moving the wheel there. */
+NKT_TEST(timers_grow_and_look_with_holes) {
+    timers_model *m = timers_model_new(1000000000000u);
+    uint64_t far = m->now + 3600 * (uint64_t)NKI_NS_PER_S;
+    uint32_t i, round;
+    for (round = 0; round < 6; round++) {
+        uint32_t count = (uint32_t)16 << round;
+        for (i = 0; i < count; i++) {
+            timers_model_start(m, i, far + i);
+        }
+        for (i = 0; i + 3 < count; i++) {
+            timers_model_stop(m, (i * 7) % (count - 3));
+        }
+        CHECK(m->queue.capacity == count && m->queue.places > 3);
+        CHECK_OK(nki_timers_reserve(&m->queue, count - 3)); /* there is room for those */
+        CHECK_EQ(m->queue.capacity, count);
+        CHECK(round != 0 || m->queue.places == count);
+        timers_check_inside(&m->queue);
+    }
+    CHECK(timers_model_check(m));
+    CHECK(m->queue.base == 0 && m->queue.places <= NKI_TIMER_CHUNK);
+    timers_check_inside(&m->queue);
+    for (i = 0; i < 400; i++) {
+        timers_model_start(m, i, m->now + i * (uint64_t)NKI_NS_PER_MS * 10);
+    }
+    while (m->count > 0) {
+        timers_model_fire(m);
+        timers_check_inside(&m->queue);
     }
     timers_model_free(m);
 }

@@ -2,9 +2,11 @@
 
 #if NKI_HAS_URING
 
+static const nki_uring_wish uring_plain = {0, 0, 0};
+
 static void uring_open(nki_uring *r) {
     const char *where;
-    int error = nki_uring_open(r, &where);
+    int error = nki_uring_open(r, &uring_plain, &where);
     if (error == EPERM || error == ENOSYS) {
         SKIP("io_uring is refused here");
     }
@@ -73,7 +75,7 @@ NKT_TEST(uring_gets_smaller) {
     nki_uring_close(&r);
     nkt_fault_clear();
     nkt_fault_at("io_uring_setup", 1, ENOMEM, true);
-    CHECK_EQ(nki_uring_open(&r, &where), ENOMEM);
+    CHECK_EQ(nki_uring_open(&r, &uring_plain, &where), ENOMEM);
     CHECK_STR(where, "io_uring_setup");
     nkt_fault_clear();
 }
@@ -89,7 +91,7 @@ NKT_TEST(uring_open_fails_cleanly) {
     for (size_t i = 0; i < NKI_COUNT(names); i++) {
         for (uint64_t nth = 1; nth <= 2; nth++) {
             nkt_fault_at(names[i], nth, EPERM, false);
-            int error = nki_uring_open(&r, &where);
+            int error = nki_uring_open(&r, &uring_plain, &where);
             CHECK_EQ(error, nkt_faults() == 1 ? EPERM : 0);
             nki_uring_close(&r);
             nkt_fault_clear();
@@ -111,6 +113,18 @@ NKT_TEST(uring_waits_its_time) {
     CHECK(nkt_now_ns() - began < NKI_NS_PER_S);
     CHECK_EQ(nki_uring_unread(&r), 0);
     nki_uring_close(&r);
+}
+
+/* UR01: events of a poll lie where kernels before 5.9 read 16 bits of them, on either order of
+ * bytes; tests/compile/ring.c compares everything else with the kernel's header. */
+NKT_TEST(uring_poll_bits) {
+    nki_uring_sqe sqe;
+    uint16_t seen;
+    memset(&sqe, 0, sizeof(sqe));
+    sqe.op_flags = nki_u_poll_bits(NETKIT_POLL_READ | NETKIT_POLL_PEER_END);
+    memcpy(&seen, (const char *)&sqe + offsetof(nki_uring_sqe, op_flags), sizeof(seen));
+    CHECK_EQ(seen, NETKIT_POLL_READ | NETKIT_POLL_PEER_END);
+    CHECK_EQ((sqe.op_flags & 0xFFFF) + (sqe.op_flags >> 16), seen);
 }
 
 /* UR02: looking whether there is a ring costs a loop's creation at most half a millisecond. */

@@ -57,7 +57,7 @@ def rate_line(result):
     target = ""
     if result.get("target") is not None:
         target = "%s%.2f" % (result["sense"], result["target"])
-    name = {"bytes_per_s": "bytes", "p50_us": "p50"}.get(result["metric"], result["metric"])
+    name = {"bytes_per_s": "bytes", "p50_us": "p50", "cost": "us/msg"}.get(result["metric"], result["metric"])
     tail = (result.get("verdict", "") + ("  (%d disturbed)" % result["disturbed"]
                                          if result["disturbed"] else "")).strip()
     return "%-12s %-6s %7.3f  %5.3f - %5.3f %9s %9s %8.3f  %-7s %s" % (

@@ -11,28 +11,39 @@ OTHERS_MAX = 0.10
 
 class Row:
     def __init__(self, name, title, load, server=(), target=None, metric="rate", base="floor",
-                 sense=">="):
+                 sense=">=", ring_target=None, pairs=None, cost_target=None):
         self.name = name
         self.title = title
         self.load = load      # arguments of the generator
         self.server = server  # arguments of both servers
         self.target = target
-        self.metric = metric  # rate, p50_us or bytes_per_s
-        self.base = base      # floor, or joined: the same server without --pieces
+        self.metric = metric  # rate, p50_us, bytes_per_s, or cost: CPU time a message
+        self.base = base      # floor; joined: the same without --pieces; epoll: ring alone
         self.sense = sense
+        self.ring_target = ring_target  # of netkit-uring
+        self.pairs = pairs              # at least so many, None = the usual
+        self.cost_target = cost_target  # of the CPU time a message takes, by the same pairs
 
 
 def echo(name, title, conns, inflight, size, target, **more):
     load = ["--mode", "echo", "--conns", conns, "--inflight", inflight, "--size", size]
     if "server" in more:
         load += more["server"]
-    return Row("echo-" + name, title, load, target=target, **more)
+    ring = 1.03 if more.get("sense") == "<=" else 0.97
+    return Row("echo-" + name, title, load, target=target, ring_target=ring, **more)
+
+
+def to_epoll(name, title, load, target, **more):
+    """netkit on the ring against netkit on epoll."""
+    return Row("ring-" + name, "ring to epoll: " + title, load, base="epoll", ring_target=target,
+               **more)
 
 
 K = 1024
 CUBIC = ["--cc", "cubic"]
 BULK = ["--mode", "bulk", "--conns", 50, "--size", 64 * K] + CUBIC
 CHURN = ["--mode", "churn", "--conns", 50, "--size", 64, "--time", 500]
+ECHO = ["--mode", "echo", "--conns", 50]
 PIPELINE = ["--mode", "echo", "--conns", 50, "--inflight", 16, "--size", 64, "--batch"]
 
 ROWS = [
@@ -51,6 +62,18 @@ ROWS = [
         server=["--sink"] + CUBIC, metric="bytes_per_s"),
     Row("pieces", "16 requests answered by 16 sends / by one", PIPELINE, target=0.9,
         base="joined"),
+    to_epoll("64B-50c", "64 B, 50 connections", ECHO + ["--inflight", 1, "--size", 64], 0.98,
+             pairs=11, cost_target=1.02),
+    to_epoll("64B-50c-16p", "64 B, 50 connections, 16 in flight",
+             ECHO + ["--inflight", 16, "--size", 64], None),
+    to_epoll("4K-50c", "4 KiB, 50 connections", ECHO + ["--inflight", 1, "--size", 4 * K], 0.97),
+    to_epoll("4K-50c-16p", "4 KiB, 50 connections, 16 in flight",
+             ECHO + ["--inflight", 16, "--size", 4 * K], 0.97),
+    to_epoll("64K-50c", "64 KiB, 50 connections",
+             ECHO + ["--inflight", 1, "--size", 64 * K] + CUBIC, 0.97, server=CUBIC),
+    to_epoll("bulk", "one way, 50 connections, cubic", BULK, 0.97, server=["--sink"] + CUBIC,
+             metric="bytes_per_s"),
+    to_epoll("churn", "connect, one echo, close", CHURN, 0.95, metric="cost", sense="<="),
 ]
 
 
@@ -100,14 +123,17 @@ class Meter:
         self.runs += 1
         return result
 
-    def seconds_for(self, rows):
-        """What so many rows of netkit's will take, by what runs took until now."""
+    def count_for(self, row):
+        return max(self.pairs, row.pairs or 0)
+
+    def seconds_for(self, pairs):
+        """What so many pairs will take, by what runs took until now."""
         each = self.spent / self.runs if self.runs else self.time_ms / 1000 + 0.5
-        return rows * self.pairs * 2 * each
+        return pairs * 2 * each
 
     def compare(self, row, server, base, more=(), base_more=()):
         """Adjacent pairs, A B then B A: both see the same state of the machine."""
-        count = self.pairs if server.role == "netkit" else self.peer_pairs
+        count = self.count_for(row) if server.role == "netkit" else self.peer_pairs
         ours, theirs = [], []
         for i in range(count):
             if i % 2 == 0:
@@ -141,14 +167,18 @@ def summarize(row, ours, theirs):
         spare = load < 0.93 and median([t["own_load"] for t in theirs]) > 0.95
         if spare or disturbed > len(ours):
             metric = "cpu"
+    costs = [o["cost"] / t["cost"] for o, t in zip(ours, theirs)]
     if metric == "cpu":
-        ratios = [t["cost"] / o["cost"] for o, t in zip(ours, theirs)]
+        ratios = [1 / cost for cost in costs]
+    elif metric == "cost":
+        ratios = costs
     else:
         ratios = [o[metric] / t[metric] for o, t in zip(ours, theirs)]
     return {
         "metric": metric, "ratio": median(ratios), "q1": quantile(ratios, 0.25),
         "q3": quantile(ratios, 0.75), "ratios": ratios, "pairs": len(ratios),
-        "cpu_ratio": median([o["cost"] / t["cost"] for o, t in zip(ours, theirs)]),
+        "cpu_ratio": median(costs), "cpu_q1": quantile(costs, 0.25),
+        "cpu_q3": quantile(costs, 0.75),
         "rate": median([o["rate"] for o in ours]), "base_rate": median([t["rate"] for t in theirs]),
         "bytes_per_s": median([o["bytes_per_s"] for o in ours]),
         "base_bytes_per_s": median([t["bytes_per_s"] for t in theirs]),

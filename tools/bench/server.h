@@ -112,7 +112,7 @@ static inline void server_announce(int fd) {
     if (getsockname(fd, (struct sockaddr *)&addr, &len) != 0) {
         server_die("getsockname");
     }
-    server_ready(ntohs(addr.sin_port), "epoll");
+    server_ready(ntohs(addr.sin_port), server_opt.backend != NULL ? server_opt.backend : "epoll");
 }
 
 #endif

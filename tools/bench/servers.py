@@ -6,6 +6,7 @@ the netkit backends that are to be held against it.
 """
 
 import os
+import re
 import subprocess
 from collections import namedtuple
 
@@ -17,6 +18,7 @@ Server = namedtuple("Server", "name program args role pieces")
 PROGRAMS = [
     Program("load", ["load.c", "load_echo.c", "load_more.c"], [], None, None),
     Program("floor", ["floor.c"], [], None, None),
+    Program("floor_ring", ["floor_ring.c"], [], None, None),
     Program("server_netkit", ["server_netkit.c"], ["-pthread"], None, None),
     Program("server_uv", ["server_uv.c"], ["-luv"], "uv.h", "libuv1-dev"),
     Program("server_ev", ["server_ev.c"], ["-lev"], "ev.h", "libev-dev"),
@@ -27,6 +29,7 @@ PROGRAMS = [
 
 SERVERS = [
     Server("floor", "floor", [], "floor", False),
+    Server("floor-ring", "floor_ring", [], "floor", False),
     # netkit's servers are made from B=, see netkit_servers()
     Server("libev", "server_ev", [], "peer", False),
     Server("libuv", "server_uv", [], "peer", True),
@@ -36,7 +39,7 @@ SERVERS = [
 ]
 
 # netkit's backend -> the server it is compared with
-FLOOR_OF = {}
+FLOOR_OF = {"uring": "floor-ring"}
 
 
 def netkit_servers(backends):
@@ -83,6 +86,16 @@ class Builder:
                               input="#include <%s>\n" % header, text=True,
                               stderr=subprocess.DEVNULL, timeout=60).returncode == 0
 
+    def defines(self, program):
+        """The bare ring has buffers of the number and size that netkit's ring has."""
+        if program.name != "floor_ring":
+            return []
+        with open(os.path.join(self.include, "netkit.h")) as f:
+            text = f.read()
+        found = [(name, re.search(r"\bNKI_%s = (\d+)" % name, text))
+                 for name in ("POOL_COUNT", "POOL_SIZE")]
+        return ["-D%s=%s" % (name, match.group(1)) for name, match in found if match]
+
     def build(self, program):
         compiler = self.compiler(program.sources)
         if program.header and not self.has_header(compiler, program.header):
@@ -92,6 +105,7 @@ class Builder:
         sources = [os.path.join(self.here, source) for source in program.sources]
         # Same optimisation for all, whatever CFLAGS says: they are compared.
         command = compiler + ["-O2", "-I", self.include, "-o", self.path(program.name)]
+        command += self.defines(program)
         done = subprocess.run(command + sources + program.libs, text=True, timeout=300,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode != 0:

@@ -1,0 +1,831 @@
+/* The ring when the kernel, a sandbox or a fork is against it, and what is had on request. */
+
+#if NKI_HAS_URING
+
+#include "../seccomp.h"
+#include "support.h"
+#include "support_loop.h"
+
+static netkit_loop *safety_loop(netkit_loop_desc *desc) {
+    netkit_loop *loop = NULL;
+    int code;
+    desc->backend = NETKIT_BACKEND_URING;
+    desc->allocator = nkt_allocator();
+    code = netkit_loop_create(&loop, desc);
+    if (code == NETKIT_E_NOSYS) {
+        SKIP("io_uring, or this part of it, is refused here");
+    }
+    CHECK_OK(code);
+    nkt_loops++;
+    return loop;
+}
+
+static nki_u_slot *safety_slot(netkit_loop *loop, netkit_conn conn) {
+    nki_source *source = (nki_source *)nki_slots_find(&loop->sources, conn.id, NKI_KIND_CONN);
+    return source == NULL ? NULL : nki_u_slot_of(nki_u_of(loop), source);
+}
+
+/* Many conns of turing_listen with a raw peer each. */
+static void safety_dial_all(netkit_loop *loop, sup_peer *peers, int count) {
+    uint16_t port = turing_listen(loop);
+    for (int i = 0; i < count; i++) {
+        peers[i] = sup_peer_of(sup_raw_dial(port, 0));
+    }
+    SUP_UNTIL(loop, turing.count == count);
+    sup_settle(loop);
+}
+
+/* Every descriptor that is left is the test's, and every conn has heard of its end once. */
+static void safety_all_closed(sup_peer *peers, int count) {
+    for (int i = 0; i < count; i++) {
+        CHECK_EQ(turing.ends[i].closes, 1);
+        CHECK_EQ(close(peers[i].fd), 0);
+    }
+}
+
+/* ---- completions ------------------------------------------------------------------------- */
+
+/* I-02 UR08 UR09: half of all receives and accepts end at their first completion, which comes with
+ * data and without F_MORE, and completions come to light late or a part at a time: all is begun
+ * again, and no byte is missing. */
+NKT_TEST(uring_operations_that_end_by_themselves) {
+    netkit_loop *loop = turing_loop();
+    nkt_hide("io_uring_multishot", UINT64_MAX, 50);
+    nkt_hide("io_uring_cqes", UINT64_MAX, 20);
+    nkt_hide("io_uring_cqes", 1, 30);
+    for (int round = 0; round < 5; round++) {
+        turing_echo_all(loop, 20, 100000);
+    }
+    turing_echo_all(loop, TURING_PEERS, 300);
+    CHECK(nkt_faults() > 100);
+    nkt_fault_clear();
+    turing_echo_all(loop, 20, 1000);
+    nkt_loop_done(loop);
+}
+
+/* I-06 UR13: sends that the kernel takes a few bytes of go on with the rest, once. */
+NKT_TEST(uring_short_sends) {
+    netkit_loop *loop = turing_loop();
+    nkt_clip_random("send", 50);
+    for (int round = 0; round < 5; round++) {
+        turing_echo_all(loop, 50, 2000);
+    }
+    CHECK(nkt_faults() > 100);
+    nkt_fault_clear();
+    nkt_loop_done(loop);
+}
+
+/* UR10 UR16 I9: buffers that come for the dead go back: after a hundred conns were aborted with
+ * bytes on their way, the kernel has all buffers again, and the next conns in the same slots hear
+ * nothing of it. */
+NKT_TEST(uring_buffers_of_the_dead_come_back) {
+    netkit_loop *loop = turing_loop();
+    nki_u *u = nki_u_of(loop);
+    sup_peer peers[TURING_PEERS];
+    for (int round = 0; round < 5; round++) {
+        safety_dial_all(loop, peers, TURING_PEERS);
+        for (int i = 0; i < TURING_PEERS; i++) {
+            CHECK_EQ(send(peers[i].fd, "late", 4, MSG_NOSIGNAL), 4);
+        }
+        CHECK_EQ(nki_uring_enter(&u->ring, 0), 0); /* received, and not looked at */
+        for (int i = 0; i < TURING_PEERS; i++) {
+            CHECK_OK(netkit_conn_abort(loop, turing.ends[i].conn));
+        }
+        sup_settle(loop);
+        CHECK_EQ(u->pool.held, 0);
+        CHECK_EQ((uint16_t)(u->pool.tail - (uint16_t)u->pool.count),
+                 (uint16_t)(round + 1) * TURING_PEERS);
+        safety_all_closed(peers, TURING_PEERS);
+    }
+    turing_echo_all(loop, TURING_PEERS, 1000);
+    nkt_loop_done(loop);
+}
+
+/* T-22 UR09: urgent bytes end no receive for good: what is around them comes whole, through the
+ * provided buffers, and the one receive goes on afterwards. */
+NKT_TEST(uring_urgent_bytes) {
+    netkit_loop *loop = turing_loop();
+    nki_u *u = nki_u_of(loop);
+    sup_end end;
+    sup_peer peer = sup_open_default(loop, &end);
+    for (int i = 0; i < 50; i++) {
+        peer.to_send += 1 + nkt_random() % 3000;
+        sup_peer_send(&peer);
+        CHECK_EQ(peer.sent, peer.to_send);
+        CHECK_EQ(send(peer.fd, "!", 1, MSG_OOB), 1);
+        peer.to_send += 10;
+        sup_peer_send(&peer);
+        SUP_UNTIL(loop, end.bytes == peer.sent);
+    }
+    sup_settle(loop);
+    uint64_t arms = u->arms;
+    for (int i = 0; i < 20; i++) {
+        peer.to_send += 100;
+        sup_peer_send(&peer);
+        SUP_UNTIL(loop, end.bytes == peer.sent);
+    }
+    CHECK(u->arms - arms <= 2);
+    sup_peer_close(&peer);
+    SUP_UNTIL(loop, end.eofs == 1);
+    nkt_loop_done(loop);
+}
+
+/* ---- against us ------------------------------------------------------------------------------ */
+
+/* UR23 I-05: `enter` fails for ever while the loop is destroyed: that ends soon all the same, and
+ * every conn hears of its end. */
+NKT_TEST(uring_destroyed_while_enter_fails) {
+    static const int errors[] = {EAGAIN, EBUSY, EINTR, EBADF};
+    for (int i = 0; i < 4; i++) {
+        netkit_loop *loop = turing_loop();
+        sup_peer peers[20];
+        safety_dial_all(loop, peers, 20);
+        uint64_t began = nkt_now_ns();
+        nkt_fault_at("io_uring_enter", 1, errors[i], true);
+        nkt_loop_done(loop);
+        nkt_fault_clear();
+        CHECK(nkt_now_ns() - began < 5 * (uint64_t)NKI_NS_PER_S * nkt_slowness);
+        safety_all_closed(peers, 20);
+    }
+}
+
+/* The same sandbox, put on when everything is running. */
+static void safety_sandboxed(void) {
+    netkit_loop *loop = turing_loop();
+    sup_peer peers[20];
+    uint64_t began = nkt_now_ns();
+    safety_dial_all(loop, peers, 20);
+    for (int i = 0; i < 20; i++) {
+        CHECK_EQ(send(peers[i].fd, "x", 1, MSG_NOSIGNAL), 1);
+    }
+    if (!nkt_seccomp(SECCOMP_RET_ERRNO | EPERM, 425, 427)) {
+        _exit(77);
+    }
+    CHECK_ERR(netkit_loop_run(loop), NETKIT_E_ACCESS);
+    CHECK_OK(netkit_conn_abort(loop, turing.ends[0].conn));
+    CHECK_OK(netkit_conn_close(loop, turing.ends[1].conn));
+    CHECK_OK(netkit_loop_run_once(loop, 0));
+    nkt_loop_done(loop);
+    CHECK(nkt_now_ns() - began < 5 * (uint64_t)NKI_NS_PER_S * nkt_slowness);
+    safety_all_closed(peers, 20);
+}
+
+/* I-08: io_uring's calls are refused from one moment on: a run gives up with that error, and the
+ * loop can be destroyed. Where they kill, the process is dead at the next one, not stuck. */
+NKT_TEST(uring_refused_after_the_start) {
+    int status = 0;
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        safety_sandboxed();
+        fflush(stdout);
+        _exit(0);
+    }
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
+        SKIP("no seccomp here");
+    }
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        netkit_loop *loop = turing_loop();
+        (void)turing_listen(loop);
+        sup_settle(loop);
+        if (nkt_seccomp(SECCOMP_RET_KILL_PROCESS, 425, 427)) {
+            (void)netkit_loop_run_once(loop, 10000);
+        }
+        _exit(0);
+    }
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS);
+}
+
+/* I-07 UR02 UR04: features and operations taken away one by one: without a needed one the ring is
+ * refused in words, without any other it works. */
+NKT_TEST(uring_features_one_by_one) {
+    static const unsigned needed[] = {NKI_URING_POLL_ADD, NKI_URING_ACCEPT, NKI_URING_CANCEL,
+                                      NKI_URING_SEND, NKI_URING_RECV};
+    netkit_loop *loop = turing_loop();
+    nkt_loop_done(loop);
+    for (unsigned bit = 0; bit < 16; bit++) {
+        nkt_hide("io_uring_features", 1u << bit, 100);
+        if ((NKI_URING_FEAT_NEEDED >> bit & 1u) != 0) {
+            turing_check_refused(NETKIT_E_NOSYS, "ENOSYS");
+        } else {
+            loop = turing_loop();
+            turing_echo_all(loop, 5, 20000);
+            nkt_loop_done(loop);
+        }
+        nkt_fault_clear();
+    }
+    for (size_t i = 0; i < NKI_COUNT(needed); i++) {
+        nkt_hide("io_uring_ops", (uint64_t)1 << needed[i], 100);
+        turing_check_refused(NETKIT_E_NOSYS, "ENOSYS");
+        nkt_fault_clear();
+    }
+    for (unsigned op = NKI_URING_OP_5_19; op <= NKI_URING_OP_6_0; op++) {
+        nkt_hide("io_uring_ops", (uint64_t)1 << op, 100);
+        loop = turing_loop();
+        turing_echo_all(loop, 10, 20000);
+        CHECK_EQ(nki_u_of(loop)->has_recv_multishot, op != NKI_URING_OP_6_0);
+        nkt_loop_done(loop);
+        nkt_fault_clear();
+    }
+}
+
+/* What a forked child does with what it has inherited; none of it may be a call to the ring. */
+static void safety_child(netkit_loop *loop, sup_end *ends, int pipe_fd) {
+    netkit_watch watch;
+    netkit_timer timer;
+    nkt_calls_reset();
+    (void)netkit_loop_run_once(loop, 0);
+    (void)netkit_loop_poll(loop, 0);
+    (void)netkit_conn_pause(loop, ends[0].conn);
+    (void)netkit_conn_resume(loop, ends[0].conn);
+    (void)netkit_conn_flush(loop, ends[0].conn);
+    (void)netkit_loop_flush(loop);
+    (void)netkit_timer_start(loop, &timer, 0, 0, NULL, NULL);
+    if (netkit_watch_start(loop, &watch, (uintptr_t)pipe_fd, NETKIT_POLL_READ, NULL, NULL) ==
+        NETKIT_OK) {
+        (void)netkit_watch_set(loop, watch, NETKIT_POLL_WRITE);
+        (void)netkit_watch_stop(loop, watch);
+    }
+    (void)netkit_conn_abort(loop, ends[1].conn);
+    (void)netkit_loop_stop(loop);
+    CHECK_ERR(netkit_loop_adopt(loop), NETKIT_E_NOSYS);
+    CHECK_OK(netkit_loop_destroy(loop));
+    CHECK_EQ(nkt_calls("io_uring_enter") + nkt_calls("io_uring_register"), 0);
+}
+
+/* Z-06 UR23: a forked child may call what it likes on the loop it inherited and destroy it: it
+ * makes no call to the ring, and the parent's traffic goes on. */
+NKT_TEST(uring_child_never_touches_the_ring) {
+    netkit_loop *loop = turing_loop();
+    sup_peer peers[2];
+    int fds[2], status = 0;
+    pid_t pid;
+    CHECK_EQ(pipe(fds), 0);
+    safety_dial_all(loop, peers, 2);
+    pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        safety_child(loop, turing.ends, fds[0]);
+        _exit(0);
+    }
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    peers[0].to_send = 100000;
+    SUP_UNTIL_DOING(loop, peers[0].received == 100000) {
+        sup_peer_step(&peers[0]);
+    }
+    CHECK_EQ(close(fds[0]) + close(fds[1]) + close(peers[0].fd) + close(peers[1].fd), 0);
+    sup_settle(loop);
+    nkt_loop_done(loop);
+}
+
+static netkit_loop *safety_shared;
+static int safety_adopt_code;
+
+static void *safety_adopting(void *arg) {
+    (void)arg;
+    safety_adopt_code = netkit_loop_adopt(safety_shared);
+    if (safety_adopt_code == NETKIT_OK) {
+        turing_echo_all(safety_shared, 5, 50000);
+        SUP_UNTIL(safety_shared, netkit_loop_objects(safety_shared) == 1); /* the listener */
+        CHECK_OK(netkit_loop_destroy(safety_shared));
+        nkt_loops--;
+    }
+    return NULL;
+}
+
+static void safety_adopt_elsewhere(void) {
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, safety_adopting, NULL), 0);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+}
+
+/* UR04: another thread cannot have a loop with operations in flight: BUSY, and it goes on here;
+ * when they are over it gets it, with a ring of its own. */
+NKT_TEST(uring_adopted_when_nothing_is_in_flight) {
+    netkit_loop *loop = turing_loop();
+    sup_end end;
+    sup_peer peer = sup_open_default(loop, &end);
+    safety_shared = loop;
+    peer.to_send = 100;
+    SUP_UNTIL_DOING(loop, end.bytes == 100) {
+        sup_peer_step(&peer);
+    }
+    safety_adopt_elsewhere();
+    CHECK_ERR(safety_adopt_code, NETKIT_E_BUSY);
+    peer.to_send = 200;
+    SUP_UNTIL_DOING(loop, end.bytes == 200) {
+        sup_peer_step(&peer);
+    }
+    sup_peer_close(&peer);
+    SUP_UNTIL(loop, end.eofs == 1);
+    CHECK_OK(netkit_conn_close(loop, end.conn));
+    SUP_UNTIL(loop, end.closes == 1);
+    safety_adopt_elsewhere();
+    CHECK_OK(safety_adopt_code);
+    CHECK_EQ(nkt_live_bytes(), 0);
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+/* UR10 IO13: an idle conn that has talked before costs 192 bytes at most, and no buffer. */
+NKT_TEST(uring_idle_conns_are_small) {
+    enum {
+        CONNS = 512
+    };
+    static int fds[CONNS];
+    netkit_loop *loop = turing_loop();
+    netkit_handler handler;
+    netkit_listen_desc desc;
+    netkit_listener listener;
+    struct rlimit limit;
+    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    limit.rlim_cur = limit.rlim_max;
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    turing_echo_all(loop, 10, 100); /* what is made at first use */
+    memset(&handler, 0, sizeof(handler));
+    desc = sup_listen_desc(&handler, NULL);
+    uint16_t port = sup_listen(loop, &desc, &listener);
+    sup_settle(loop);
+    /* Slots come 256 at a time, so what the first slab has left is used up first. */
+    uint32_t spare = loop->sources.capacity - loop->sources.count;
+    int64_t before = 0;
+    for (uint32_t i = 0; i < spare + 256; i++) {
+        CHECK(i < CONNS);
+        if (i == spare) {
+            sup_settle(loop);
+            before = nkt_live_bytes();
+        }
+        fds[i] = sup_raw_dial(port, 0);
+        CHECK_EQ(send(fds[i], "hello", 5, MSG_NOSIGNAL), 5);
+        (void)netkit_loop_run_once(loop, 0);
+    }
+    sup_settle(loop);
+    int64_t each = (nkt_live_bytes() - before) / 256;
+    printf("%d bytes each\n", (int)each);
+    CHECK_EQ(netkit_loop_objects(loop), spare + 256 + 2);
+    CHECK(each <= 192);
+    CHECK_EQ(nki_u_of(loop)->pool.held, 0);
+    for (uint32_t i = 0; i < spare + 256; i++) {
+        CHECK_EQ(close(fds[i]), 0);
+    }
+    sup_settle(loop);
+    nkt_loop_done(loop);
+}
+
+typedef struct safety_keeper {
+    sup_end end;
+    netkit_buf bufs[64];
+    int count, swapped, refused;
+    int want; /* keeping is to give this */
+} safety_keeper;
+
+static size_t safety_keep(netkit_loop *loop, netkit_conn conn, const void *data, size_t len,
+                          void *user) {
+    safety_keeper *k = (safety_keeper *)user;
+    netkit_buf *buf = &k->bufs[k->count];
+    uint64_t at = k->end.bytes;
+    CHECK(k->count < 64);
+    int code = netkit_conn_keep(loop, conn, buf);
+    sup_on_data(loop, conn, data, len, user);
+    if (code == NETKIT_OK) {
+        CHECK_EQ(buf->len, len);
+        sup_check_bytes(buf->data, buf->len, at);
+        k->swapped += buf->data == data;
+        k->count++;
+    } else {
+        CHECK_EQ(code, k->want);
+        CHECK(buf->data == NULL && buf->owner == NULL);
+        k->refused++;
+    }
+    return len;
+}
+
+static void safety_keep_one(netkit_loop *loop, sup_peer *peer, safety_keeper *k, uint64_t len) {
+    uint64_t datas = (uint64_t)k->end.datas;
+    peer->to_send += len;
+    sup_peer_send(peer);
+    CHECK_EQ(peer->sent, peer->to_send);
+    SUP_UNTIL(loop, k->end.bytes == peer->sent);
+    CHECK_EQ(k->end.datas, datas + 1);
+}
+
+static void *safety_give_back(void *arg) {
+    safety_keeper *k = (safety_keeper *)arg;
+    for (int i = 0; i < k->count; i++) {
+        netkit_buf_release(&k->bufs[i]);
+        CHECK(k->bufs[i].owner == NULL);
+    }
+    return NULL;
+}
+
+/* IO14 PO16: a pool of four buffers, and forty kept: each is the very memory the kernel wrote to,
+ * reading never stops for them, the bound is told, and another thread gives them back, once. */
+NKT_TEST(uring_keeps_buffers_without_a_copy) {
+    netkit_loop_desc desc;
+    sup_setup setup = sup_setup_default();
+    safety_keeper k;
+    pthread_t thread;
+    memset(&desc, 0, sizeof(desc));
+    memset(&k, 0, sizeof(k));
+    desc.keep_max = 40 * NKI_POOL_SIZE;
+    netkit_loop *loop = safety_loop(&desc);
+    nki_u *u = nki_u_of(loop);
+    u->pool.count = 4;
+    setup.handler.on_data = safety_keep;
+    sup_end_init(&k.end);
+    k.want = NETKIT_E_FULL;
+    sup_peer peer = sup_open(loop, &k.end, &setup);
+    if (!u->has_recv_multishot) {
+        SKIP("no provided buffers here");
+    }
+    for (int round = 0; round < 3; round++) {
+        k.count = 0;
+        k.swapped = 0;
+        k.refused = 0;
+        for (int i = 0; i < 50; i++) {
+            safety_keep_one(loop, &peer, &k, 3000);
+        }
+        CHECK_EQ(k.count, 40);
+        CHECK_EQ(k.swapped, 40);
+        CHECK_EQ(k.refused, 10);
+        CHECK_EQ(loop->kept_bytes, 40 * NKI_POOL_SIZE);
+        CHECK_EQ(pthread_create(&thread, NULL, safety_give_back, &k), 0);
+        sup_settle(loop); /* while they come back */
+        CHECK_EQ(pthread_join(thread, NULL), 0);
+        sup_settle(loop);
+        CHECK_EQ(loop->kept_bytes, 0);
+        CHECK_EQ(u->pool.held, 0);
+    }
+    sup_peer_close(&peer);
+    SUP_UNTIL(loop, k.end.eofs == 1);
+    nkt_loop_done(loop);
+}
+
+static size_t safety_keep_twice(netkit_loop *loop, netkit_conn conn, const void *data, size_t len,
+                                void *user) {
+    safety_keeper *k = (safety_keeper *)user;
+    uint64_t at = k->end.bytes;
+    netkit_buf none;
+    nkt_alloc_fail_at(1, false);
+    CHECK_ERR(netkit_conn_keep(loop, conn, &none), NETKIT_E_NOMEM);
+    CHECK(none.data == NULL && none.owner == NULL);
+    nkt_alloc_fail_at(0, false);
+    for (int i = 0; i < 2; i++) {
+        CHECK_OK(netkit_conn_keep(loop, conn, &k->bufs[k->count]));
+        k->swapped += k->bufs[k->count].data == data;
+        sup_check_bytes(k->bufs[k->count].data, len, at);
+        k->count++;
+    }
+    CHECK(k->bufs[k->count - 1].data != k->bufs[k->count - 2].data);
+    return sup_on_data(loop, conn, data, len, user);
+}
+
+/* IO14 C1: a small span is copied rather than taking a whole buffer along; kept twice, in two
+ * places; without memory it is refused and nothing is lost; given back after the loop's end. */
+NKT_TEST(uring_keeps_twice_and_beyond_the_loop) {
+    netkit_loop *loop = turing_loop();
+    sup_setup setup = sup_setup_default();
+    safety_keeper k;
+    memset(&k, 0, sizeof(k));
+    setup.handler.on_data = safety_keep_twice;
+    sup_end_init(&k.end);
+    sup_peer peer = sup_open(loop, &k.end, &setup);
+    safety_keep_one(loop, &peer, &k, 5000);
+    CHECK_EQ(k.swapped, nki_u_of(loop)->has_recv_multishot);
+    safety_keep_one(loop, &peer, &k, 100);
+    CHECK_EQ(k.swapped, nki_u_of(loop)->has_recv_multishot);
+    CHECK_EQ(k.count, 4);
+    sup_peer_close(&peer);
+    CHECK_OK(netkit_loop_destroy(loop));
+    nkt_loops--;
+    CHECK(nkt_live_bytes() >= 5000);
+    (void)safety_give_back(&k);
+    CHECK_EQ(nkt_live_bytes(), 0);
+}
+
+/* ---- wakes --------------------------------------------------------------------------------- */
+
+typedef struct safety_pong {
+    netkit_loop *loops[2];
+    int count;
+} safety_pong;
+
+static void safety_pong_post(netkit_loop *loop, int status, void *user) {
+    safety_pong *p = (safety_pong *)user;
+    if (status == NETKIT_OK && TL_ADD(&p->count, 1) < 4000) {
+        CHECK_OK(netkit_loop_post(p->loops[loop == p->loops[0]], safety_pong_post, user));
+    } else if (status == NETKIT_OK) {
+        CHECK_OK(netkit_loop_stop(p->loops[0]));
+        CHECK_OK(netkit_loop_stop(p->loops[1]));
+    }
+}
+
+static void safety_on_never(netkit_loop *loop, netkit_timer timer, void *user) {
+    (void)loop;
+    (void)timer;
+    (void)user;
+}
+
+static void *safety_run(void *arg) {
+    netkit_loop *loop = (netkit_loop *)arg;
+    netkit_timer timer;
+    CHECK_OK(netkit_timer_start(loop, &timer, (uint64_t)3600 * 1000000, 0, safety_on_never, NULL));
+    CHECK_OK(netkit_loop_run(loop));
+    return NULL;
+}
+
+/* UR18 I6: two loops post to each other four thousand times: no wake is lost, each is one write,
+ * and none is read back. */
+NKT_TEST(uring_loops_wake_each_other) {
+    safety_pong p;
+    pthread_t thread;
+    memset(&p, 0, sizeof(p));
+    p.loops[0] = turing_loop();
+    p.loops[1] = turing_loop();
+    nkt_calls_reset();
+    CHECK_OK(netkit_loop_post(p.loops[0], safety_pong_post, &p));
+    CHECK_EQ(pthread_create(&thread, NULL, safety_run, p.loops[1]), 0);
+    (void)safety_run(p.loops[0]);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    CHECK_EQ(p.count, 4000);
+    CHECK(nkt_calls("write") <= 4010);
+    CHECK(nkt_calls("read") <= 10);
+    CHECK_OK(netkit_loop_adopt(p.loops[1]));
+    nkt_loop_done(p.loops[1]);
+    nkt_loop_done(p.loops[0]);
+}
+
+/* ---- on request ------------------------------------------------------------------------------ */
+
+/* How many threads of this process are the kernel's own pollers. */
+static int safety_pollers(void) {
+    DIR *tasks = opendir("/proc/self/task");
+    int count = 0;
+    CHECK(tasks != NULL);
+    for (const struct dirent *d; (d = readdir(tasks)) != NULL;) {
+        char path[300], name[64] = "";
+        snprintf(path, sizeof(path), "/proc/self/task/%s/comm", d->d_name);
+        FILE *f = fopen(path, "r");
+        if (f != NULL) {
+            count += fgets(name, sizeof(name), f) != NULL && strncmp(name, "iou-sqp", 7) == 0;
+            fclose(f);
+        }
+    }
+    closedir(tasks);
+    return count;
+}
+
+/* UR05: on request a thread of the kernel submits, on the processor that was named, asleep and
+ * awake; a loop that did not ask has none. */
+NKT_TEST(uring_with_a_polling_thread) {
+    netkit_loop_desc desc;
+    netkit_loop *loop = turing_loop();
+    turing_echo_all(loop, 2, 100);
+    CHECK_EQ(safety_pollers(), 0);
+    nkt_loop_done(loop);
+    for (uint32_t cpu = 0; cpu < 2; cpu++) {
+        memset(&desc, 0, sizeof(desc));
+        desc.ring_sqpoll_ms = 1;
+        desc.ring_sqpoll_cpu = cpu;
+        loop = safety_loop(&desc);
+        CHECK((nki_u_of(loop)->ring.flags & NKI_URING_SETUP_SQPOLL) != 0);
+        turing_echo_all(loop, 20, 20000);
+        for (int i = 0; i < 1000 && safety_pollers() != 1; i++) {
+            nkt_sleep_ms(1); /* the one of the loop before ends later */
+        }
+        CHECK_EQ(safety_pollers(), 1);
+        sup_turn_for_ms(loop, 50); /* it falls asleep */
+        turing_echo_all(loop, TURING_PEERS, 1000);
+        turing_echo_all(loop, 1, 1 << 20);
+        nkt_loop_done(loop);
+    }
+}
+
+/* UR05 PL06: a polling thread that the kernel does not give is a refusal with its reason, and with
+ * `fastest` another backend. */
+NKT_TEST(uring_without_a_polling_thread) {
+    netkit_loop_desc desc;
+    netkit_loop *loop = NULL;
+    turing_log log;
+    const char *why;
+    nkt_loop_done(turing_loop());
+    memset(&log, 0, sizeof(log));
+    memset(&desc, 0, sizeof(desc));
+    desc.backend = NETKIT_BACKEND_URING;
+    desc.logger.user = &log;
+    desc.logger.log = turing_log_line;
+    desc.ring_sqpoll_ms = 1;
+    desc.ring_sqpoll_cpu = 60000; /* no such processor */
+    CHECK_ERR(netkit_loop_create(&loop, &desc), NETKIT_E_NOSYS);
+    CHECK(strstr(log.text, "polling thread") != NULL && strstr(log.text, "EINVAL") != NULL);
+    desc.ring_sqpoll_cpu = 0;
+    nkt_fault_at("io_uring_setup", 1, EPERM, true);
+    CHECK_ERR(netkit_loop_create(&loop, &desc), NETKIT_E_NOSYS);
+    CHECK(strstr(log.text, "polling thread") != NULL && strstr(log.text, "EPERM") != NULL);
+    desc.backend = NETKIT_BACKEND_FASTEST;
+    CHECK_OK(netkit_loop_create(&loop, &desc));
+    CHECK_STR(netkit_loop_backend(loop, &why), "epoll");
+    CHECK(strstr(why, "polling thread") != NULL);
+    CHECK_OK(netkit_loop_destroy(loop));
+}
+
+/* UR05: on request waits poll the device; a kernel that cannot is a refusal with its reason. */
+NKT_TEST(uring_busy_polling) {
+    netkit_loop_desc desc;
+    netkit_loop *loop = NULL;
+    turing_log log;
+    nkt_loop_done(turing_loop());
+    memset(&log, 0, sizeof(log));
+    memset(&desc, 0, sizeof(desc));
+    desc.backend = NETKIT_BACKEND_URING;
+    desc.logger.user = &log;
+    desc.logger.log = turing_log_line;
+    desc.ring_napi_us = 50;
+    nkt_fault_at("io_uring_register", 2, EINVAL, false);
+    CHECK_ERR(netkit_loop_create(&loop, &desc), NETKIT_E_NOSYS);
+    CHECK(strstr(log.text, "busy polling") != NULL);
+    nkt_fault_clear();
+    loop = safety_loop(&desc);
+    turing_echo_all(loop, 10, 10000);
+    nkt_loop_done(loop);
+}
+
+/* ---- lent memory ------------------------------------------------------------------------------ */
+
+enum {
+    SAFETY_LENT = 1 << 20
+};
+
+static unsigned char safety_lent[SAFETY_LENT];
+
+typedef struct safety_loan {
+    sup_end *end;
+    int releases, status;
+} safety_loan;
+
+static void safety_on_release(netkit_loop *loop, int status, void *user) {
+    safety_loan *loan = (safety_loan *)user;
+    (void)loop;
+    CHECK_EQ(loan->releases, 0);
+    CHECK_EQ(loan->end->closes, 0);
+    loan->releases++;
+    loan->status = status;
+}
+
+static void safety_lend(netkit_loop *loop, sup_end *end, safety_loan *loan, uint64_t at,
+                        size_t len) {
+    loan->end = end;
+    sup_fill(safety_lent, len, at);
+    CHECK_OK(netkit_conn_send_borrowed(loop, end->conn, safety_lent, len, safety_on_release, loan));
+}
+
+/* A loop that lends memory of 10,000 bytes or more to the kernel, one completion a turn. */
+static netkit_loop *safety_lending_loop(void) {
+    netkit_loop_desc desc;
+    netkit_loop *loop;
+    memset(&desc, 0, sizeof(desc));
+    desc.ring_zerocopy_min = 10000;
+    desc.events_max = 1;
+    loop = safety_loop(&desc);
+    if (!nki_u_of(loop)->has_zerocopy) {
+        nkt_loop_done(loop);
+        SKIP("no zero-copy sends here");
+    }
+    return loop;
+}
+
+/* UR20 IO04: lent memory goes out without a copy between copied bytes, in order; it is released
+ * when the kernel's second word has come, not at its first; and when that word says that it was
+ * copied after all, as on loopback, this conn is spared the trouble from then on. */
+NKT_TEST(uring_lends_memory) {
+    netkit_loop *loop = safety_lending_loop();
+    nki_u *u = nki_u_of(loop);
+    sup_end end;
+    sup_peer peer = sup_open_default(loop, &end);
+    uint64_t at = 0, lendings = 0;
+    int seen = 0;
+    for (int round = 0; round < 20; round++) {
+        unsigned char small[100];
+        safety_loan loan;
+        size_t len = 10000 + (size_t)(nkt_random() % (SAFETY_LENT - 10000));
+        memset(&loan, 0, sizeof(loan));
+        safety_slot(loop, end.conn)->state &= (uint8_t)~NKI_U_COPIED;
+        sup_fill(small, 100, at);
+        CHECK_OK(netkit_conn_send(loop, end.conn, small, 100));
+        safety_lend(loop, &end, &loan, at + 100, len);
+        sup_fill(small, 100, at + 100 + len);
+        CHECK_OK(netkit_conn_send(loop, end.conn, small, 100));
+        at += 200 + len;
+        SUP_UNTIL_DOING(loop, peer.received == at && loan.releases == 1) {
+            if ((safety_slot(loop, end.conn)->state & NKI_U_LENDING) != 0) {
+                CHECK_EQ(loan.releases, 0);
+                seen++;
+            }
+            sup_peer_step(&peer);
+        }
+        CHECK_OK(loan.status);
+        CHECK_EQ(u->lendings, ++lendings);
+        CHECK((safety_slot(loop, end.conn)->state & NKI_U_COPIED) != 0);
+    }
+    printf("seen %d times between the two\n", seen);
+    CHECK(seen > 0);
+    safety_loan copied;
+    memset(&copied, 0, sizeof(copied));
+    safety_lend(loop, &end, &copied, at, 50000);
+    unsigned char behind[100];
+    sup_fill(behind, 100, at + 50000);
+    CHECK_OK(netkit_conn_send(loop, end.conn, behind, 100));
+    SUP_UNTIL_DOING(loop, peer.received == at + 50100 && copied.releases == 1) {
+        sup_peer_step(&peer);
+    }
+    CHECK_EQ(u->lendings, lendings);
+    sup_peer_close(&peer);
+    SUP_UNTIL(loop, end.eofs == 1);
+    nkt_loop_done(loop);
+}
+
+/* UR20 I9 I1: with lent memory in the kernel's hands and a peer that does not read, a conn is
+ * aborted, its peer goes away, or the loop is destroyed: the memory comes back once, before the
+ * close, and soon. */
+NKT_TEST(uring_lent_memory_comes_back) {
+    for (int round = 0; round < 12; round++) {
+        netkit_loop *loop = safety_lending_loop();
+        sup_setup setup = sup_setup_default();
+        sup_end end;
+        safety_loan loan;
+        memset(&loan, 0, sizeof(loan));
+        setup.rcvbuf = 4096;
+        sup_end_init(&end);
+        sup_peer peer = sup_open(loop, &end, &setup);
+        bool is_stuck = round % 2 == 0; /* else the system takes all of it */
+        if (is_stuck) {
+            int size = 16384;
+            uintptr_t fd;
+            CHECK_OK(netkit_conn_native(loop, end.conn, &fd));
+            CHECK_EQ(setsockopt((int)fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), 0);
+        }
+        safety_lend(loop, &end, &loan, 0, SAFETY_LENT);
+        for (int i = 0; i < round; i++) {
+            sup_turn(loop);
+        }
+        CHECK(!is_stuck || loan.releases == 0);
+        uint64_t began = nkt_now_ns();
+        if (round % 3 == 0) {
+            CHECK_OK(netkit_conn_abort(loop, end.conn));
+            SUP_UNTIL(loop, end.closes == 1);
+        } else if (round % 3 == 1) {
+            sup_raw_reset(peer.fd);
+            SUP_UNTIL(loop, end.closes == 1);
+        }
+        nkt_loop_done(loop);
+        CHECK_EQ(loan.releases, 1);
+        CHECK(loan.status < 0 || !is_stuck);
+        CHECK_EQ(end.closes, 1);
+        CHECK(nkt_now_ns() - began < 5 * (uint64_t)NKI_NS_PER_S * nkt_slowness);
+        if (round % 3 != 1) {
+            sup_peer_close(&peer);
+        }
+    }
+}
+
+/* UR20: what the kernel will not lend it copies: errors of the zero-copy kind are nobody's but
+ * ours, and every byte comes. */
+NKT_TEST(uring_lending_is_refused) {
+    int status = 0;
+    nkt_loop_done(safety_lending_loop());
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        struct rlimit low;
+        sup_end end;
+        safety_loan loan;
+        memset(&loan, 0, sizeof(loan));
+        low.rlim_cur = low.rlim_max = 65536;
+        CHECK_EQ(setrlimit(RLIMIT_MEMLOCK, &low), 0);
+        if (getuid() == 0) {
+            CHECK_EQ(setgid(65534) + setuid(65534), 0);
+        }
+        netkit_loop *loop = safety_lending_loop();
+        sup_peer peer = sup_open_default(loop, &end);
+        safety_lend(loop, &end, &loan, 0, SAFETY_LENT);
+        SUP_UNTIL_DOING(loop, peer.received == SAFETY_LENT && loan.releases == 1) {
+            sup_peer_step(&peer);
+        }
+        CHECK_OK(loan.status);
+        CHECK_EQ(end.closes, 0);
+        CHECK((safety_slot(loop, end.conn)->state & NKI_U_COPIED) != 0);
+        sup_peer_close(&peer);
+        nkt_loop_done(loop);
+        _exit(0);
+    }
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+#endif /* NKI_HAS_URING */
