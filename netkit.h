@@ -5002,7 +5002,6 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
     (NKI_FAIL(kevent_change) ? -1 : kevent((kq), (evs), (n), NULL, 0, NULL))
 #define NKI_SYS_kevent_trigger(kq, ev) \
     (NKI_FAIL(kevent_trigger) ? -1 : kevent((kq), (ev), 1, NULL, 0, NULL))
-#define NKI_SYS_getpid() ((int)getpid())
 #endif
 
 #if NKI_HAS_URING
@@ -7161,16 +7160,13 @@ static void nki_os_take_fd(netkit_message_in *in, int fd) {
     }
 }
 
-static void nki_os_take_credentials(netkit_message_in *in, const struct cmsghdr *head) {
 #if NKI_HAS_SCM_CREDENTIALS
+static void nki_os_take_credentials(netkit_message_in *in, const struct cmsghdr *head) {
     struct ucred who;
     memcpy(&who, CMSG_DATA(head), sizeof who);
     in->sender = nki_os_credentials_of(&who);
-#else
-    NKI_UNUSED(in);
-    NKI_UNUSED(head);
-#endif
 }
+#endif
 
 /* The caller's: as the system wrote it, head and all, with the room that keeps the next in line. */
 static void nki_os_take_other(netkit_message_in *in, const struct cmsghdr *head) {

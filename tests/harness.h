@@ -352,7 +352,7 @@ static size_t nkt_clip(const char *name, size_t len) {
 }
 
 /* What the kernel says it can, less what a rule hides. */
-static unsigned long long nkt_mask(const char *name, unsigned long long bits) {
+static inline unsigned long long nkt_mask(const char *name, unsigned long long bits) {
     for (int i = 0; i < nkt_rule_count; i++) {
         nkt_rule *rule = &nkt_rules[i];
         if (rule->kind == NKT_RULE_MASK && strcmp(rule->name, name) == 0 &&
