@@ -1234,7 +1234,27 @@ typedef enum netkit_option {
     NETKIT_OPT_FAST_OPEN_CONNECT, /* TCP, before connecting: the first data goes with the first
                                      segment; it is sending that then says what is wrong (Linux) */
     NETKIT_OPT_CREDENTIALS,       /* unix: messages tell who sent them (Linux) */
-    NETKIT_OPT_CONGESTION         /* text. TCP: the congestion control, "cubic", "bbr" (Linux) */
+    NETKIT_OPT_CONGESTION,        /* text. TCP: the congestion control, "cubic", "bbr" (Linux) */
+
+    /* Of IP, most of them for datagrams. On an IPv6 socket that takes IPv4 they hold for both. */
+    NETKIT_OPT_BROADCAST = 100,     /* may send to broadcast addresses */
+    NETKIT_OPT_TTL,                 /* time to live, hop limit: 1 to 255 */
+    NETKIT_OPT_TOS,                 /* type of service, traffic class: 0 to 255, ECN in the low
+                                       two bits */
+    NETKIT_OPT_DONT_FRAGMENT,       /* 1: never cut, too large is TOOBIG; 2: nor mind the known
+                                       path MTU; 0: the system's way */
+    NETKIT_OPT_PATH_MTU,            /* read only: to the connected peer */
+    NETKIT_OPT_MULTICAST_TTL,       /* how far multicasts go: 0 this machine, 1 (the default) this
+                                       network, ... 255 */
+    NETKIT_OPT_MULTICAST_LOOP,      /* multicasts we send come to this machine, too (at first on) */
+    NETKIT_OPT_MULTICAST_INTERFACE, /* index of the interface they leave by, 0 = any; of
+                                       IPv4 it cannot be read */
+    NETKIT_OPT_GRO,                 /* received datagrams are merged: segment_size */
+    NETKIT_OPT_TELL_LOCAL,          /* what netkit_datagram tells of those received: local, ... */
+    NETKIT_OPT_TELL_TOS,
+    NETKIT_OPT_TELL_TTL,
+    NETKIT_OPT_TELL_TIME,
+    NETKIT_OPT_TELL_ERRORS
 } netkit_option;
 
 /* Open a socket. `family` is NETKIT_AF_*, `type` NETKIT_SOCK_*, `flags` 0 or
@@ -1587,11 +1607,12 @@ typedef struct netkit_timeouts {
 
 typedef struct netkit_loop_desc {
     int backend;                /* NETKIT_BACKEND_*, 0 = AUTO */
-    uint32_t objects_max;       /* listeners, conns and watches together, 0 = 1,048,576 */
+    uint32_t objects_max;       /* listeners, conns, watches, udps together, 0 = 1,048,576 */
     uint32_t timers_max;        /* 0 = 4,194,304 */
     uint32_t events_max;        /* kernel events taken in one turn, 0 = 256 */
     uint32_t posts_max;         /* posts that may wait, 0 = 4,096; rounded up to a power of two */
-    uint32_t conn_budget;       /* bytes a conn may read in one turn, 0 = 262,144 */
+    uint32_t conn_budget;       /* bytes a conn or udp may read in one turn, 0 = 262,144; a
+                                   datagram counts 512 at least */
     uint32_t accept_budget;     /* connections a listener may accept in one turn, 0 = 64 */
     uint32_t post_budget;       /* posts run in one turn, 0 = 1,024 */
     uint32_t timer_budget;      /* timers fired in one turn, 0 = 4,096 */
@@ -1629,7 +1650,7 @@ NETKIT_API int netkit_loop_create(netkit_loop **out, const netkit_loop_desc *des
 NETKIT_API int netkit_loop_destroy(netkit_loop *loop);
 
 /* Run until netkit_loop_stop, or until nothing that counts is left: no
- * listener, conn, watch, timer (but those unreferenced) and no post.
+ * listener, conn, udp, watch, timer (but those unreferenced) and no post.
  * Returns NETKIT_OK; NETKIT_E_BUSY inside a callback of this loop or with
  * desc.pull; NETKIT_E_THREAD; what the system said when waiting failed again and
  * again. */
@@ -1653,7 +1674,7 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us);
  * Thread: any, and signal handlers. */
 NETKIT_API int netkit_loop_stop(netkit_loop *loop);
 
-/* Send now what is queued on every conn, calling nothing back. For between
+/* Send now what is queued on every conn and udp, calling nothing back. For between
  * turns: a turn does it by itself. */
 NETKIT_API int netkit_loop_flush(netkit_loop *loop);
 
@@ -2114,12 +2135,232 @@ NETKIT_API int netkit_conn_keep(netkit_loop *loop, netkit_conn conn, netkit_buf 
  * free is called here). *buf becomes {0}. Thread: any. */
 NETKIT_API void netkit_buf_release(netkit_buf *buf);
 
+/* ---- src/api/udp.h ---- */
+/* ---- datagrams: UDP -----------------------------------------------------------
+ *
+ * A udp is a datagram socket in a loop. One struct describes a datagram on its
+ * way in and out, so that what has come can be sent on as it is. */
+
+typedef struct netkit_udp {
+    uint64_t id;
+} netkit_udp;
+
+/* A datagram. Received: what is not known, or was not asked for, is 0. To send:
+ * what is 0 is left to the socket and the system. */
+typedef struct netkit_datagram {
+    uint64_t time_ns;         /* received: the system's wall clock (tell_time) */
+    const void *data;         /* received: lives until the callback returns; to send: copied */
+    size_t len;               /* 0 is a datagram like any other */
+    netkit_addr peer;         /* who sent it | where it goes; {0} = the connected peer */
+    netkit_addr local;        /* the address of ours it came to | to send it from */
+    uint32_t interface_index; /* where it came in (tell_local) | is to go out */
+    uint32_t segment_size;    /* `data` is datagrams of this size, the last may be shorter;
+                                 0 = one datagram */
+    uint32_t mtu;             /* in on_error: what the path takes at most */
+    int error;                /* in on_error: why it failed, else 0 */
+    int os_code;              /* and the system's code for it */
+    uint8_t tos;              /* type of service or traffic class; the low two bits are ECN */
+    uint8_t ttl;              /* time to live or hop limit */
+    bool is_truncated;        /* its end is missing: longer than there was room for */
+} netkit_datagram;
+
+enum {
+    NETKIT_ECN_NONE = 0, /* netkit_datagram.tos & NETKIT_ECN_MASK */
+    NETKIT_ECN_ECT1 = 1,
+    NETKIT_ECN_ECT0 = 2,
+    NETKIT_ECN_CE = 3, /* congestion was met on the way */
+    NETKIT_ECN_MASK = 3,
+    NETKIT_DATAGRAM_MAX = 65507 /* bytes of one datagram over IPv4; IPv6 takes 20 more */
+};
+
+/* Callbacks of a udp. NULL = default. */
+typedef struct netkit_udp_handler {
+    /* A datagram has come; it lives until the return. NULL: it is discarded. */
+    void (*on_datagram)(netkit_loop *loop, netkit_udp udp, const netkit_datagram *datagram,
+                        void *user);
+
+    /* After a send that gave NETKIT_E_FULL: as much fits now. */
+    void (*on_drain)(netkit_loop *loop, netkit_udp udp, void *user);
+
+    /* A datagram to failed->peer did not arrive or could not be sent (->error:
+     * NETKIT_E_REFUSED: nobody listens there, NETKIT_E_UNREACHABLE, ...), as far as
+     * the network tells; ->data is its beginning if that came back. With peer {0}
+     * receiving failed, and goes on by itself. The udp stays open.
+     * NULL: errors are not asked for, and passed over. */
+    void (*on_error)(netkit_loop *loop, netkit_udp udp, const netkit_datagram *failed, void *user);
+
+    /* The end, exactly once, last; info->unsent bytes were never sent. */
+    void (*on_close)(netkit_loop *loop, netkit_udp udp, const netkit_close_info *info, void *user);
+} netkit_udp_handler;
+
+typedef struct netkit_udp_desc {
+    const char *address;          /* to bind to, as netkit_addr_parse, port 0 = a free one; may be
+                                     NULL with a peer. Used during the call, as the next three */
+    const netkit_addr *addr;      /* or an address */
+    const char *peer;             /* connect: only its datagrams come, sends need no address */
+    const netkit_addr *peer_addr; /* or an address */
+    netkit_socket socket;         /* or a datagram socket to adopt; owned from success on */
+    uint32_t recv_size;           /* longest datagram taken whole, 0 = 65,535: none is cut */
+    uint32_t send_max;            /* bytes that may wait to be sent, each datagram counting 64
+                                     more, 0 = 262,144 */
+    uint32_t recv_buffer;         /* of the system, in bytes, 0 = its default */
+    uint32_t send_buffer;         /* the same */
+    uint32_t ext_size;            /* bytes of netkit_udp_ext, 0 = none */
+    bool reuse_port; /* several udps share the port, the kernel spreads the senders over them */
+    bool share;      /* other programs may bind the same port, for multicast: all get each one */
+    bool v6only;     /* an IPv6 wildcard takes no IPv4 */
+    bool broadcast;  /* may send to broadcast addresses */
+    bool tell_local; /* fill in local and interface_index; a wildcard address always does */
+    bool tell_tos;   /* fill in tos */
+    bool tell_ttl;   /* fill in ttl */
+    bool tell_time;  /* fill in time_ns */
+    bool gro;        /* let the kernel merge what arrives in a row: cheaper by factors in bulk;
+                         on_datagram still comes for each */
+    bool gro_whole;  /* the same, but merged ones are handed over whole, with segment_size */
+    netkit_udp_handler handler;
+    void *user;
+} netkit_udp_desc;
+
+/* Open a datagram socket in a loop. `out` may be NULL. When it fails nothing was
+ * created. Returns NETKIT_OK, NETKIT_E_INVALID, NETKIT_E_ADDRINUSE,
+ * NETKIT_E_ADDRNOTAVAIL, NETKIT_E_ACCESS, NETKIT_E_UNREACHABLE (the peer),
+ * NETKIT_E_NOSYS, NETKIT_E_FULL, NETKIT_E_NOMEM, NETKIT_E_MFILE. */
+NETKIT_API int netkit_udp_open(netkit_loop *loop, const netkit_udp_desc *desc, netkit_udp *out);
+
+/* Send what is queued as far as the system takes it at once, and close. on_close
+ * comes from the loop; no other callback does. A second close is NETKIT_OK. */
+NETKIT_API int netkit_udp_close(netkit_loop *loop, netkit_udp udp);
+
+/* ---- sending -------------------------------------------------------------------
+ *
+ * A datagram is copied and goes out with the others when all that was received
+ * together has been handled, at the end of the turn, or when 64 have gathered. In
+ * order. What fails later is told to on_error.
+ * All of these return NETKIT_OK (or a count); NETKIT_E_FULL: nothing was taken, as
+ * send_max bytes wait for the system; on_drain comes once when there is room;
+ * NETKIT_E_TOOBIG: longer than a datagram can be, or than send_max;
+ * NETKIT_E_NOTCONN: no address and no peer; NETKIT_E_INVALID; NETKIT_E_NOMEM;
+ * NETKIT_E_CLOSED; NETKIT_E_STALE. */
+
+/* Send one datagram. `to` NULL: to the connected peer. */
+NETKIT_API int netkit_udp_send(netkit_loop *loop, netkit_udp udp, const netkit_addr *to,
+                               const void *data, size_t len);
+
+/* Answer a datagram: to its sender, from the address that it came to. */
+NETKIT_API int netkit_udp_reply(netkit_loop *loop, netkit_udp udp, const netkit_datagram *received,
+                                const void *data, size_t len);
+
+/* Send datagrams with all that the struct can say. With segment_size one of them
+ * stands for many to the same peer, cut by the kernel or the network card where
+ * they can, by netkit elsewhere; together at most NETKIT_DATAGRAM_MAX bytes.
+ * Returns how many were taken, the first ones of the array, or why the first one
+ * was not. */
+NETKIT_API int netkit_udp_send_batch(netkit_loop *loop, netkit_udp udp,
+                                     const netkit_datagram *datagrams, size_t count);
+
+/* Send what is queued now. Calls nothing back. */
+NETKIT_API int netkit_udp_flush(netkit_loop *loop, netkit_udp udp);
+
+/* ---- receiving, groups --------------------------------------------------------- */
+
+/* Stop and restart on_datagram and on_error; pausing in the callback is legal.
+ * Meanwhile datagrams wait in the socket, as far as its buffer goes. */
+NETKIT_API int netkit_udp_pause(netkit_loop *loop, netkit_udp udp);
+NETKIT_API int netkit_udp_resume(netkit_loop *loop, netkit_udp udp);
+
+/* Join and leave a multicast group, on an interface (its index, 0 = the system's
+ * choice), from any source or (`source` not NULL) from this one. Joining twice is
+ * NETKIT_E_ADDRINUSE, leaving what was not joined NETKIT_E_ADDRNOTAVAIL. A udp bound
+ * to a wildcard address gets what other sockets of the machine have joined, too:
+ * look at `local`. */
+NETKIT_API int netkit_udp_join(netkit_loop *loop, netkit_udp udp, const netkit_addr *group,
+                               uint32_t interface_index, const netkit_addr *source);
+NETKIT_API int netkit_udp_leave(netkit_loop *loop, netkit_udp udp, const netkit_addr *group,
+                                uint32_t interface_index, const netkit_addr *source);
+
+/* ---- looking ------------------------------------------------------------------- */
+
+/* What the system does for a datagram socket. What is missing is done without: GSO
+ * by sending one by one, GRO by receiving one by one, the rest is left 0. */
+enum {
+    NETKIT_UDP_CAP_BATCH = 1,   /* many datagrams in one system call */
+    NETKIT_UDP_CAP_GSO = 2,     /* cuts segments */
+    NETKIT_UDP_CAP_GRO = 4,     /* merges segments */
+    NETKIT_UDP_CAP_LOCAL = 8,   /* tells and takes the local address */
+    NETKIT_UDP_CAP_TOS = 16,    /* tells and takes tos */
+    NETKIT_UDP_CAP_TTL = 32,    /* tells and takes ttl */
+    NETKIT_UDP_CAP_TIME = 64,   /* tells the time */
+    NETKIT_UDP_CAP_ERRORS = 128 /* tells who could not be reached */
+};
+
+/* NETKIT_UDP_CAP_* of this udp to *caps. */
+NETKIT_API int netkit_udp_caps(netkit_loop *loop, netkit_udp udp, uint32_t *caps);
+
+/* Its address: the real port after port 0; and the peer it is connected to
+ * (NETKIT_E_NOTCONN). */
+NETKIT_API int netkit_udp_local(netkit_loop *loop, netkit_udp udp, netkit_addr *out);
+NETKIT_API int netkit_udp_remote(netkit_loop *loop, netkit_udp udp, netkit_addr *out);
+
+/* Bytes that wait to be sent. */
+NETKIT_API int netkit_udp_queued(netkit_loop *loop, netkit_udp udp, size_t *out);
+
+/* The system's descriptor: look, set options; never close it. */
+NETKIT_API int netkit_udp_native(netkit_loop *loop, netkit_udp udp, uintptr_t *native);
+
+/* Options of its socket (NETKIT_OPT_TTL, NETKIT_OPT_MULTICAST_LOOP, ...), as
+ * netkit_socket_set and _get. NETKIT_OPT_GRO and NETKIT_OPT_TELL_ERRORS are set by
+ * the desc alone. */
+NETKIT_API int netkit_udp_set_option(netkit_loop *loop, netkit_udp udp, netkit_option option,
+                                     int value);
+NETKIT_API int netkit_udp_get_option(netkit_loop *loop, netkit_udp udp, netkit_option option,
+                                     int *value);
+
+/* The pointer given to callbacks; NULL for a stale handle. */
+NETKIT_API void *netkit_udp_user(netkit_loop *loop, netkit_udp udp);
+NETKIT_API int netkit_udp_set_user(netkit_loop *loop, netkit_udp udp, void *user);
+
+/* Its own ext_size bytes: zeroed at first, aligned to 16, in place until on_close
+ * has returned; NULL for a stale handle or ext_size 0. */
+NETKIT_API void *netkit_udp_ext(netkit_loop *loop, netkit_udp udp);
+
+/* Whether it keeps netkit_loop_run going (at first it does). */
+NETKIT_API int netkit_udp_set_referenced(netkit_loop *loop, netkit_udp udp, bool referenced);
+
+/* ---- datagrams on plain sockets -------------------------------------------------- */
+
+/* Receive up to `count` datagrams that are there now (32 at most in one call).
+ * `memory` is cut into `count` equal parts, one for each: what is longer is cut
+ * (is_truncated). What is told beside data and peer is asked for by
+ * NETKIT_OPT_TELL_* and NETKIT_OPT_GRO. One whose `error` is set is no datagram but
+ * the news that one of ours failed (NETKIT_OPT_TELL_ERRORS).
+ * Returns how many, at least 1; NETKIT_E_AGAIN; NETKIT_E_REFUSED and the like: an
+ * earlier send of this connected socket has failed, go on receiving.
+ * Thread: as netkit_socket_recv. */
+NETKIT_API int netkit_socket_recv_datagrams(netkit_socket s, netkit_datagram *datagrams,
+                                            size_t count, void *memory, size_t size);
+
+/* Send datagrams now, 32 at most in one call. Returns how many were sent, at least
+ * 1 (or 0 for count 0), or why the first one was not: NETKIT_E_AGAIN,
+ * NETKIT_E_TOOBIG, NETKIT_E_ACCESS, NETKIT_E_REFUSED (an earlier one was: send it
+ * again), ... Where the system cannot cut segments (NETKIT_UDP_CAP_GSO), segment_size
+ * is NETKIT_E_NOSYS: only a udp, which has a queue, can do that for it.
+ * Thread: as netkit_socket_send. */
+NETKIT_API int netkit_socket_send_datagrams(netkit_socket s, const netkit_datagram *datagrams,
+                                            size_t count);
+
+/* netkit_udp_join, _leave and _caps for a plain socket. */
+NETKIT_API int netkit_socket_join(netkit_socket s, const netkit_addr *group,
+                                  uint32_t interface_index, const netkit_addr *source);
+NETKIT_API int netkit_socket_leave(netkit_socket s, const netkit_addr *group,
+                                   uint32_t interface_index, const netkit_addr *source);
+NETKIT_API int netkit_socket_datagram_caps(netkit_socket s, uint32_t *caps);
+
 /* ---- src/api/event.h ---- */
 /* ---- pulling events ----------------------------------------------------------
  *
  * For those who would rather fetch than be called: games, other languages. With
- * desc.pull what has no callback comes as an event: conns and listeners whose
- * handler leaves it NULL, timers and watches without a function. */
+ * desc.pull what has no callback comes as an event: conns, listeners and udps
+ * whose handler leaves it NULL, timers and watches without a function. */
 
 typedef enum netkit_event_type {
     NETKIT_EVENT_NONE = 0,
@@ -2131,7 +2372,11 @@ typedef enum netkit_event_type {
     NETKIT_EVENT_LISTENER_ERROR, /* listener, close.code, close.os_code */
     NETKIT_EVENT_LISTENER_CLOSE, /* listener */
     NETKIT_EVENT_TIMER,          /* timer */
-    NETKIT_EVENT_WATCH           /* watch, poll_events */
+    NETKIT_EVENT_WATCH,          /* watch, poll_events */
+    NETKIT_EVENT_DATAGRAM,       /* udp, datagram */
+    NETKIT_EVENT_UDP_DRAIN,      /* udp */
+    NETKIT_EVENT_UDP_ERROR,      /* udp, datagram: as on_error */
+    NETKIT_EVENT_UDP_CLOSE       /* udp, close */
 } netkit_event_type;
 
 typedef struct netkit_event {
@@ -2141,6 +2386,8 @@ typedef struct netkit_event {
     netkit_listener listener;
     netkit_timer timer;
     netkit_watch watch;
+    netkit_udp udp;
+    const netkit_datagram *datagram; /* lives as long as data */
     const void *data; /* lives until the next call of netkit_loop_next, run_once or poll */
     size_t len;
     netkit_close_info close;
@@ -2585,6 +2832,10 @@ typedef struct netkit_try {
 #define NKI_HAS_URING 1
 #else
 #define NKI_HAS_URING 0
+#endif
+
+#ifndef NKI_HAS_MMSG /* recvmmsg, sendmmsg */
+#define NKI_HAS_MMSG NKI_LINUX
 #endif
 
 #ifdef NETKIT_NO_THREADS
@@ -4909,6 +5160,12 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 #define NKI_SYS_send(s, b, n, f) (NKI_FAIL(send) ? -1 : send((s), (b), NKI_CLIP(send, n), (f)))
 #define NKI_SYS_sendmsg(s, m, f) (NKI_FAIL(sendmsg) ? -1 : sendmsg((s), (m), (f)))
 #define NKI_SYS_recvmsg(s, m, f) (NKI_FAIL(recvmsg) ? -1 : recvmsg((s), (m), (f)))
+#if NKI_HAS_MMSG
+#define NKI_SYS_recvmmsg(s, m, n, f) \
+    (NKI_FAIL(recvmmsg) ? -1 : recvmmsg((s), (m), (unsigned)NKI_CLIP(recvmmsg, n), (f), NULL))
+#define NKI_SYS_sendmmsg(s, m, n, f) \
+    (NKI_FAIL(sendmmsg) ? -1 : sendmmsg((s), (m), (unsigned)NKI_CLIP(sendmmsg, n), (f)))
+#endif
 #define NKI_SYS_shutdown(s, how) (NKI_FAIL(shutdown) ? -1 : shutdown((s), (how)))
 #define NKI_SYS_close(fd) (close(fd) != 0 || NKI_FAIL(close) ? -1 : 0)
 #define NKI_SYS_getsockopt(s, l, o, v, n) \
@@ -5121,6 +5378,63 @@ static int nki_os_unlink_unix(const netkit_unix_file *file);
 static void nki_os_undo_unix(netkit_unix_file *file); /* keeps the code, as nki_os_abandon */
 static int nki_os_credentials(uintptr_t s, netkit_credentials *out);
 static uint64_t nki_os_process(void);
+
+/* ---- datagrams ---- */
+
+/* Where a datagram goes, and how: what a send needs of a netkit_datagram, in 48 bytes. */
+typedef struct nki_route {
+    uint8_t family;       /* NETKIT_AF_*, NONE = the connected peer */
+    uint8_t level;        /* IPV4 or IPV6: whose options go with it */
+    uint8_t local_family; /* NONE = any address */
+    uint8_t tos;
+    uint8_t ttl; /* 0 = the socket's */
+    uint8_t unused;
+    uint16_t port;
+    uint32_t scope;
+    uint32_t interface_index;
+    uint8_t ip[16];
+    uint8_t local[16];
+} nki_route;
+
+/* One message for the system. */
+typedef struct nki_dgram_out {
+    const void *data;
+    size_t len;
+    uint32_t segment; /* cut it so, 0 = not */
+    const nki_route *route;
+    const netkit_addr *path; /* unix: instead of the route's address */
+} nki_dgram_out;
+
+/* Where datagrams are received: `count` parts of `size` bytes, `stride` apart. */
+typedef struct nki_dgram_room {
+    unsigned char *memory;
+    size_t stride;
+    size_t size;
+    unsigned count; /* at most NKI_DGRAM_BATCH, and what the scratch was made for */
+} nki_dgram_room;
+
+enum {
+    NKI_DGRAM_BATCH = 64,
+    NKI_DGRAM_SEGMENTS = 64 /* the most that every kernel with GSO cuts (UDP_MAX_SEGMENTS) */
+};
+
+/* `scratch` is memory of nki_os_dgram_scratch(count) bytes, aligned as by malloc. Both return a
+ * count of 1 or more, NETKIT_E_AGAIN or an error; a datagram that failed leaves those behind it
+ * alone. `is_ipv6`: the family of the socket. */
+static size_t nki_os_dgram_scratch(unsigned count);
+static int nki_os_recv_dgrams(uintptr_t s, void *scratch, netkit_datagram *out,
+                              const nki_dgram_room *room);
+static int nki_os_send_dgrams(uintptr_t s, bool is_ipv6, void *scratch, const nki_dgram_out *out,
+                              unsigned count);
+/* The next report of a datagram that failed: NETKIT_OK, NETKIT_E_AGAIN: there is none. */
+static int nki_os_recv_failed(uintptr_t s, netkit_datagram *out, void *memory, size_t size);
+static int nki_os_join(uintptr_t s, bool is_join, const netkit_addr *group,
+                       uint32_t interface_index, const netkit_addr *source);
+static uint32_t nki_os_dgram_caps(uintptr_t s);
+static int nki_os_set_buffers(uintptr_t s, uint32_t recv_size, uint32_t send_size);
+static int nki_os_family(uintptr_t s, int *family); /* NETKIT_AF_* */
+static int nki_os_set_ip_option(uintptr_t s, netkit_option option, int value);
+static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value);
 
 /* ---- src/os/sockaddr_posix.c ---- */
 /* Addresses as the kernel takes and gives them: netkit_addr to and from struct sockaddr_*.
@@ -6390,6 +6704,9 @@ static int nki_os_set_option(uintptr_t s, netkit_option option, int value) {
     int fd = nki_os_fd(s);
     bool is_flag = option == NETKIT_OPT_BLOCKING || option == NETKIT_OPT_CLOSE_ON_EXEC;
     const nki_option_row *row = nki_option_find(option);
+    if (option >= NETKIT_OPT_BROADCAST) {
+        return nki_os_set_ip_option(s, option, value);
+    }
     if ((row == NULL && !is_flag) ||
         !nki_option_accepts(is_flag ? (int)NKI_OPTION_BOOL : row->values, value)) {
         return NETKIT_E_INVALID;
@@ -6431,6 +6748,9 @@ static int nki_os_get_option(uintptr_t s, netkit_option option, int *value) {
     *value = 0;
     if (row != NULL) {
         return nki_option_get_int(fd, row, value);
+    }
+    if (option >= NETKIT_OPT_BROADCAST) {
+        return nki_os_get_ip_option(s, option, value);
     }
     switch ((int)option) {
     case NETKIT_OPT_BLOCKING:
@@ -7275,6 +7595,767 @@ static int nki_os_recv_fds(uintptr_t s, void *data, size_t len, uintptr_t *fds, 
 
 #endif /* NKI_POSIX */
 
+/* ---- src/os/option_ip_posix.c ---- */
+/* Options of IP on POSIX: IPv4 and IPv6 have each their own, and an IPv6 socket that takes IPv4
+ * obeys both, each for its own datagrams. So there both are set, the second as far as the system
+ * has it (Linux takes options of IPv4 on IPv6 sockets; the BSDs do not). */
+
+#if NKI_POSIX
+
+#define NKI_NO_NAME (-1)
+
+/* Names that a libc may lack. The numbers are Linux's own, which do not change. */
+#if NKI_LINUX
+#define NKI_UDP_SEGMENT 103
+#define NKI_UDP_GRO 104
+#else
+#define NKI_UDP_SEGMENT NKI_NO_NAME
+#define NKI_UDP_GRO NKI_NO_NAME
+#endif
+#if defined(IP_MTU_DISCOVER) && defined(IPV6_MTU_DISCOVER)
+#define NKI_IP_MTU_DISCOVER IP_MTU_DISCOVER
+#define NKI_IPV6_MTU_DISCOVER IPV6_MTU_DISCOVER
+#else
+#define NKI_IP_MTU_DISCOVER NKI_NO_NAME
+#define NKI_IPV6_MTU_DISCOVER NKI_NO_NAME
+#endif
+#if defined(IP_MTU) && defined(IPV6_MTU)
+#define NKI_IP_MTU IP_MTU
+#define NKI_IPV6_MTU IPV6_MTU
+#else
+#define NKI_IP_MTU NKI_NO_NAME
+#define NKI_IPV6_MTU NKI_NO_NAME
+#endif
+#if defined(IP_PKTINFO)
+#define NKI_IP_TELL_LOCAL IP_PKTINFO
+#elif defined(IP_RECVDSTADDR)
+#define NKI_IP_TELL_LOCAL IP_RECVDSTADDR
+#else
+#define NKI_IP_TELL_LOCAL NKI_NO_NAME
+#endif
+#if defined(IPV6_RECVPKTINFO)
+#define NKI_IPV6_TELL_LOCAL IPV6_RECVPKTINFO
+#else
+#define NKI_IPV6_TELL_LOCAL NKI_NO_NAME
+#endif
+#if defined(IP_RECVTOS) && defined(IPV6_RECVTCLASS) && defined(IPV6_TCLASS)
+#define NKI_IP_TELL_TOS IP_RECVTOS
+#define NKI_IPV6_TELL_TOS IPV6_RECVTCLASS
+#define NKI_IPV6_TOS IPV6_TCLASS
+#else
+#define NKI_IP_TELL_TOS NKI_NO_NAME
+#define NKI_IPV6_TELL_TOS NKI_NO_NAME
+#define NKI_IPV6_TOS NKI_NO_NAME
+#endif
+#if defined(IP_RECVTTL) && defined(IPV6_RECVHOPLIMIT)
+#define NKI_IP_TELL_TTL IP_RECVTTL
+#define NKI_IPV6_TELL_TTL IPV6_RECVHOPLIMIT
+#else
+#define NKI_IP_TELL_TTL NKI_NO_NAME
+#define NKI_IPV6_TELL_TTL NKI_NO_NAME
+#endif
+#if defined(IP_RECVERR) && defined(IPV6_RECVERR)
+#define NKI_IP_TELL_ERRORS IP_RECVERR
+#define NKI_IPV6_TELL_ERRORS IPV6_RECVERR
+#else
+#define NKI_IP_TELL_ERRORS NKI_NO_NAME
+#define NKI_IPV6_TELL_ERRORS NKI_NO_NAME
+#endif
+#if defined(SO_TIMESTAMPNS)
+#define NKI_SO_TELL_TIME SO_TIMESTAMPNS
+#else
+#define NKI_SO_TELL_TIME NKI_NO_NAME
+#endif
+
+typedef struct nki_ip_option {
+    int option;
+    int level; /* of a plain one, 0 = a pair of IP's */
+    int name;  /* or the one of IPv4 */
+    int name6;
+    int min;
+    int max;
+} nki_ip_option;
+
+static const nki_ip_option *nki_ip_option_find(netkit_option option) {
+    static const nki_ip_option rows[] = {
+        {NETKIT_OPT_BROADCAST, SOL_SOCKET, SO_BROADCAST, 0, 0, 1},
+        {NETKIT_OPT_TTL, 0, IP_TTL, IPV6_UNICAST_HOPS, 1, 255},
+        {NETKIT_OPT_TOS, 0, IP_TOS, NKI_IPV6_TOS, 0, 255},
+        {NETKIT_OPT_DONT_FRAGMENT, 0, NKI_IP_MTU_DISCOVER, NKI_IPV6_MTU_DISCOVER, 0, 2},
+        {NETKIT_OPT_PATH_MTU, 0, NKI_IP_MTU, NKI_IPV6_MTU, 1, 0},
+        {NETKIT_OPT_MULTICAST_TTL, 0, IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS, 0, 255},
+        {NETKIT_OPT_MULTICAST_LOOP, 0, IP_MULTICAST_LOOP, IPV6_MULTICAST_LOOP, 0, 1},
+        {NETKIT_OPT_MULTICAST_INTERFACE, 0, IP_MULTICAST_IF, IPV6_MULTICAST_IF, 0, INT_MAX},
+        {NETKIT_OPT_GRO, IPPROTO_UDP, NKI_UDP_GRO, 0, 0, 1},
+        {NETKIT_OPT_TELL_LOCAL, 0, NKI_IP_TELL_LOCAL, NKI_IPV6_TELL_LOCAL, 0, 1},
+        {NETKIT_OPT_TELL_TOS, 0, NKI_IP_TELL_TOS, NKI_IPV6_TELL_TOS, 0, 1},
+        {NETKIT_OPT_TELL_TTL, 0, NKI_IP_TELL_TTL, NKI_IPV6_TELL_TTL, 0, 1},
+        {NETKIT_OPT_TELL_TIME, SOL_SOCKET, NKI_SO_TELL_TIME, 0, 0, 1},
+        {NETKIT_OPT_TELL_ERRORS, 0, NKI_IP_TELL_ERRORS, NKI_IPV6_TELL_ERRORS, 0, 1},
+    };
+    for (size_t i = 0; i < NKI_COUNT(rows); i++) {
+        if (rows[i].option == (int)option) {
+            return &rows[i];
+        }
+    }
+    return NULL;
+}
+
+/* NETKIT_AF_* of a socket. */
+static int nki_os_family(uintptr_t s, int *family) {
+    struct sockaddr_storage sa;
+    socklen_t len = (socklen_t)sizeof(sa);
+    memset(&sa, 0, sizeof(sa));
+    if (NKI_SYS_getsockname(nki_os_fd(s), (struct sockaddr *)(void *)&sa, &len) != 0) {
+        return nki_os_error();
+    }
+    *family = sa.ss_family == AF_INET    ? NETKIT_AF_IPV4
+              : sa.ss_family == AF_INET6 ? NETKIT_AF_IPV6
+              : sa.ss_family == AF_UNIX  ? NETKIT_AF_UNIX
+                                         : NETKIT_AF_NONE;
+    return NETKIT_OK;
+}
+
+/* IPv4 names the interface by its address, or where there is ip_mreqn, by its index. */
+static int nki_os_set_multicast_if(int fd, int index) {
+#if NKI_LINUX
+    struct ip_mreqn request;
+    memset(&request, 0, sizeof(request));
+    request.imr_ifindex = index;
+    return NKI_SYS_setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &request,
+                              (socklen_t)sizeof(request)) != 0
+               ? nki_os_error()
+               : NETKIT_OK;
+#else
+    NKI_UNUSED(fd);
+    return index == 0 ? NETKIT_OK : NETKIT_E_NOSYS;
+#endif
+}
+
+static int nki_ip_set_one(int fd, const nki_ip_option *row, int value, bool is_ipv6) {
+    int name = is_ipv6 ? row->name6 : row->name;
+#if NKI_LINUX
+    if (row->option == NETKIT_OPT_DONT_FRAGMENT) {
+        static const int ways[] = {IP_PMTUDISC_WANT, IP_PMTUDISC_DO, IP_PMTUDISC_PROBE};
+        value = ways[value];
+    }
+#endif
+    if (name == NKI_NO_NAME) {
+        return NETKIT_E_NOSYS;
+    }
+    if (row->option == NETKIT_OPT_MULTICAST_INTERFACE && !is_ipv6) {
+        return nki_os_set_multicast_if(fd, value);
+    }
+    return nki_os_set_int(fd, is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IP, name, value);
+}
+
+static int nki_os_set_ip_option(uintptr_t s, netkit_option option, int value) {
+    int fd = nki_os_fd(s);
+    int family = NETKIT_AF_NONE;
+    const nki_ip_option *row = nki_ip_option_find(option);
+    if (row == NULL || value < row->min || value > row->max) {
+        return NETKIT_E_INVALID;
+    }
+    if (row->level != 0) {
+        return row->name == NKI_NO_NAME ? (int)NETKIT_E_NOSYS
+                                        : nki_os_set_int(fd, row->level, row->name, value);
+    }
+    int rc = nki_os_family(s, &family);
+    if (rc != NETKIT_OK || (family != NETKIT_AF_IPV4 && family != NETKIT_AF_IPV6)) {
+        return rc != NETKIT_OK ? rc : (int)NETKIT_E_NOSYS;
+    }
+    rc = nki_ip_set_one(fd, row, value, family == NETKIT_AF_IPV6);
+    if (rc == NETKIT_OK && family == NETKIT_AF_IPV6) {
+        (void)nki_ip_set_one(fd, row, value, false);
+    }
+    return rc;
+}
+
+static int nki_ip_get_value(int option, int raw) {
+    switch (option) {
+#if NKI_LINUX
+    case NETKIT_OPT_DONT_FRAGMENT:
+        return raw == IP_PMTUDISC_DO ? 1 : raw == IP_PMTUDISC_PROBE ? 2 : 0;
+#endif
+    case NETKIT_OPT_BROADCAST:
+    case NETKIT_OPT_MULTICAST_LOOP: return raw != 0;
+    default: return raw;
+    }
+}
+
+static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value) {
+    int fd = nki_os_fd(s);
+    int family = NETKIT_AF_NONE;
+    int raw = 0;
+    socklen_t len = (socklen_t)sizeof(raw);
+    const nki_ip_option *row = nki_ip_option_find(option);
+    *value = 0;
+    if (row == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    int rc = row->level != 0 ? NETKIT_OK : nki_os_family(s, &family);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    int level = row->level != 0 ? row->level : family == NETKIT_AF_IPV6 ? IPPROTO_IPV6 : IPPROTO_IP;
+    int name = level == IPPROTO_IPV6 ? row->name6 : row->name;
+    if (name == NKI_NO_NAME || (row->level == 0 && family == NETKIT_AF_UNIX)) {
+        return NETKIT_E_NOSYS;
+    }
+    if (option == NETKIT_OPT_MULTICAST_INTERFACE && family == NETKIT_AF_IPV4) {
+        return NETKIT_E_NOSYS; /* no system gives back the index, Linux an address at best */
+    }
+    if (NKI_SYS_getsockopt(fd, level, name, &raw, &len) != 0) {
+        return nki_os_error();
+    }
+    *value = nki_ip_get_value((int)option, raw);
+    return NETKIT_OK;
+}
+
+#endif /* NKI_POSIX */
+
+/* ---- src/os/datagram_posix.c ---- */
+/* Datagrams on POSIX: many in one call where there is recvmmsg, one by one elsewhere, and what
+ * goes beside them in control messages.
+ *
+ * Owns what the messages mean. A report of ICMP comes twice: by the next call on the socket, which
+ * it fails without having done anything, and, if asked for, in the socket's error queue with the
+ * address it is about (Linux ip(7), IP_RECVERR). A control buffer that is too small loses the
+ * messages at its end (MSG_CTRUNC): where one datagram of a merged row ends is then not known, so
+ * such a row is marked as cut. */
+
+#if NKI_POSIX
+
+enum {
+    NKI_DGRAM_CONTROL = 256 /* all that can be asked for at once takes 176 bytes */
+};
+
+#if NKI_HAS_MMSG
+typedef struct mmsghdr nki_mmsg;
+#else
+typedef struct nki_mmsg {
+    struct msghdr msg_hdr;
+    unsigned int msg_len;
+} nki_mmsg;
+#endif
+
+typedef struct nki_dgram_side {
+    union {
+        struct sockaddr_storage name;
+        char bytes[sizeof(struct sockaddr_storage)];
+    } at;
+    union {
+        size_t align;
+        unsigned char bytes[NKI_DGRAM_CONTROL];
+    } control;
+    struct iovec iov;
+} nki_dgram_side;
+
+NKI_STATIC_ASSERT(plain_scratch, 32 * (sizeof(nki_mmsg) + sizeof(nki_dgram_side)) <= 16384);
+
+static size_t nki_os_dgram_scratch(unsigned count) {
+    return count * (sizeof(nki_mmsg) + sizeof(nki_dgram_side));
+}
+
+/* The scratch is `count` sides and then `count` heads. */
+static nki_mmsg *nki_dgram_heads(void *scratch, unsigned count) {
+    return (nki_mmsg *)(void *)((nki_dgram_side *)scratch + count);
+}
+
+/* ---- receiving ---- */
+
+static void nki_dgram_ipv4(netkit_addr *out, const void *ip) {
+    out->family = NETKIT_AF_IPV4;
+    memset(out->ip, 0, sizeof(out->ip));
+    out->scope = 0;
+    memcpy(out->ip, ip, 4);
+}
+
+static void nki_dgram_ipv6(netkit_addr *out, const void *ip, uint32_t interface_index) {
+    memcpy(out->ip, ip, 16);
+    if (nki_ip_is_mapped(out->ip)) {
+        nki_dgram_ipv4(out, (const char *)ip + 12);
+        return;
+    }
+    out->family = NETKIT_AF_IPV6;
+    bool is_link_local = out->ip[0] == 0xFE && (out->ip[1] & 0xC0) == 0x80;
+    out->scope = is_link_local ? interface_index : 0;
+}
+
+/* The last message may be cut, too: what is not there whole is not there. */
+static bool nki_control_get(const struct cmsghdr *c, void *out, size_t size) {
+    if ((size_t)c->cmsg_len < (size_t)(CMSG_LEN(size))) {
+        return false;
+    }
+    memcpy(out, CMSG_DATA(c), size);
+    return true;
+}
+
+/* Numbers come as an int or, from some systems, as one byte. */
+static uint8_t nki_control_byte(const struct cmsghdr *c) {
+    int number;
+    uint8_t byte = 0;
+    if (nki_control_get(c, &number, sizeof(number))) {
+        return (uint8_t)number;
+    }
+    (void)((size_t)c->cmsg_len == (size_t)(CMSG_LEN(1)) && nki_control_get(c, &byte, 1));
+    return byte;
+}
+
+/* The address of a broadcast cannot be sent from, so it is the interface's own that is told; that
+ * of a multicast is the group's. */
+static void nki_dgram_note_ipv4(netkit_datagram *out, const struct cmsghdr *c) {
+    switch (c->cmsg_type) {
+#if defined(IP_PKTINFO)
+    case IP_PKTINFO: {
+        struct in_pktinfo info;
+        if (!nki_control_get(c, &info, sizeof(info))) {
+            break;
+        }
+        bool is_group = (ntohl(info.ipi_addr.s_addr) >> 28) == 14;
+        out->interface_index = (uint32_t)info.ipi_ifindex;
+        nki_dgram_ipv4(&out->local, is_group ? &info.ipi_addr : &info.ipi_spec_dst);
+        break;
+    }
+#elif defined(IP_RECVDSTADDR)
+    case IP_RECVDSTADDR: nki_dgram_ipv4(&out->local, CMSG_DATA(c)); break;
+#endif
+#if !NKI_LINUX && defined(IP_RECVTTL)
+    case IP_RECVTTL: out->ttl = nki_control_byte(c); break;
+#endif
+#if !NKI_LINUX && defined(IP_RECVTOS)
+    case IP_RECVTOS: out->tos = nki_control_byte(c); break;
+#endif
+    case IP_TTL: out->ttl = nki_control_byte(c); break;
+    case IP_TOS: out->tos = nki_control_byte(c); break;
+    default: break;
+    }
+}
+
+static void nki_dgram_note_ipv6(netkit_datagram *out, const struct cmsghdr *c) {
+    switch (c->cmsg_type) {
+#if defined(IPV6_PKTINFO)
+    case IPV6_PKTINFO: {
+        struct in6_pktinfo info;
+        if (!nki_control_get(c, &info, sizeof(info))) {
+            break;
+        }
+        out->interface_index = (uint32_t)info.ipi6_ifindex;
+        nki_dgram_ipv6(&out->local, &info.ipi6_addr, out->interface_index);
+        break;
+    }
+#endif
+#if defined(IPV6_HOPLIMIT)
+    case IPV6_HOPLIMIT: out->ttl = nki_control_byte(c); break;
+#endif
+#if defined(IPV6_TCLASS)
+    case IPV6_TCLASS: out->tos = nki_control_byte(c); break;
+#endif
+    default: break;
+    }
+}
+
+static void nki_dgram_note(netkit_datagram *out, const struct cmsghdr *c) {
+    if (c->cmsg_level == IPPROTO_IP) {
+        nki_dgram_note_ipv4(out, c);
+    } else if (c->cmsg_level == IPPROTO_IPV6) {
+        nki_dgram_note_ipv6(out, c);
+    } else if (c->cmsg_level == IPPROTO_UDP && c->cmsg_type == NKI_UDP_GRO) {
+        int size;
+        bool has_size = nki_control_get(c, &size, sizeof(size));
+        out->segment_size = has_size && size > 0 && (size_t)size < out->len ? (uint32_t)size : 0;
+#if defined(SCM_TIMESTAMPNS)
+    } else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_TIMESTAMPNS) {
+        struct timespec time;
+        if (nki_control_get(c, &time, sizeof(time))) {
+            out->time_ns = (uint64_t)time.tv_sec * NKI_NS_PER_S + (uint64_t)time.tv_nsec;
+        }
+#endif
+    }
+}
+
+static void nki_dgram_read(netkit_datagram *out, nki_mmsg *head, const nki_dgram_side *side) {
+    struct msghdr *msg = &head->msg_hdr;
+    memset(out, 0, sizeof(*out));
+    out->data = side->iov.iov_base;
+    out->len = head->msg_len;
+    out->is_truncated = (msg->msg_flags & MSG_TRUNC) != 0;
+    nki_sockaddr_to(&out->peer, &side->at.name, msg->msg_namelen);
+    if (msg->msg_controllen != 0) {
+        for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
+            nki_dgram_note(out, c);
+        }
+    }
+    if (NKI_UNLIKELY((msg->msg_flags & MSG_CTRUNC) != 0) && out->segment_size == 0) {
+        out->is_truncated = true;
+    }
+}
+
+static void nki_dgram_head(nki_mmsg *head, nki_dgram_side *side, void *memory, size_t size) {
+    struct msghdr *msg = &head->msg_hdr;
+    memset(head, 0, sizeof(*head));
+    side->iov.iov_base = memory;
+    side->iov.iov_len = size;
+    msg->msg_name = &side->at;
+    msg->msg_namelen = (socklen_t)sizeof(side->at);
+    msg->msg_iov = &side->iov;
+    msg->msg_iovlen = 1;
+    msg->msg_control = &side->control;
+    /* Tests make it smaller than what comes. */
+    msg->msg_controllen = (socklen_t)NKI_CLIP(dgram_control, NKI_DGRAM_CONTROL);
+}
+
+#if NKI_HAS_MMSG
+static int nki_os_recv_heads(int fd, nki_mmsg *heads, unsigned count) {
+    return NKI_SYS_recvmmsg(fd, heads, count, MSG_DONTWAIT);
+}
+
+static int nki_os_send_heads(int fd, nki_mmsg *heads, unsigned count) {
+    return NKI_SYS_sendmmsg(fd, heads, count, NKI_MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+#else
+static int nki_os_recv_heads(int fd, nki_mmsg *heads, unsigned count) {
+    unsigned done = 0;
+    for (; done < count; done++) {
+        ssize_t n = NKI_SYS_recvmsg(fd, &heads[done].msg_hdr, MSG_DONTWAIT);
+        if (n < 0) {
+            /* An error that is not told now would be lost: fewer are received than could be. */
+            return done != 0 ? (int)done : -1;
+        }
+        heads[done].msg_len = (unsigned)n;
+        if (done + 1 < count && nki_os_wait((uintptr_t)fd, NETKIT_POLL_READ, 0) <= 0) {
+            return (int)done + 1;
+        }
+    }
+    return (int)done;
+}
+
+static int nki_os_send_heads(int fd, nki_mmsg *heads, unsigned count) {
+    unsigned done = 0;
+    while (done < count &&
+           NKI_SYS_sendmsg(fd, &heads[done].msg_hdr, NKI_MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) {
+        done++;
+    }
+    return done != 0 ? (int)done : -1;
+}
+#endif
+
+static int nki_os_recv_dgrams(uintptr_t s, void *scratch, netkit_datagram *out,
+                              const nki_dgram_room *room) {
+    nki_dgram_side *sides = (nki_dgram_side *)scratch;
+    nki_mmsg *heads = nki_dgram_heads(scratch, room->count);
+    int n;
+    for (unsigned i = 0; i < room->count; i++) {
+        nki_dgram_head(&heads[i], &sides[i], room->memory + i * room->stride, room->size);
+    }
+    do {
+        n = nki_os_recv_heads(nki_os_fd(s), heads, room->count);
+    } while (n < 0 && errno == EINTR);
+    if (n <= 0) {
+        return n == 0 || errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+    }
+    for (int i = 0; i < n; i++) {
+        nki_dgram_read(&out[i], &heads[i], &sides[i]);
+    }
+    return n;
+}
+
+/* ---- sending ---- */
+
+static void nki_control_put(struct msghdr *msg, int level, int type, const void *data,
+                            size_t size) {
+    size_t at = (size_t)msg->msg_controllen;
+    struct cmsghdr *c = (struct cmsghdr *)(void *)((char *)msg->msg_control + at);
+    size_t len = (size_t)(CMSG_LEN(size));
+    size_t end = at + (size_t)(CMSG_SPACE(size));
+    memset(c, 0, end - at);
+    c->cmsg_level = level;
+    c->cmsg_type = type;
+    /* Both are a size_t here and a socklen_t there. */
+    c->cmsg_len = (socklen_t)len;
+    msg->msg_controllen = (socklen_t)end;
+    memcpy(CMSG_DATA(c), data, size);
+}
+
+static void nki_control_local_ipv4(struct msghdr *msg, const nki_route *route) {
+#if defined(IP_PKTINFO)
+    struct in_pktinfo info;
+    memset(&info, 0, sizeof(info));
+    info.ipi_ifindex = (int)route->interface_index;
+    if (route->local_family == NETKIT_AF_IPV4) {
+        memcpy(&info.ipi_spec_dst, route->local, 4);
+    }
+    nki_control_put(msg, IPPROTO_IP, IP_PKTINFO, &info, sizeof(info));
+#elif defined(IP_SENDSRCADDR)
+    if (route->local_family == NETKIT_AF_IPV4) {
+        nki_control_put(msg, IPPROTO_IP, IP_SENDSRCADDR, route->local, 4);
+    }
+#else
+    NKI_UNUSED(msg);
+    NKI_UNUSED(route);
+#endif
+}
+
+static void nki_control_local_ipv6(struct msghdr *msg, const nki_route *route) {
+#if defined(IPV6_PKTINFO)
+    struct in6_pktinfo info;
+    memset(&info, 0, sizeof(info));
+    info.ipi6_ifindex = route->interface_index;
+    if (route->local_family == NETKIT_AF_IPV6) {
+        memcpy(&info.ipi6_addr, route->local, 16);
+    }
+    nki_control_put(msg, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof(info));
+#else
+    NKI_UNUSED(msg);
+    NKI_UNUSED(route);
+#endif
+}
+
+static void nki_control_numbers(struct msghdr *msg, const nki_route *route) {
+    bool is_ipv6 = route->level == NETKIT_AF_IPV6;
+    if (route->ttl != 0) {
+        int ttl = route->ttl;
+        nki_control_put(msg, is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IP, is_ipv6 ? IPV6_HOPLIMIT : IP_TTL,
+                        &ttl, sizeof(ttl));
+    }
+    if (route->tos != 0) {
+        int tos = route->tos;
+        nki_control_put(msg, is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IP, is_ipv6 ? IPV6_TCLASS : IP_TOS,
+                        &tos, sizeof(tos));
+    }
+}
+
+static void nki_dgram_control(struct msghdr *msg, const nki_dgram_out *out) {
+    const nki_route *route = out->route;
+    if (route->local_family != NETKIT_AF_NONE || route->interface_index != 0) {
+        if (route->level == NETKIT_AF_IPV6) {
+            nki_control_local_ipv6(msg, route);
+        } else {
+            nki_control_local_ipv4(msg, route);
+        }
+    }
+    if ((route->ttl | route->tos) != 0) {
+        nki_control_numbers(msg, route);
+    }
+    if (out->segment != 0) {
+        uint16_t size = (uint16_t)out->segment;
+        nki_control_put(msg, IPPROTO_UDP, NKI_UDP_SEGMENT, &size, sizeof(size));
+    }
+}
+
+/* Linux sends to an address of IPv4 on an IPv6 socket; elsewhere it must be mapped. */
+static void nki_dgram_name(struct msghdr *msg, nki_dgram_side *side, const nki_dgram_out *out,
+                           bool is_ipv6) {
+    const nki_route *route = out->route;
+    socklen_t len = 0;
+    if (route->family == NETKIT_AF_IPV4 && (NKI_LINUX || !is_ipv6)) {
+        struct sockaddr_in sa;
+        memset(&sa, 0, sizeof(sa));
+        sa.sin_family = AF_INET;
+        sa.sin_port = htons(route->port);
+        memcpy(&sa.sin_addr, route->ip, 4);
+        memcpy(side->at.bytes, &sa, sizeof(sa));
+        len = (socklen_t)sizeof(sa);
+    } else if (route->family == NETKIT_AF_IPV4 || route->family == NETKIT_AF_IPV6) {
+        static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF};
+        struct sockaddr_in6 sa;
+        bool is_mapped = route->family == NETKIT_AF_IPV4;
+        memset(&sa, 0, sizeof(sa));
+        sa.sin6_family = AF_INET6;
+        sa.sin6_port = htons(route->port);
+        sa.sin6_scope_id = route->scope;
+        if (is_mapped) {
+            memcpy(&sa.sin6_addr, mapped, 12);
+        }
+        memcpy((char *)&sa.sin6_addr + (is_mapped ? 12 : 0), route->ip, is_mapped ? 4 : 16);
+        memcpy(side->at.bytes, &sa, sizeof(sa));
+        len = (socklen_t)sizeof(sa);
+    } else if (out->path != NULL) {
+        (void)nki_sockaddr_from(&side->at.name, &len, out->path);
+    }
+#if NKI_BSD
+    side->at.name.ss_len = (uint8_t)len;
+#endif
+    msg->msg_name = len == 0 ? NULL : (void *)&side->at;
+    msg->msg_namelen = len;
+}
+
+static int nki_os_send_dgrams(uintptr_t s, bool is_ipv6, void *scratch, const nki_dgram_out *out,
+                              unsigned count) {
+    nki_dgram_side *sides = (nki_dgram_side *)scratch;
+    nki_mmsg *heads = nki_dgram_heads(scratch, count);
+    int n;
+    for (unsigned i = 0; i < count; i++) {
+        struct msghdr *msg = &heads[i].msg_hdr;
+        memset(&heads[i], 0, sizeof(heads[i]));
+        /* The system only reads, but iovec has no const. */
+        memcpy(&sides[i].iov.iov_base, &out[i].data, sizeof(out[i].data));
+        sides[i].iov.iov_len = out[i].len;
+        msg->msg_iov = &sides[i].iov;
+        msg->msg_iovlen = 1;
+        nki_dgram_name(msg, &sides[i], &out[i], is_ipv6);
+        msg->msg_control = &sides[i].control;
+        nki_dgram_control(msg, &out[i]);
+        if (msg->msg_controllen == 0) {
+            msg->msg_control = NULL;
+        }
+    }
+    do {
+        n = nki_os_send_heads(nki_os_fd(s), heads, count);
+    } while (n < 0 && errno == EINTR);
+    if (n > 0) {
+        return n;
+    }
+    return n == 0 || errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+}
+
+/* ---- failures ---- */
+
+#if NKI_LINUX
+/* struct sock_extended_err of <linux/errqueue.h>. */
+typedef struct nki_dgram_report {
+    uint32_t os_code;
+    uint8_t origin; /* 1 local, 2 ICMP, 3 ICMPv6 */
+    uint8_t type;
+    uint8_t code;
+    uint8_t pad;
+    uint32_t info;
+    uint32_t data;
+} nki_dgram_report;
+
+static bool nki_dgram_reported(struct msghdr *msg, netkit_datagram *out) {
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
+        nki_dgram_report report;
+        bool is_report = (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_RECVERR) ||
+                         (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_RECVERR);
+        if (!is_report || !nki_control_get(c, &report, sizeof(report))) {
+            continue;
+        }
+        out->os_code = (int)report.os_code;
+        out->error = netkit_error_from_os(out->os_code);
+        out->mtu = report.os_code == EMSGSIZE ? report.info : 0;
+        return report.origin == 2 || report.origin == 3; /* the call itself tells local ones */
+    }
+    return false;
+}
+
+static int nki_os_recv_failed(uintptr_t s, netkit_datagram *out, void *memory, size_t size) {
+    for (int i = 0; i < NKI_DGRAM_BATCH; i++) {
+        nki_dgram_side side;
+        nki_mmsg head;
+        ssize_t n;
+        nki_dgram_head(&head, &side, memory, size);
+        do {
+            n = NKI_SYS_recvmsg(nki_os_fd(s), &head.msg_hdr, MSG_ERRQUEUE | MSG_DONTWAIT);
+        } while (n < 0 && errno == EINTR);
+        if (n < 0) {
+            return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+        }
+        memset(out, 0, sizeof(*out));
+        if (nki_dgram_reported(&head.msg_hdr, out)) {
+            nki_sockaddr_to(&out->peer, &side.at.name, head.msg_hdr.msg_namelen);
+            out->data = memory;
+            out->len = (size_t)n;
+            return NETKIT_OK;
+        }
+    }
+    return NETKIT_E_AGAIN;
+}
+#else
+static int nki_os_recv_failed(uintptr_t s, netkit_datagram *out, void *memory, size_t size) {
+    NKI_UNUSED(s);
+    NKI_UNUSED(out);
+    NKI_UNUSED(memory);
+    NKI_UNUSED(size);
+    return NETKIT_E_AGAIN;
+}
+#endif
+
+/* ---- groups, buffers, abilities ---- */
+
+#if defined(MCAST_JOIN_GROUP) && defined(MCAST_JOIN_SOURCE_GROUP)
+static int nki_os_join(uintptr_t s, bool is_join, const netkit_addr *group,
+                       uint32_t interface_index, const netkit_addr *source) {
+    struct group_source_req request;
+    struct group_req any;
+    socklen_t len;
+    int level = group->family == NETKIT_AF_IPV6 ? IPPROTO_IPV6 : IPPROTO_IP;
+    bool is_group = group->family == NETKIT_AF_IPV6   ? group->ip[0] == 0xFF
+                    : group->family == NETKIT_AF_IPV4 ? group->ip[0] >> 4 == 14
+                                                      : false;
+    memset(&request, 0, sizeof(request));
+    memset(&any, 0, sizeof(any));
+    if (!is_group || nki_sockaddr_from(&request.gsr_group, &len, group) != NETKIT_OK) {
+        return NETKIT_E_INVALID;
+    }
+    int rc;
+    if (source == NULL) {
+        any.gr_interface = interface_index;
+        any.gr_group = request.gsr_group;
+        rc = NKI_SYS_setsockopt(nki_os_fd(s), level, is_join ? MCAST_JOIN_GROUP : MCAST_LEAVE_GROUP,
+                                &any, (socklen_t)sizeof(any));
+    } else {
+        if (source->family != group->family ||
+            nki_sockaddr_from(&request.gsr_source, &len, source) != NETKIT_OK) {
+            return NETKIT_E_INVALID;
+        }
+        request.gsr_interface = interface_index;
+        rc = NKI_SYS_setsockopt(nki_os_fd(s), level,
+                                is_join ? MCAST_JOIN_SOURCE_GROUP : MCAST_LEAVE_SOURCE_GROUP,
+                                &request, (socklen_t)sizeof(request));
+    }
+    return rc != 0 ? nki_os_error() : (int)NETKIT_OK;
+}
+#else
+static int nki_os_join(uintptr_t s, bool is_join, const netkit_addr *group,
+                       uint32_t interface_index, const netkit_addr *source) {
+    NKI_UNUSED(s);
+    NKI_UNUSED(is_join);
+    NKI_UNUSED(group);
+    NKI_UNUSED(interface_index);
+    NKI_UNUSED(source);
+    return NETKIT_E_NOSYS;
+}
+#endif
+
+/* The kernel cuts what is over its limit, and says yes. */
+static int nki_os_set_buffers(uintptr_t s, uint32_t recv_size, uint32_t send_size) {
+    int rc = NETKIT_OK;
+    if (recv_size != 0) {
+        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_RCVBUF, (int)recv_size);
+    }
+    if (rc == NETKIT_OK && send_size != 0) {
+        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_SNDBUF, (int)send_size);
+    }
+    return rc;
+}
+
+static bool nki_os_knows_udp_option(int fd, int name) {
+    int value = 0;
+    socklen_t len = (socklen_t)sizeof(value);
+    return name != NKI_NO_NAME && NKI_SYS_getsockopt(fd, IPPROTO_UDP, name, &value, &len) == 0;
+}
+
+static uint32_t nki_os_dgram_caps(uintptr_t s) {
+    int fd = nki_os_fd(s);
+    int family = NETKIT_AF_NONE;
+    uint32_t caps = NKI_HAS_MMSG ? NETKIT_UDP_CAP_BATCH : 0;
+    if (nki_os_family(s, &family) != NETKIT_OK ||
+        (family != NETKIT_AF_IPV4 && family != NETKIT_AF_IPV6)) {
+        return caps;
+    }
+    caps |= nki_os_knows_udp_option(fd, NKI_UDP_SEGMENT) ? (uint32_t)NETKIT_UDP_CAP_GSO : 0u;
+    caps |= nki_os_knows_udp_option(fd, NKI_UDP_GRO) ? (uint32_t)NETKIT_UDP_CAP_GRO : 0u;
+    caps |= NKI_IP_TELL_LOCAL != NKI_NO_NAME ? (uint32_t)NETKIT_UDP_CAP_LOCAL : 0u;
+    caps |= NKI_IP_TELL_TOS != NKI_NO_NAME ? (uint32_t)NETKIT_UDP_CAP_TOS : 0u;
+    caps |= NKI_IP_TELL_TTL != NKI_NO_NAME ? (uint32_t)NETKIT_UDP_CAP_TTL : 0u;
+    caps |= NKI_SO_TELL_TIME != NKI_NO_NAME ? (uint32_t)NETKIT_UDP_CAP_TIME : 0u;
+    caps |= NKI_IP_TELL_ERRORS != NKI_NO_NAME ? (uint32_t)NETKIT_UDP_CAP_ERRORS : 0u;
+    return caps;
+}
+
+#endif /* NKI_POSIX */
+
 /* ---- src/os/socket.c ---- */
 /* netkit_socket: plain sockets for programs that wait by themselves.
  *
@@ -7903,6 +8984,193 @@ NETKIT_API int netkit_unix_temp_path(netkit_addr *out, const char *folder) {
         path[len++] = digits[random[i] & 15];
     }
     return netkit_addr_from_path(out, path, len, false);
+}
+
+/* ---- src/os/datagram.c ---- */
+/* Datagrams on plain sockets, and the short form of where one goes that plain sockets and udps
+ * share. */
+
+enum {
+    NKI_PLAIN_BATCH = 32 /* their scratch stands on the stack: 15 KiB */
+};
+
+/* An address that can be sent from: of one host, and not the unspecified one. */
+static bool nki_addr_is_source(const netkit_addr *addr) {
+    static const uint8_t none[16] = {0};
+    if (addr->family == NETKIT_AF_IPV4) {
+        return addr->ip[0] >> 4 != 14 && memcmp(addr->ip, none, 4) != 0 && addr->ip[0] != 255;
+    }
+    return addr->family == NETKIT_AF_IPV6 && addr->ip[0] != 0xFF && memcmp(addr->ip, none, 16) != 0;
+}
+
+/* To an address of IP, or (NULL, or {0}) the connected peer, whose family is `level`. */
+static int nki_route_to(nki_route *out, const netkit_addr *to, int level) {
+    memset(out, 0, sizeof(*out));
+    out->level = (uint8_t)level;
+    if (to == NULL || to->family == NETKIT_AF_NONE) {
+        return NETKIT_OK;
+    }
+    if (to->family != NETKIT_AF_IPV4 && to->family != NETKIT_AF_IPV6) {
+        return NETKIT_E_INVALID;
+    }
+    out->family = to->family;
+    out->level = nki_ip_is_mapped(to->ip) && to->family == NETKIT_AF_IPV6 ? (uint8_t)NETKIT_AF_IPV4
+                                                                          : to->family;
+    out->port = to->port;
+    out->scope = to->scope;
+    memcpy(out->ip, to->ip, sizeof(out->ip));
+    return NETKIT_OK;
+}
+
+/* The rest of what a datagram asks for. */
+static int nki_route_ask(nki_route *out, const netkit_datagram *d) {
+    out->tos = d->tos;
+    out->ttl = d->ttl;
+    out->interface_index = d->interface_index;
+    if (!nki_addr_is_source(&d->local)) {
+        return NETKIT_OK;
+    }
+    if (out->level == NETKIT_AF_NONE) {
+        out->level = d->local.family;
+    }
+    out->local_family = d->local.family;
+    memcpy(out->local, d->local.ip, sizeof(out->local));
+    return d->local.family == out->level ? NETKIT_OK : NETKIT_E_INVALID;
+}
+
+static bool nki_datagram_is_valid(const netkit_datagram *d) {
+    return (d->data != NULL || d->len == 0) && d->segment_size <= NETKIT_DATAGRAM_MAX;
+}
+
+NETKIT_API int netkit_socket_recv_datagrams(netkit_socket s, netkit_datagram *datagrams,
+                                            size_t count, void *memory, size_t size) {
+    union {
+        uint64_t align;
+        void *pointer;
+        unsigned char bytes[16384];
+    } scratch;
+    nki_dgram_room room;
+    uintptr_t native = nki_socket_native(s);
+    if (s.value == 0 || datagrams == NULL || count == 0 || memory == NULL || size / count == 0) {
+        return NETKIT_E_INVALID;
+    }
+    room.count = (unsigned)NKI_MIN(count, (size_t)NKI_PLAIN_BATCH);
+    room.memory = (unsigned char *)memory;
+    room.stride = size / count;
+    room.size = room.stride;
+    int rc = nki_os_recv_dgrams(native, scratch.bytes, datagrams, &room);
+    /* What failed is told by the error queue, if that was asked for; after the error itself. */
+    if (rc < 0 && nki_os_recv_failed(native, datagrams, memory, room.size) == NETKIT_OK) {
+        return 1;
+    }
+    return rc;
+}
+
+/* Whose options go with those to the connected peer: of the peer, whatever the socket. */
+static int nki_socket_levels(uintptr_t native, nki_route *routes, unsigned count) {
+    netkit_addr peer;
+    peer.family = NETKIT_AF_NONE;
+    for (unsigned i = 0; i < count; i++) {
+        nki_route *r = &routes[i];
+        bool is_plain = (r->tos | r->ttl) == 0 && r->interface_index == 0;
+        if (r->level != NETKIT_AF_NONE || is_plain) {
+            continue;
+        }
+        int rc = peer.family != NETKIT_AF_NONE ? NETKIT_OK : nki_os_remote(native, &peer);
+        if (rc != NETKIT_OK) {
+            return rc;
+        }
+        r->level = peer.family;
+    }
+    return NETKIT_OK;
+}
+
+/* The first ones that make sense, or what is wrong with the very first. */
+static int nki_socket_gather(const netkit_datagram *datagrams, unsigned count, nki_route *routes,
+                             nki_dgram_out *out) {
+    for (unsigned i = 0; i < count; i++) {
+        const netkit_datagram *d = &datagrams[i];
+        bool is_unix = d->peer.family == NETKIT_AF_UNIX;
+        int rc = nki_datagram_is_valid(d) ? NETKIT_OK : NETKIT_E_INVALID;
+        if (rc == NETKIT_OK) {
+            rc = nki_route_to(&routes[i], is_unix ? NULL : &d->peer, NETKIT_AF_NONE);
+        }
+        if (rc == NETKIT_OK) {
+            rc = nki_route_ask(&routes[i], d);
+        }
+        if (rc != NETKIT_OK) {
+            return i == 0 ? rc : (int)i;
+        }
+        out[i].data = d->data;
+        out[i].len = d->len;
+        out[i].segment = d->segment_size < d->len ? d->segment_size : 0;
+        out[i].route = &routes[i];
+        out[i].path = is_unix ? &d->peer : NULL;
+    }
+    return (int)count;
+}
+
+NETKIT_API int netkit_socket_send_datagrams(netkit_socket s, const netkit_datagram *datagrams,
+                                            size_t count) {
+    union {
+        uint64_t align;
+        void *pointer;
+        unsigned char bytes[16384];
+    } scratch;
+    nki_route routes[NKI_PLAIN_BATCH];
+    nki_dgram_out out[NKI_PLAIN_BATCH];
+    int family = NETKIT_AF_NONE;
+    if (s.value == 0 || (datagrams == NULL && count != 0)) {
+        return NETKIT_E_INVALID;
+    }
+    int rc = nki_socket_gather(datagrams, (unsigned)NKI_MIN(count, (size_t)NKI_PLAIN_BATCH), routes,
+                               out);
+    if (rc <= 0) {
+        return rc;
+    }
+    uintptr_t native = nki_socket_native(s);
+    unsigned ready = (unsigned)rc;
+    rc = nki_socket_levels(native, routes, ready);
+    if (rc == NETKIT_OK && !NKI_LINUX) {
+        rc = nki_os_family(native, &family);
+    }
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    rc = nki_os_send_dgrams(native, family == NETKIT_AF_IPV6, scratch.bytes, out, ready);
+    bool is_cut = rc < 0 && rc != NETKIT_E_AGAIN && out[0].segment != 0;
+    return is_cut && (nki_os_dgram_caps(native) & NETKIT_UDP_CAP_GSO) == 0 ? (int)NETKIT_E_NOSYS
+                                                                           : rc;
+}
+
+static int nki_socket_join(netkit_socket s, bool is_join, const netkit_addr *group,
+                           uint32_t interface_index, const netkit_addr *source) {
+    if (s.value == 0 || group == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    return nki_os_join(nki_socket_native(s), is_join, group, interface_index, source);
+}
+
+NETKIT_API int netkit_socket_join(netkit_socket s, const netkit_addr *group,
+                                  uint32_t interface_index, const netkit_addr *source) {
+    return nki_socket_join(s, true, group, interface_index, source);
+}
+
+NETKIT_API int netkit_socket_leave(netkit_socket s, const netkit_addr *group,
+                                   uint32_t interface_index, const netkit_addr *source) {
+    return nki_socket_join(s, false, group, interface_index, source);
+}
+
+NETKIT_API int netkit_socket_datagram_caps(netkit_socket s, uint32_t *caps) {
+    if (caps == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    *caps = 0;
+    if (s.value == 0) {
+        return NETKIT_E_INVALID;
+    }
+    *caps = nki_os_dgram_caps(nki_socket_native(s));
+    return NETKIT_OK;
 }
 
 /* ---- src/poll/poll.h ---- */
@@ -9758,7 +11026,8 @@ enum {
     NKI_KIND_CONN = 1,
     NKI_KIND_LISTENER = 2,
     NKI_KIND_WATCH = 3,
-    NKI_KIND_TIMER = 4
+    NKI_KIND_TIMER = 4,
+    NKI_KIND_UDP = 5
 };
 
 /* nki_source.flags */
@@ -9938,6 +11207,134 @@ typedef struct nki_watch {
     uint32_t events; /* NETKIT_POLL_* wanted */
 } nki_watch;
 
+/* ---- datagrams ---- */
+
+enum {
+    NKI_UDP_BLOCK_ROOM = 69632 - 16, /* takes the longest datagram and its record */
+    NKI_UDP_BLOCKS_SPARE = 8,
+    NKI_UDP_FAILED_MAX = 16,    /* sends that failed and are not told yet */
+    NKI_UDP_COST = 64,          /* of a datagram beside its bytes */
+    NKI_UDP_DIRECT_MIN = 16384, /* one so large on an empty queue is not copied */
+    NKI_UDP_READ_COST = 512,    /* the least that one counts in a turn's budget */
+    NKI_UDP_AREA = 16 * 65600,  /* memory one call receives into */
+    NKI_UDP_RETRIES = 3,        /* of a send that may have got another one's error */
+    NKI_UDP_FAILURES_MAX = 64,  /* of receiving, in a row: then it pauses */
+    NKI_UDP_SHORT_MS = 1,       /* pause when the system is short of buffers ... */
+    NKI_UDP_SHORT_MS_MAX = 32,  /* ... doubling up to this */
+    NKI_UDP_REPORT_SIZE = 2048  /* of a failed datagram that came back */
+};
+
+/* nki_udp.flags */
+enum {
+    NKI_D_PAUSED = 1 << 0,
+    NKI_D_STALLED = 1 << 1, /* the system takes no more and says when it does */
+    NKI_D_SHORT = 1 << 2,   /* it takes no more and does not say: a timer tries again */
+    NKI_D_REFUSED = 1 << 3, /* on_drain is owed for `refused` bytes */
+    NKI_D_DRAIN_DUE = 1 << 4,
+    NKI_D_DIRTY = 1 << 5, /* in the dirty list */
+    NKI_D_CLOSING = 1 << 6,
+    NKI_D_ERRORS = 1 << 7,  /* reports may wait in the system */
+    NKI_D_STARVED = 1 << 8, /* receiving failed and waits for the timer */
+    NKI_D_IPV6 = 1 << 9,
+    NKI_D_GSO = 1 << 10,
+    NKI_D_WHOLE = 1 << 11,
+    NKI_D_TELL_ERRORS = 1 << 12,
+    NKI_D_DESTROYED = 1 << 13, /* closed by the end of the loop */
+    NKI_D_HELD = NKI_D_STALLED | NKI_D_SHORT
+};
+
+/* A queued datagram; its bytes follow, padded to 8. */
+typedef struct nki_udp_record {
+    nki_route route;
+    uint32_t len;
+    uint32_t sent; /* segments of it, in bytes */
+    uint32_t segment;
+    uint8_t is_single; /* not to be cut by the system */
+    uint8_t tries;
+    uint16_t unused;
+} nki_udp_record;
+
+NKI_STATIC_ASSERT(record_size, sizeof(nki_udp_record) % 8 == 0);
+
+typedef struct nki_udp_block {
+    struct nki_udp_block *next;
+    uint32_t begin; /* the first record not yet sent */
+    uint32_t end;
+} nki_udp_block;
+
+/* Received and not delivered when its udp was paused. Items and their bytes follow. */
+typedef struct nki_udp_parked {
+    size_t size;
+    unsigned at;
+    unsigned count;
+    size_t offset;
+} nki_udp_parked;
+
+typedef struct nki_udp_failed {
+    nki_route route;
+    uint32_t len;
+    int code;
+    int os_code;
+} nki_udp_failed;
+
+/* What does not fit the slot. */
+typedef struct nki_udp_more {
+    netkit_udp_handler handler;
+    struct nki_udp *udp;
+    nki_timer_node timer;
+    uint64_t send_due_ns; /* NKI_NEVER = none */
+    uint64_t recv_due_ns;
+    uint32_t send_ms; /* the last pause, 0 = all is well */
+    uint32_t recv_ms;
+    uint32_t ext_size;
+    uint32_t send_max;
+    uint32_t failures; /* of receiving, in a row */
+    uint32_t armed;    /* NETKIT_POLL_* the driver was told last */
+    uint32_t caps;
+    unsigned failed_count;
+    uint8_t level; /* of a connected one: family of the peer */
+    bool is_wildcard;
+    netkit_addr bound;
+    nki_dgram_room room;
+    nki_udp_failed failed[NKI_UDP_FAILED_MAX];
+} nki_udp_more;
+
+typedef struct nki_udp {
+    nki_source source;
+    nki_udp_more *more;
+    void *user;
+    void *ext;
+    nki_udp_block *out; /* first and last: what is to be sent */
+    nki_udp_block *out_last;
+    nki_udp_parked *parked;
+    struct nki_udp *next; /* in the dirty list */
+    uint32_t flags;
+    uint32_t queued;  /* bytes of the datagrams in `out`; closed: unsent */
+    uint32_t records; /* how many they are */
+    uint32_t refused;
+    uint32_t tally; /* of the turn's budget */
+} nki_udp;
+
+NKI_STATIC_ASSERT(udp_size, sizeof(nki_udp) <= NKI_SOURCE_SIZE);
+
+/* What a loop with udps has once: where one of them receives, and spare blocks. */
+typedef struct nki_dgrams {
+    void *scratch; /* the system's */
+    unsigned char *memory;
+    const netkit_datagram *items; /* the batch that is being delivered */
+    unsigned at;
+    unsigned count;
+    size_t offset;          /* in a row of segments */
+    nki_udp_parked *parked; /* whose items they are, or NULL */
+    nki_udp_parked *dead;   /* to be freed when the callback has returned */
+    nki_udp_block *spare;
+    uint32_t spare_count;
+    uint32_t blocks;     /* that exist */
+    netkit_datagram one; /* a segment, or a report */
+    netkit_datagram in[NKI_DGRAM_BATCH];
+    unsigned char report[NKI_UDP_REPORT_SIZE];
+} nki_dgrams;
+
 typedef struct nki_timer {
     uint64_t id; /* the handle */
     nki_timer_node node;
@@ -10006,6 +11403,9 @@ struct netkit_loop {
     nki_chunk *releases;     /* lent chunks the system has taken, in order; first->last */
     unsigned char *reserved; /* given out by netkit_conn_reserve, for this conn: */
     uint64_t reserved_id;
+    nki_udp *udp_dirty;   /* udps to be flushed */
+    nki_udp *udp_batch;   /* what it has received is being delivered */
+    nki_dgrams *dgrams;   /* from the first udp on */
     unsigned char *stage; /* what the current conn queues on an empty queue: NKI_FLUSH_AT bytes */
     size_t stage_len;
     size_t stage_room; /* more bytes it takes of the conn of stage_id; 0 = closed */
@@ -10069,6 +11469,16 @@ typedef struct nki_listen_how {
     const netkit_conn_options *options; /* of the conns to be: buffers */
 } nki_listen_how;
 
+typedef struct nki_udp_how {
+    const netkit_addr *addr; /* to bind to, or NULL */
+    const netkit_addr *peer; /* to connect to, or NULL */
+    uintptr_t adopted;       /* instead, or UINTPTR_MAX */
+    int flags;               /* NETKIT_SOCKET_* */
+    bool is_shared;
+    uint32_t recv_buffer; /* 0 = the system's */
+    uint32_t send_buffer;
+} nki_udp_how;
+
 typedef struct nki_driver {
     /* The driver itself. open takes or refuses desc.backend. */
     int (*open)(netkit_loop *loop);
@@ -10124,6 +11534,18 @@ typedef struct nki_driver {
     int (*file_open)(uintptr_t file, uint64_t offset, uint64_t *len, uintptr_t *out);
     void (*file_close)(uintptr_t file);
 
+    /* Datagrams: the pair, and what it needs. open tells NETKIT_UDP_CAP_*. recv fills
+     * loop->dgrams->in: a count of at most u->more->room.count, NETKIT_E_AGAIN, or an error (READ
+     * is no longer ready when all has been taken); send takes a count of the messages, or gives
+     * NETKIT_E_AGAIN: then `arm` with WRITE and ready say when to go on; NETKIT_E_NOMEM: nobody
+     * will say. failed gives the next report of one that did not arrive, or NETKIT_E_AGAIN. */
+    int (*udp_open)(netkit_loop *loop, const nki_udp_how *how, uintptr_t *out, uint32_t *caps);
+    int (*udp_recv)(netkit_loop *loop, nki_udp *u);
+    int (*udp_send)(netkit_loop *loop, nki_udp *u, const nki_dgram_out *out, unsigned count);
+    int (*udp_failed)(netkit_loop *loop, nki_udp *u, netkit_datagram *out);
+    int (*udp_join)(netkit_loop *loop, uintptr_t socket, bool is_join, const netkit_addr *group,
+                    uint32_t interface_index, const netkit_addr *source);
+
     int (*local)(netkit_loop *loop, uintptr_t socket, netkit_addr *out);
     int (*remote)(netkit_loop *loop, uintptr_t socket, netkit_addr *out);
     int (*set_option)(netkit_loop *loop, uintptr_t socket, netkit_option option, int value);
@@ -10148,6 +11570,10 @@ typedef struct nki_driver {
  *
  * A source is in at most one list at a time, so one link serves: `ready` for this turn, `later`
  * for the next, `graves` at its end. */
+
+static uint32_t nki_or(uint32_t value, uint32_t fallback) {
+    return value == 0 ? fallback : value;
+}
 
 static netkit_conn nki_conn_handle(const nki_conn *c) {
     netkit_conn handle;
@@ -11097,6 +12523,7 @@ NKI_STATIC_ASSERT(why_texts, NKI_COUNT(nki_why_texts) == NKI_WHY_COUNT_);
 static NKI_HOT size_t nki_conn_room(const nki_conn *c);
 static void nki_listener_room(netkit_loop *loop, uint64_t listener);
 static void nki_fds_forget(netkit_loop *loop, nki_conn *c);
+static void nki_udp_flush_dirty(netkit_loop *loop);
 
 /* ---- behaviours ---- */
 
@@ -11279,7 +12706,7 @@ static void nki_gone(netkit_loop *loop, nki_source *source) {
         if ((c->flags & NKI_C_DIRTY) == 0) {
             nki_conn_queue_push(&loop->dead, c);
         } /* else the flush of the turn finds it and moves it */
-    } else if (nki_id_kind(source->id) == NKI_KIND_LISTENER) {
+    } else if (nki_id_kind(source->id) != 0) {
         nki_enqueue(loop, source);
     }
 }
@@ -11519,6 +12946,9 @@ static void nki_flush_dirty(netkit_loop *loop) {
         } else {
             nki_conn_after(loop, c);
         }
+    }
+    if (NKI_UNLIKELY(loop->udp_dirty != NULL)) {
+        nki_udp_flush_dirty(loop);
     }
 }
 
@@ -13530,6 +14960,1338 @@ NETKIT_API int netkit_frame_send(netkit_loop *loop, netkit_conn conn, const netk
     return netkit_conn_sendv(loop, conn, spans, 3);
 }
 
+/* ---- src/loop/udp_out.c ---- */
+/* The send queue of a udp: datagrams in blocks, in order, and how they leave.
+ *
+ * What is sent is copied behind a short record of where it goes. Blocks belong to the loop and
+ * come back when their datagrams have gone, so that in the steady state none is allocated and idle
+ * udps own nothing. A flush gives the system up to 64 at a time. It stops when the system takes no
+ * more: it says when there is room (STALLED), or does not (SHORT: buffers of the machine), and
+ * then a timer tries again. A datagram that cannot be sent is told to on_error and dropped; the
+ * next one goes on. An error may be another's, of one sent long ago: so it is tried again. */
+
+static size_t nki_udp_record_size(size_t len) {
+    return sizeof(nki_udp_record) + ((len + 7) & ~(size_t)7);
+}
+
+static unsigned char *nki_udp_block_bytes(nki_udp_block *b) {
+    return (unsigned char *)(b + 1);
+}
+
+static nki_udp_record *nki_udp_record_at(nki_udp_block *b, uint32_t at) {
+    return (nki_udp_record *)(void *)(nki_udp_block_bytes(b) + at);
+}
+
+/* ---- blocks ---- */
+
+static void nki_udp_block_free(netkit_loop *loop, nki_udp_block *b) {
+    nki_free(&loop->allocator, b, sizeof *b + NKI_UDP_BLOCK_ROOM);
+}
+
+static void nki_udp_block_give(netkit_loop *loop, nki_udp_block *b) {
+    nki_dgrams *d = loop->dgrams;
+    if (d->spare_count < NKI_UDP_BLOCKS_SPARE) {
+        b->next = d->spare;
+        d->spare = b;
+        d->spare_count++;
+    } else {
+        d->blocks--;
+        nki_udp_block_free(loop, b);
+    }
+}
+
+/* Rather than more than a few blocks, what other udps have queued goes out sooner. */
+static nki_udp_block *nki_udp_block_take(netkit_loop *loop) {
+    nki_dgrams *d = loop->dgrams;
+    if (d->spare == NULL && d->blocks >= NKI_UDP_BLOCKS_SPARE) {
+        nki_udp_flush_dirty(loop);
+    }
+    nki_udp_block *b = d->spare;
+    if (b != NULL) {
+        d->spare = b->next;
+        d->spare_count--;
+    } else {
+        b = (nki_udp_block *)nki_alloc(&loop->allocator, sizeof *b + NKI_UDP_BLOCK_ROOM);
+        if (b == NULL) {
+            return NULL;
+        }
+        d->blocks++;
+    }
+    b->next = NULL;
+    b->begin = 0;
+    b->end = 0;
+    return b;
+}
+
+static nki_udp_block *nki_udp_block_for(netkit_loop *loop, nki_udp *u, size_t size) {
+    nki_udp_block *b = u->out_last;
+    if (b != NULL && NKI_UDP_BLOCK_ROOM - b->end >= size) {
+        return b;
+    }
+    b = nki_udp_block_take(loop); /* may have emptied the queue */
+    if (b == NULL) {
+        return NULL;
+    }
+    if (u->out == NULL) {
+        u->out = b;
+    } else {
+        u->out_last->next = b;
+    }
+    u->out_last = b;
+    return b;
+}
+
+/* NETKIT_OK or NETKIT_E_NOMEM. */
+static int nki_udp_queue(netkit_loop *loop, nki_udp *u, const nki_route *route, const void *data,
+                         size_t len, uint32_t segment) {
+    size_t size = nki_udp_record_size(len);
+    nki_udp_block *b = nki_udp_block_for(loop, u, size);
+    if (b == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    nki_udp_record *r = nki_udp_record_at(b, b->end);
+    r->route = *route;
+    r->len = (uint32_t)len;
+    r->sent = 0;
+    r->segment = segment;
+    r->is_single = 0;
+    r->tries = 0;
+    if (len != 0) {
+        memcpy(r + 1, data, len);
+    }
+    b->end += (uint32_t)size;
+    u->queued += (uint32_t)len;
+    u->records++;
+    return NETKIT_OK;
+}
+
+/* The first datagram is done with. */
+static void nki_udp_pop(netkit_loop *loop, nki_udp *u) {
+    nki_udp_block *b = u->out;
+    const nki_udp_record *r = nki_udp_record_at(b, b->begin);
+    u->queued -= r->len;
+    u->records--;
+    b->begin += (uint32_t)nki_udp_record_size(r->len);
+    if (b->begin == b->end) {
+        u->out = b->next;
+        if (u->out == NULL) {
+            u->out_last = NULL;
+        }
+        nki_udp_block_give(loop, b);
+    }
+}
+
+static void nki_udp_drop_out(netkit_loop *loop, nki_udp *u) {
+    while (u->out != NULL) {
+        nki_udp_block *b = u->out;
+        u->out = b->next;
+        nki_udp_block_give(loop, b);
+    }
+    u->out_last = NULL;
+    u->records = 0;
+}
+
+/* Bytes that one more datagram may have. */
+static size_t nki_udp_room(const nki_udp *u) {
+    size_t used = (size_t)u->queued + (size_t)u->records * NKI_UDP_COST;
+    return u->more->send_max > used ? u->more->send_max - used : 0;
+}
+
+/* ---- flushing ---- */
+
+static bool nki_udp_tells_errors(const netkit_loop *loop, const nki_udp *u) {
+    return u->more->handler.on_error != NULL || loop->desc.pull;
+}
+
+/* What the driver shall wait for. */
+static void nki_udp_arm(netkit_loop *loop, nki_udp *u) {
+    uint32_t wanted = (u->flags & NKI_D_STALLED) != 0 ? (uint32_t)NETKIT_POLL_WRITE : 0u;
+    if ((u->flags & (NKI_D_PAUSED | NKI_D_STARVED)) == 0) {
+        wanted |= NETKIT_POLL_READ;
+    }
+    if (wanted != u->more->armed && (u->flags & NKI_D_CLOSING) == 0) {
+        u->more->armed = wanted;
+        loop->driver->arm(loop, &u->source, wanted);
+    }
+}
+
+/* Its place in the timers was reserved when the udp was made. */
+static void nki_udp_set_timer(netkit_loop *loop, nki_udp *u) {
+    const nki_udp_more *m = u->more;
+    nki_timers_restart(&loop->timers, &u->more->timer, NKI_MIN(m->send_due_ns, m->recv_due_ns));
+}
+
+/* The longest part of a datagram that goes in one message. */
+static size_t nki_udp_piece(const nki_udp *u, const nki_udp_record *r, size_t left) {
+    if (r->segment == 0 || left <= r->segment) {
+        return left;
+    }
+    if (r->is_single || (u->flags & NKI_D_GSO) == 0) {
+        return r->segment;
+    }
+    size_t most = NKI_MIN((size_t)NKI_DGRAM_SEGMENTS, NETKIT_DATAGRAM_MAX / r->segment);
+    return NKI_MIN(left, most * r->segment);
+}
+
+/* Add the messages of one datagram. */
+static unsigned nki_udp_gather_one(const nki_udp *u, const nki_udp_record *r, nki_dgram_out *out,
+                                   unsigned count) {
+    const unsigned char *data = (const unsigned char *)(r + 1);
+    size_t at = r->sent;
+    do {
+        nki_dgram_out *o = &out[count++];
+        o->data = data + at;
+        o->len = nki_udp_piece(u, r, r->len - at);
+        o->segment = o->len > r->segment ? r->segment : 0;
+        o->route = &r->route;
+        o->path = NULL;
+        at += o->len;
+    } while (at < r->len && count < NKI_DGRAM_BATCH);
+    return count;
+}
+
+static unsigned nki_udp_gather(const nki_udp *u, nki_dgram_out *out) {
+    unsigned count = 0;
+    for (nki_udp_block *b = u->out; b != NULL && count < NKI_DGRAM_BATCH; b = b->next) {
+        uint32_t at = b->begin;
+        while (at < b->end && count < NKI_DGRAM_BATCH) {
+            const nki_udp_record *r = nki_udp_record_at(b, at);
+            count = nki_udp_gather_one(u, r, out, count);
+            at += (uint32_t)nki_udp_record_size(r->len);
+        }
+    }
+    return count;
+}
+
+static void nki_udp_sent(netkit_loop *loop, nki_udp *u, const nki_dgram_out *out, unsigned count) {
+    for (unsigned i = 0; i < count; i++) {
+        nki_udp_record *r = nki_udp_record_at(u->out, u->out->begin);
+        r->sent += (uint32_t)out[i].len;
+        r->tries = 0;
+        if (r->sent >= r->len) {
+            nki_udp_pop(loop, u);
+        }
+    }
+    u->more->send_ms = 0;
+}
+
+static void nki_udp_note_failed(netkit_loop *loop, nki_udp *u, const nki_udp_record *r, int code,
+                                int os_code) {
+    nki_udp_more *m = u->more;
+    if (nki_udp_tells_errors(loop, u)) {
+        nki_udp_failed *f = &m->failed[m->failed_count++];
+        f->route = r->route;
+        f->len = r->len - r->sent;
+        f->code = code;
+        f->os_code = os_code;
+        nki_enqueue(loop, &u->source);
+    }
+}
+
+static void nki_udp_stall(netkit_loop *loop, nki_udp *u, bool is_told) {
+    nki_udp_more *m = u->more;
+    if (is_told) {
+        u->flags |= NKI_D_STALLED;
+        nki_udp_arm(loop, u);
+        return;
+    }
+    m->send_ms = m->send_ms == 0 ? (uint32_t)NKI_UDP_SHORT_MS
+                                 : NKI_MIN(m->send_ms * 2, (uint32_t)NKI_UDP_SHORT_MS_MAX);
+    u->flags |= NKI_D_SHORT;
+    m->send_due_ns = nki_after_ms(loop, m->send_ms);
+    nki_udp_set_timer(loop, u);
+}
+
+/* The first message was not taken. Whether to go on now. */
+static bool nki_udp_send_failed(netkit_loop *loop, nki_udp *u, const nki_dgram_out *out, int code) {
+    int os_code = loop->driver->os_code();
+    nki_udp_record *r = nki_udp_record_at(u->out, u->out->begin);
+    if (code == NETKIT_E_AGAIN || code == NETKIT_E_NOMEM) {
+        nki_udp_stall(loop, u, code == NETKIT_E_AGAIN);
+        return false;
+    }
+    if ((u->flags & NKI_D_TELL_ERRORS) != 0) {
+        u->flags |= NKI_D_ERRORS;
+        nki_enqueue(loop, &u->source);
+    }
+    bool is_final = code == NETKIT_E_INVALID || code == NETKIT_E_TOOBIG ||
+                    code == NETKIT_E_ACCESS || code == NETKIT_E_ADDRNOTAVAIL;
+    if (!is_final && r->tries < NKI_UDP_RETRIES) {
+        r->tries++;
+        return true;
+    }
+    if (out->segment != 0 && code != NETKIT_E_ACCESS) {
+        /* A card that cannot, or segments longer than the way takes whole: one by one then. */
+        u->flags &= code == NETKIT_E_IO || code == NETKIT_E_NOSYS ? ~(uint32_t)NKI_D_GSO : ~0u;
+        r->is_single = 1;
+        r->tries = 0;
+        return true;
+    }
+    nki_udp_note_failed(loop, u, r, code, os_code);
+    nki_udp_pop(loop, u);
+    return true;
+}
+
+/* The queue has shrunk: who waited for that? */
+static void nki_udp_progress(netkit_loop *loop, nki_udp *u) {
+    if ((u->flags & NKI_D_REFUSED) != 0 && u->refused <= nki_udp_room(u)) {
+        u->flags = (u->flags & ~(uint32_t)NKI_D_REFUSED) | NKI_D_DRAIN_DUE;
+        nki_enqueue_later(loop, &u->source);
+    }
+}
+
+/* Send what is queued as far as the system takes it. Calls nobody back. When there is no place to
+ * note more failures, the rest waits until they have been told. */
+static void nki_udp_flush(netkit_loop *loop, nki_udp *u) {
+    nki_dgram_out out[NKI_DGRAM_BATCH];
+    while (u->out != NULL && (u->flags & NKI_D_HELD) == 0 &&
+           u->more->failed_count < NKI_UDP_FAILED_MAX) {
+        unsigned count = nki_udp_gather(u, out);
+        int n = loop->driver->udp_send(loop, u, out, count);
+        if (n > 0) {
+            nki_udp_sent(loop, u, out, (unsigned)n);
+        } else if (!nki_udp_send_failed(loop, u, out, n)) {
+            break;
+        }
+    }
+    nki_udp_progress(loop, u);
+}
+
+static void nki_udp_mark_dirty(netkit_loop *loop, nki_udp *u) {
+    if ((u->flags & NKI_D_DIRTY) == 0) {
+        u->flags |= NKI_D_DIRTY;
+        u->next = loop->udp_dirty;
+        loop->udp_dirty = u;
+    }
+}
+
+static void nki_udp_flush_dirty(netkit_loop *loop) {
+    nki_udp *u;
+    while ((u = loop->udp_dirty) != NULL) {
+        loop->udp_dirty = u->next;
+        u->flags &= ~(uint32_t)NKI_D_DIRTY;
+        if ((u->flags & NKI_D_CLOSING) == 0) {
+            nki_udp_flush(loop, u);
+        }
+    }
+}
+
+/* ---- src/loop/udp.c ---- */
+/* Udps: receiving, reports of failures, and the end.
+ *
+ * What one call has received is a batch in memory that the loop has once. It is delivered one
+ * datagram a step, before any other source is served; who is paused in the middle takes the rest
+ * with it in memory of its own. Answers go out together at the end of a batch. Errors of receiving
+ * are news about datagrams sent before, or a shortage of the machine: neither ends a udp (I8). */
+
+static netkit_udp nki_udp_handle(const nki_udp *u) {
+    netkit_udp handle;
+    handle.id = u->source.id;
+    return handle;
+}
+
+static nki_udp *nki_udp_of_node(nki_timer_node *node) {
+    return ((nki_udp_more *)(void *)((char *)node - offsetof(nki_udp_more, timer)))->udp;
+}
+
+/* ---- the loop's half ---- */
+
+static void nki_dgrams_free(netkit_loop *loop) {
+    nki_dgrams *d = loop->dgrams;
+    if (d == NULL) {
+        return;
+    }
+    while (d->spare != NULL) {
+        nki_udp_block *b = d->spare;
+        d->spare = b->next;
+        nki_udp_block_free(loop, b);
+    }
+    if (d->dead != NULL) {
+        nki_free(&loop->allocator, d->dead, d->dead->size);
+    }
+    nki_free(&loop->allocator, d->scratch, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
+    nki_free(&loop->allocator, d->memory, NKI_UDP_AREA);
+    nki_free(&loop->allocator, d, sizeof *d);
+    loop->dgrams = NULL;
+}
+
+/* With the first udp. */
+static int nki_dgrams_create(netkit_loop *loop) {
+    if (loop->dgrams != NULL) {
+        return NETKIT_OK;
+    }
+    nki_dgrams *d = (nki_dgrams *)nki_alloc_zero(&loop->allocator, sizeof *d);
+    if (d == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    loop->dgrams = d;
+    d->scratch = nki_alloc(&loop->allocator, nki_os_dgram_scratch(NKI_DGRAM_BATCH));
+    d->memory = (unsigned char *)nki_alloc(&loop->allocator, NKI_UDP_AREA);
+    if (d->scratch == NULL || d->memory == NULL) {
+        nki_dgrams_free(loop);
+        return NETKIT_E_NOMEM;
+    }
+    return NETKIT_OK;
+}
+
+/* Nobody looks at it any more. */
+static void nki_dgrams_bury(netkit_loop *loop) {
+    nki_dgrams *d = loop->dgrams;
+    if (d->dead != NULL) {
+        nki_free(&loop->allocator, d->dead, d->dead->size);
+        d->dead = NULL;
+    }
+}
+
+/* ---- after a callback ---- */
+
+static bool nki_udp_has_more(const nki_udp *u) {
+    if ((u->flags & NKI_D_DRAIN_DUE) != 0) {
+        return true;
+    }
+    bool may_read = (u->source.ready & NKI_READABLE) != 0 && (u->flags & NKI_D_STARVED) == 0;
+    return (u->flags & NKI_D_PAUSED) == 0 && (u->more->failed_count != 0 || u->parked != NULL ||
+                                              (u->flags & NKI_D_ERRORS) != 0 || may_read);
+}
+
+static void nki_udp_after(netkit_loop *loop, nki_udp *u) {
+    if ((u->flags & NKI_D_CLOSING) != 0) {
+        return;
+    }
+    if ((u->flags & NKI_D_DIRTY) != 0 || u->out != NULL) {
+        nki_udp_flush(loop, u);
+    }
+    if (nki_udp_has_more(u)) {
+        nki_enqueue(loop, &u->source);
+    } else {
+        u->tally = 0;
+    }
+}
+
+/* ---- the batch ---- */
+
+static void nki_udp_batch_begin(netkit_loop *loop, nki_udp *u, const netkit_datagram *items,
+                                unsigned count) {
+    nki_dgrams *d = loop->dgrams;
+    d->items = items;
+    d->at = 0;
+    d->count = count;
+    d->offset = 0;
+    loop->udp_batch = u;
+}
+
+/* No more of the batch is delivered. What its udp's callback has in hands stays until the next
+ * batch begins. */
+static void nki_udp_batch_end(netkit_loop *loop) {
+    nki_dgrams *d = loop->dgrams;
+    loop->udp_batch = NULL;
+    if (d->parked != NULL) {
+        d->dead = d->parked;
+        d->parked = NULL;
+    }
+}
+
+/* The next datagram to be delivered, or NULL. */
+static const netkit_datagram *nki_udp_batch_next(const nki_udp *u, nki_dgrams *d) {
+    if (d->at == d->count) {
+        return NULL;
+    }
+    const netkit_datagram *item = &d->items[d->at];
+    if (item->segment_size == 0 || (u->flags & NKI_D_WHOLE) != 0) {
+        d->at++;
+        return item;
+    }
+    if (d->offset == 0) {
+        d->one = *item;
+        d->one.segment_size = 0;
+    }
+    size_t left = item->len - d->offset;
+    d->one.data = (const char *)item->data + d->offset;
+    d->one.len = NKI_MIN(left, (size_t)item->segment_size);
+    d->one.is_truncated = item->is_truncated && d->one.len == left;
+    d->offset += d->one.len;
+    if (d->offset == item->len) {
+        d->offset = 0;
+        d->at++;
+    }
+    return &d->one;
+}
+
+/* One step of a batch. */
+static void nki_udp_deliver(netkit_loop *loop) {
+    nki_udp *u = loop->udp_batch;
+    const netkit_datagram *datagram = nki_udp_batch_next(u, loop->dgrams);
+    if (datagram == NULL) {
+        nki_udp_batch_end(loop);
+        nki_udp_after(loop, u);
+        return;
+    }
+    if (NKI_LIKELY(u->more->handler.on_datagram != NULL)) {
+        uint64_t started = nki_call_begin(loop);
+        u->more->handler.on_datagram(loop, nki_udp_handle(u), datagram, u->user);
+        nki_call_end(loop, started);
+    } else if (loop->desc.pull) {
+        netkit_event *ev = nki_pull(loop, NETKIT_EVENT_DATAGRAM, u, u->user);
+        ev->udp = nki_udp_handle(u);
+        ev->datagram = datagram;
+    }
+}
+
+/* ---- parking ---- */
+
+static const netkit_datagram *nki_udp_parked_items(const nki_udp_parked *p) {
+    return (const netkit_datagram *)(const void *)(p + 1);
+}
+
+/* The rest of the batch in memory of its own; NULL when there is none. */
+static nki_udp_parked *nki_udp_copy_rest(netkit_loop *loop, const nki_dgrams *d) {
+    unsigned count = d->count - d->at;
+    size_t size = sizeof(nki_udp_parked) + count * sizeof(netkit_datagram);
+    for (unsigned i = d->at; i < d->count; i++) {
+        size += d->items[i].len;
+    }
+    nki_udp_parked *p = (nki_udp_parked *)nki_alloc(&loop->allocator, size);
+    if (p == NULL) {
+        return NULL;
+    }
+    netkit_datagram *items = (netkit_datagram *)(void *)(p + 1);
+    unsigned char *bytes = (unsigned char *)(items + count);
+    p->size = size;
+    p->at = 0;
+    p->count = count;
+    p->offset = d->offset;
+    for (unsigned i = 0; i < count; i++) {
+        items[i] = d->items[d->at + i];
+        if (items[i].len != 0) {
+            memcpy(bytes, items[i].data, items[i].len);
+        }
+        items[i].data = bytes;
+        bytes += items[i].len;
+    }
+    return p;
+}
+
+/* The udp whose batch it is was paused. */
+static void nki_udp_park(netkit_loop *loop, nki_udp *u) {
+    nki_dgrams *d = loop->dgrams;
+    loop->udp_batch = NULL;
+    if (d->parked != NULL && d->at != d->count) {
+        u->parked = d->parked;
+        u->parked->at = d->at;
+        u->parked->offset = d->offset;
+        d->parked = NULL;
+    } else if (d->at != d->count) {
+        u->parked = nki_udp_copy_rest(loop, d);
+        if (u->parked == NULL) { /* as if the socket's buffer had been full, but told */
+            nki_udp_record none;
+            memset(&none, 0, sizeof none);
+            if (u->more->failed_count < NKI_UDP_FAILED_MAX) {
+                nki_udp_note_failed(loop, u, &none, NETKIT_E_NOMEM, 0);
+            }
+        }
+    }
+    nki_udp_batch_end(loop);
+    nki_enqueue(loop, &u->source); /* what was answered goes out */
+}
+
+static void nki_udp_unpark(netkit_loop *loop, nki_udp *u) {
+    nki_dgrams *d = loop->dgrams;
+    nki_udp_parked *p = u->parked;
+    u->parked = NULL;
+    nki_udp_batch_begin(loop, u, nki_udp_parked_items(p), p->count);
+    d->parked = p;
+    d->at = p->at;
+    d->offset = p->offset;
+}
+
+/* ---- receiving ---- */
+
+/* Where a datagram came to is the address of the socket, when that has a single one. */
+static void nki_udp_fill_local(const nki_udp *u, netkit_datagram *items, unsigned count) {
+    const nki_udp_more *m = u->more;
+    for (unsigned i = 0; i < count; i++) {
+        if (items[i].local.family != NETKIT_AF_NONE) {
+            items[i].local.port = m->bound.port;
+        } else if (!m->is_wildcard) {
+            items[i].local = m->bound;
+        }
+    }
+}
+
+static uint32_t nki_udp_cost(const netkit_datagram *items, unsigned count) {
+    uint32_t sum = 0;
+    for (unsigned i = 0; i < count; i++) {
+        sum += NKI_MAX((uint32_t)items[i].len, (uint32_t)NKI_UDP_READ_COST);
+    }
+    return sum;
+}
+
+/* The machine is short of something: pause, and report the first time. */
+static void nki_udp_starve(netkit_loop *loop, nki_udp *u, int code) {
+    nki_udp_more *m = u->more;
+    bool is_first = m->recv_ms == 0;
+    m->recv_ms =
+        is_first ? (uint32_t)NKI_DEFER_MS_MIN : NKI_MIN(m->recv_ms * 2, (uint32_t)NKI_DEFER_MS_MAX);
+    u->flags |= NKI_D_STARVED;
+    m->recv_due_ns = nki_after_ms(loop, m->recv_ms);
+    nki_udp_set_timer(loop, u);
+    if (is_first && m->failed_count < NKI_UDP_FAILED_MAX) {
+        nki_udp_record none;
+        memset(&none, 0, sizeof none);
+        nki_udp_note_failed(loop, u, &none, code, loop->driver->os_code());
+    }
+    nki_udp_arm(loop, u);
+}
+
+static void nki_udp_recv_failed(netkit_loop *loop, nki_udp *u, int code) {
+    bool is_news = code == NETKIT_E_REFUSED || code == NETKIT_E_UNREACHABLE ||
+                   code == NETKIT_E_RESET || code == NETKIT_E_TIMEOUT || code == NETKIT_E_TOOBIG ||
+                   code == NETKIT_E_ACCESS || code == NETKIT_E_NOSYS;
+    u->tally += NKI_UDP_READ_COST;
+    if (!is_news || ++u->more->failures > NKI_UDP_FAILURES_MAX) {
+        nki_udp_starve(loop, u, code);
+    } else if ((u->flags & NKI_D_TELL_ERRORS) != 0) {
+        u->flags |= NKI_D_ERRORS; /* who it is about stands there */
+    }
+}
+
+static void nki_udp_receive(netkit_loop *loop, nki_udp *u) {
+    nki_dgrams_bury(loop);
+    int n = loop->driver->udp_recv(loop, u);
+    if (n > 0) {
+        u->tally += nki_udp_cost(loop->dgrams->in, (unsigned)n);
+        u->more->recv_ms = 0;
+        u->more->failures = 0;
+        nki_udp_fill_local(u, loop->dgrams->in, (unsigned)n);
+        nki_udp_batch_begin(loop, u, loop->dgrams->in, (unsigned)n);
+        return;
+    }
+    if (n == NETKIT_E_AGAIN) {
+        u->more->recv_ms = 0;
+        u->more->failures = 0;
+    } else {
+        nki_udp_recv_failed(loop, u, n);
+    }
+    nki_udp_after(loop, u);
+}
+
+/* ---- failures ---- */
+
+static void nki_udp_tell_error(netkit_loop *loop, nki_udp *u, const netkit_datagram *failed) {
+    if (u->more->handler.on_error != NULL) {
+        uint64_t started = nki_call_begin(loop);
+        u->more->handler.on_error(loop, nki_udp_handle(u), failed, u->user);
+        nki_call_end(loop, started);
+    } else if (loop->desc.pull) {
+        netkit_event *ev = nki_pull(loop, NETKIT_EVENT_UDP_ERROR, u, u->user);
+        ev->udp = nki_udp_handle(u);
+        ev->datagram = failed;
+        return;
+    }
+    nki_udp_after(loop, u);
+}
+
+/* A send that failed, the oldest. */
+static void nki_udp_tell_failed(netkit_loop *loop, nki_udp *u) {
+    nki_udp_more *m = u->more;
+    netkit_datagram *d = &loop->dgrams->one;
+    nki_udp_failed f = m->failed[0];
+    m->failed_count--;
+    memmove(m->failed, m->failed + 1, m->failed_count * sizeof m->failed[0]);
+    memset(d, 0, sizeof *d);
+    d->peer.family = f.route.family;
+    d->peer.port = f.route.port;
+    d->peer.scope = f.route.scope;
+    memcpy(d->peer.ip, f.route.ip, sizeof d->peer.ip);
+    if (f.route.family == NETKIT_AF_NONE && f.route.level != NETKIT_AF_NONE) {
+        (void)loop->driver->remote(loop, u->source.socket, &d->peer);
+    }
+    d->local.family = f.route.local_family;
+    memcpy(d->local.ip, f.route.local, sizeof d->local.ip);
+    d->interface_index = f.route.interface_index;
+    d->tos = f.route.tos;
+    d->ttl = f.route.ttl;
+    d->len = f.len;
+    d->error = f.code;
+    d->os_code = f.os_code;
+    nki_udp_tell_error(loop, u, d);
+}
+
+/* A report out of the system. When there is no more, one receive clears what may still make the
+ * socket look ready. */
+static void nki_udp_report(netkit_loop *loop, nki_udp *u) {
+    netkit_datagram *d = &loop->dgrams->one;
+    if (loop->driver->udp_failed(loop, u, d) == NETKIT_OK) {
+        u->tally += NKI_UDP_READ_COST;
+        u->flags |= NKI_D_ERRORS;
+        nki_udp_tell_error(loop, u, d);
+        return;
+    }
+    u->flags &= ~(uint32_t)NKI_D_ERRORS;
+    u->source.ready = (uint16_t)((u->source.ready & ~NETKIT_POLL_ERROR) | NETKIT_POLL_READ);
+    nki_udp_after(loop, u);
+}
+
+static void nki_udp_tell_drain(netkit_loop *loop, nki_udp *u) {
+    u->flags &= ~(uint32_t)NKI_D_DRAIN_DUE;
+    if (u->more->handler.on_drain != NULL) {
+        uint64_t started = nki_call_begin(loop);
+        u->more->handler.on_drain(loop, nki_udp_handle(u), u->user);
+        nki_call_end(loop, started);
+    } else if (loop->desc.pull) {
+        netkit_event *ev = nki_pull(loop, NETKIT_EVENT_UDP_DRAIN, u, u->user);
+        ev->udp = nki_udp_handle(u);
+        return;
+    }
+    nki_udp_after(loop, u);
+}
+
+/* ---- a step ---- */
+
+static void nki_udp_closed(netkit_loop *loop, nki_udp *u);
+
+/* What is to be read, in the order of news: at most one thing. */
+static void nki_udp_step_input(netkit_loop *loop, nki_udp *u) {
+    bool has_reports =
+        (u->flags & NKI_D_TELL_ERRORS) != 0 &&
+        ((u->flags & NKI_D_ERRORS) != 0 || (u->source.ready & NETKIT_POLL_ERROR) != 0);
+    bool may_read = (u->source.ready & NKI_READABLE) != 0 && (u->flags & NKI_D_STARVED) == 0;
+    if (u->more->failed_count != 0) {
+        nki_udp_tell_failed(loop, u);
+    } else if (u->parked != NULL) {
+        nki_dgrams_bury(loop);
+        nki_udp_unpark(loop, u);
+    } else if (u->tally >= loop->desc.conn_budget && (has_reports || may_read)) {
+        u->tally = 0;
+        nki_enqueue_later(loop, &u->source);
+    } else if (has_reports) {
+        nki_udp_report(loop, u);
+    } else if (may_read) {
+        nki_udp_receive(loop, u);
+    }
+}
+
+static void nki_udp_step(netkit_loop *loop, nki_udp *u) {
+    const uint32_t writable = NETKIT_POLL_WRITE | NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP;
+    if ((u->flags & NKI_D_CLOSING) != 0) {
+        if ((u->source.flags & NKI_S_GONE) != 0) {
+            nki_udp_closed(loop, u);
+        }
+        return;
+    }
+    if ((u->flags & NKI_D_STALLED) != 0 && (u->source.ready & writable) != 0) {
+        u->flags &= ~(uint32_t)NKI_D_STALLED;
+        nki_udp_flush(loop, u);
+        nki_udp_arm(loop, u);
+    }
+    u->source.ready = (uint16_t)(u->source.ready & ~(uint32_t)NETKIT_POLL_WRITE);
+    if ((u->flags & NKI_D_DRAIN_DUE) != 0) {
+        nki_udp_tell_drain(loop, u);
+    } else if ((u->flags & NKI_D_PAUSED) == 0) {
+        nki_udp_step_input(loop, u);
+    } else {
+        nki_udp_after(loop, u);
+    }
+}
+
+static void nki_udp_timer_fired(netkit_loop *loop, nki_udp *u) {
+    nki_udp_more *m = u->more;
+    if (m->send_due_ns <= loop->turn_ns) {
+        m->send_due_ns = NKI_NEVER;
+        u->flags &= ~(uint32_t)NKI_D_SHORT;
+        nki_udp_flush(loop, u);
+    }
+    if (m->recv_due_ns <= loop->turn_ns) {
+        m->recv_due_ns = NKI_NEVER;
+        u->flags &= ~(uint32_t)NKI_D_STARVED;
+        u->source.ready = (uint16_t)(u->source.ready | NETKIT_POLL_READ);
+        nki_enqueue(loop, &u->source);
+        nki_udp_arm(loop, u);
+    }
+    nki_udp_set_timer(loop, u);
+}
+
+/* ---- the end ---- */
+
+static void nki_udp_dispose(netkit_loop *loop, nki_udp *u) {
+    nki_udp_more *m = u->more;
+    nki_timers_stop(&loop->timers, &m->timer);
+    nki_ext_free(&loop->allocator, u->ext, m->ext_size);
+    nki_free(&loop->allocator, m, sizeof *m);
+    u->more = NULL;
+    u->ext = NULL;
+    nki_bury(loop, &u->source);
+}
+
+static void nki_udp_closed(netkit_loop *loop, nki_udp *u) {
+    netkit_close_info info;
+    bool is_destroyed = (u->flags & NKI_D_DESTROYED) != 0;
+    memset(&info, 0, sizeof info);
+    info.code = is_destroyed ? (int)NETKIT_E_CANCELLED : (int)NETKIT_OK;
+    info.op = NETKIT_OP_CLOSE;
+    info.phase = NETKIT_PHASE_OPEN;
+    info.text = is_destroyed ? "the loop was destroyed" : "closed here";
+    info.unsent = u->queued;
+    if (u->more->handler.on_close != NULL) {
+        uint64_t started = nki_call_begin(loop);
+        u->more->handler.on_close(loop, nki_udp_handle(u), &info, u->user);
+        nki_call_end(loop, started);
+    } else if (loop->desc.pull) {
+        netkit_event *ev = nki_pull(loop, NETKIT_EVENT_UDP_CLOSE, u, u->user);
+        ev->udp = nki_udp_handle(u);
+        ev->close = info;
+        return; /* disposed of when the next event is fetched */
+    }
+    nki_udp_dispose(loop, u);
+}
+
+/* From anywhere: nothing more is received or told but the end. */
+static void nki_udp_close(netkit_loop *loop, nki_udp *u) {
+    if ((u->flags & NKI_D_CLOSING) != 0) {
+        return;
+    }
+    u->more->failed_count = 0;
+    nki_udp_flush(loop, u);
+    if (u->out != NULL) {
+        u->queued -= nki_udp_record_at(u->out, u->out->begin)->sent;
+    }
+    nki_udp_drop_out(loop, u);
+    if (loop->udp_batch == u) {
+        nki_udp_batch_end(loop);
+    }
+    if (u->parked != NULL) {
+        nki_free(&loop->allocator, u->parked, u->parked->size);
+        u->parked = NULL;
+    }
+    u->flags |= NKI_D_CLOSING;
+    nki_timers_stop(&loop->timers, &u->more->timer);
+    loop->driver->shut(loop, &u->source, false);
+}
+
+/* ---- src/loop/udp_api.c ---- */
+/* Udps, as users call them: find the udp, check what is asked, do the least that is right now. */
+
+static int nki_udp_find(netkit_loop *loop, netkit_udp udp, nki_udp **out) {
+    int error = nki_enter(loop);
+    if (NKI_UNLIKELY(error != NETKIT_OK)) {
+        return error;
+    }
+    *out = (nki_udp *)nki_slots_find(&loop->sources, udp.id, NKI_KIND_UDP);
+    return NKI_LIKELY(*out != NULL) ? NETKIT_OK : NETKIT_E_STALE;
+}
+
+static int nki_udp_find_open(netkit_loop *loop, netkit_udp udp, nki_udp **out) {
+    int error = nki_udp_find(loop, udp, out);
+    if (NKI_LIKELY(error == NETKIT_OK) && NKI_UNLIKELY(((*out)->flags & NKI_D_CLOSING) != 0)) {
+        return NETKIT_E_CLOSED;
+    }
+    return error;
+}
+
+/* ---- sending ---- */
+
+static NKI_COLD int nki_udp_refuse(nki_udp *u, size_t len) {
+    u->refused = (uint32_t)len;
+    u->flags = (u->flags & ~(uint32_t)NKI_D_DRAIN_DUE) | NKI_D_REFUSED;
+    return NETKIT_E_FULL;
+}
+
+/* Whether this socket can send there at all. */
+static int nki_udp_check_route(const nki_udp *u, const nki_route *r) {
+    bool is_ipv6 = (u->flags & NKI_D_IPV6) != 0;
+    if (r->family == NETKIT_AF_NONE) {
+        return u->more->level == NETKIT_AF_NONE ? NETKIT_E_NOTCONN : NETKIT_OK;
+    }
+    return r->family == NETKIT_AF_IPV6 && !is_ipv6 ? NETKIT_E_INVALID : NETKIT_OK;
+}
+
+/* A large one on an empty queue goes from the caller's memory. Whether it went. */
+static bool nki_udp_send_direct(netkit_loop *loop, nki_udp *u, const nki_route *route,
+                                const void *data, size_t len, uint32_t segment) {
+    nki_dgram_out out;
+    bool is_cut = segment != 0 && segment < len;
+    if (u->out != NULL || (u->flags & NKI_D_HELD) != 0 || len > NETKIT_DATAGRAM_MAX ||
+        (is_cut &&
+         ((u->flags & NKI_D_GSO) == 0 || len > (size_t)segment * (size_t)NKI_DGRAM_SEGMENTS))) {
+        return false;
+    }
+    out.data = data;
+    out.len = len;
+    out.segment = is_cut ? segment : 0;
+    out.route = route;
+    out.path = NULL;
+    return loop->driver->udp_send(loop, u, &out, 1) == 1;
+}
+
+static int nki_udp_put(netkit_loop *loop, nki_udp *u, const nki_route *route, const void *data,
+                       size_t len, uint32_t segment) {
+    int error = nki_udp_check_route(u, route);
+    if (NKI_UNLIKELY(error != NETKIT_OK)) {
+        return error;
+    }
+    size_t most = route->level == NETKIT_AF_IPV6 ? NETKIT_DATAGRAM_MAX + 20 : NETKIT_DATAGRAM_MAX;
+    if (NKI_UNLIKELY(len > most || len > u->more->send_max)) {
+        return NETKIT_E_TOOBIG;
+    }
+    if (len >= NKI_UDP_DIRECT_MIN && nki_udp_send_direct(loop, u, route, data, len, segment)) {
+        return NETKIT_OK;
+    }
+    if (NKI_UNLIKELY(len > nki_udp_room(u))) {
+        nki_udp_flush(loop, u);
+        if (len > nki_udp_room(u)) {
+            return nki_udp_refuse(u, len);
+        }
+    }
+    error = nki_udp_queue(loop, u, route, data, len, segment);
+    if (NKI_LIKELY(error == NETKIT_OK)) {
+        nki_udp_mark_dirty(loop, u);
+        if (u->records >= NKI_DGRAM_BATCH || u->queued >= NKI_FLUSH_AT) {
+            nki_udp_flush(loop, u);
+        }
+    }
+    return error;
+}
+
+NETKIT_API int netkit_udp_send(netkit_loop *loop, netkit_udp udp, const netkit_addr *to,
+                               const void *data, size_t len) {
+    nki_udp *u;
+    nki_route route;
+    int error = nki_udp_find_open(loop, udp, &u);
+    if (NKI_UNLIKELY(error != NETKIT_OK)) {
+        return error;
+    }
+    if (NKI_UNLIKELY(data == NULL && len != 0)) {
+        return NETKIT_E_INVALID;
+    }
+    error = nki_route_to(&route, to, u->more->level);
+    return error != NETKIT_OK ? error : nki_udp_put(loop, u, &route, data, len, 0);
+}
+
+/* From the address that was asked; by the interface only where an address alone does not tell
+ * which network is meant. */
+NETKIT_API int netkit_udp_reply(netkit_loop *loop, netkit_udp udp, const netkit_datagram *received,
+                                const void *data, size_t len) {
+    nki_udp *u;
+    nki_route route;
+    int error = nki_udp_find_open(loop, udp, &u);
+    if (NKI_UNLIKELY(error != NETKIT_OK)) {
+        return error;
+    }
+    if (NKI_UNLIKELY(received == NULL || (data == NULL && len != 0))) {
+        return NETKIT_E_INVALID;
+    }
+    bool is_connected = u->more->level != NETKIT_AF_NONE;
+    error = nki_route_to(&route, is_connected ? NULL : &received->peer, u->more->level);
+    if (NKI_UNLIKELY(error != NETKIT_OK)) {
+        return error;
+    }
+    if (u->more->is_wildcard && received->local.family == route.level &&
+        nki_addr_is_source(&received->local)) {
+        route.local_family = received->local.family;
+        memcpy(route.local, received->local.ip, sizeof route.local);
+        route.interface_index = route.scope != 0 ? received->interface_index : 0;
+    }
+    return nki_udp_put(loop, u, &route, data, len, 0);
+}
+
+static int nki_udp_put_datagram(netkit_loop *loop, nki_udp *u, const netkit_datagram *d) {
+    nki_route route;
+    int error = nki_datagram_is_valid(d) ? nki_route_to(&route, &d->peer, u->more->level)
+                                         : NETKIT_E_INVALID;
+    if (error == NETKIT_OK) {
+        error = nki_route_ask(&route, d);
+    }
+    return error != NETKIT_OK ? error
+                              : nki_udp_put(loop, u, &route, d->data, d->len, d->segment_size);
+}
+
+NETKIT_API int netkit_udp_send_batch(netkit_loop *loop, netkit_udp udp,
+                                     const netkit_datagram *datagrams, size_t count) {
+    nki_udp *u;
+    int error = nki_udp_find_open(loop, udp, &u);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if ((datagrams == NULL && count != 0) || count > INT_MAX) {
+        return NETKIT_E_INVALID;
+    }
+    for (size_t i = 0; i < count; i++) {
+        error = nki_udp_put_datagram(loop, u, &datagrams[i]);
+        if (error != NETKIT_OK) {
+            return i == 0 ? error : (int)i;
+        }
+    }
+    return (int)count;
+}
+
+NETKIT_API int netkit_udp_flush(netkit_loop *loop, netkit_udp udp) {
+    nki_udp *u;
+    int error = nki_udp_find_open(loop, udp, &u);
+    if (error == NETKIT_OK) {
+        nki_udp_flush(loop, u);
+        nki_commit(loop);
+    }
+    return error;
+}
+
+NETKIT_API int netkit_udp_close(netkit_loop *loop, netkit_udp udp) {
+    nki_udp *u;
+    int error = nki_udp_find(loop, udp, &u);
+    if (error == NETKIT_OK) {
+        nki_udp_close(loop, u);
+    }
+    return error;
+}
+
+/* ---- flow, groups ---- */
+
+NETKIT_API int netkit_udp_pause(netkit_loop *loop, netkit_udp udp) {
+    nki_udp *u;
+    int error = nki_udp_find_open(loop, udp, &u);
+    if (error == NETKIT_OK) {
+        u->flags |= NKI_D_PAUSED;
+        if (loop->udp_batch == u) {
+            nki_udp_park(loop, u);
+        }
+        nki_udp_arm(loop, u);
+    }
+    return error;
+}
+
+NETKIT_API int netkit_udp_resume(netkit_loop *loop, netkit_udp udp) {
+    nki_udp *u;
+    int error = nki_udp_find_open(loop, udp, &u);
+    if (error == NETKIT_OK) {
+        u->flags &= ~(uint32_t)NKI_D_PAUSED;
+        nki_enqueue(loop, &u->source);
+        nki_udp_arm(loop, u);
+    }
+    return error;
+}
+
+static int nki_udp_join(netkit_loop *loop, netkit_udp udp, bool is_join, const netkit_addr *group,
+                        uint32_t interface_index, const netkit_addr *source) {
+    nki_udp *u;
+    int error = nki_udp_find_open(loop, udp, &u);
+    if (error != NETKIT_OK || group == NULL) {
+        return error != NETKIT_OK ? error : NETKIT_E_INVALID;
+    }
+    return loop->driver->udp_join(loop, u->source.socket, is_join, group, interface_index, source);
+}
+
+NETKIT_API int netkit_udp_join(netkit_loop *loop, netkit_udp udp, const netkit_addr *group,
+                               uint32_t interface_index, const netkit_addr *source) {
+    return nki_udp_join(loop, udp, true, group, interface_index, source);
+}
+
+NETKIT_API int netkit_udp_leave(netkit_loop *loop, netkit_udp udp, const netkit_addr *group,
+                                uint32_t interface_index, const netkit_addr *source) {
+    return nki_udp_join(loop, udp, false, group, interface_index, source);
+}
+
+/* ---- looking ---- */
+
+/* One whose descriptor is still there, for what needs a place for the answer. */
+static int nki_udp_find_socket(netkit_loop *loop, netkit_udp udp, const void *out,
+                               nki_udp **found) {
+    int error = nki_udp_find_open(loop, udp, found);
+    return error == NETKIT_OK && out == NULL ? (int)NETKIT_E_INVALID : error;
+}
+
+NETKIT_API int netkit_udp_caps(netkit_loop *loop, netkit_udp udp, uint32_t *caps) {
+    nki_udp *u;
+    int error = nki_udp_find_socket(loop, udp, caps, &u);
+    if (error == NETKIT_OK) {
+        bool lacks_gso = (u->flags & NKI_D_GSO) == 0;
+        *caps = u->more->caps & ~(lacks_gso ? (uint32_t)NETKIT_UDP_CAP_GSO : 0u);
+    }
+    return error;
+}
+
+NETKIT_API int netkit_udp_local(netkit_loop *loop, netkit_udp udp, netkit_addr *out) {
+    nki_udp *u;
+    int error = nki_udp_find_socket(loop, udp, out, &u);
+    return error != NETKIT_OK ? error : loop->driver->local(loop, u->source.socket, out);
+}
+
+NETKIT_API int netkit_udp_remote(netkit_loop *loop, netkit_udp udp, netkit_addr *out) {
+    nki_udp *u;
+    int error = nki_udp_find_socket(loop, udp, out, &u);
+    return error != NETKIT_OK ? error : loop->driver->remote(loop, u->source.socket, out);
+}
+
+NETKIT_API int netkit_udp_queued(netkit_loop *loop, netkit_udp udp, size_t *out) {
+    nki_udp *u;
+    int error = nki_udp_find(loop, udp, &u);
+    if (error != NETKIT_OK || out == NULL) {
+        return error != NETKIT_OK ? error : NETKIT_E_INVALID;
+    }
+    *out = u->queued;
+    return NETKIT_OK;
+}
+
+NETKIT_API int netkit_udp_native(netkit_loop *loop, netkit_udp udp, uintptr_t *native) {
+    nki_udp *u;
+    int error = nki_udp_find_socket(loop, udp, native, &u);
+    if (error == NETKIT_OK) {
+        *native = u->source.socket;
+    }
+    return error;
+}
+
+NETKIT_API int netkit_udp_set_option(netkit_loop *loop, netkit_udp udp, netkit_option option,
+                                     int value) {
+    nki_udp *u;
+    int error = nki_udp_find_open(loop, udp, &u);
+    bool is_ours = option == NETKIT_OPT_BLOCKING || option == NETKIT_OPT_GRO ||
+                   option == NETKIT_OPT_TELL_ERRORS;
+    if (error == NETKIT_OK && is_ours) {
+        return NETKIT_E_INVALID;
+    }
+    return error != NETKIT_OK ? error
+                              : loop->driver->set_option(loop, u->source.socket, option, value);
+}
+
+NETKIT_API int netkit_udp_get_option(netkit_loop *loop, netkit_udp udp, netkit_option option,
+                                     int *value) {
+    nki_udp *u;
+    int error = nki_udp_find_socket(loop, udp, value, &u);
+    return error != NETKIT_OK ? error
+                              : loop->driver->get_option(loop, u->source.socket, option, value);
+}
+
+NETKIT_API void *netkit_udp_user(netkit_loop *loop, netkit_udp udp) {
+    nki_udp *u;
+    return nki_udp_find(loop, udp, &u) == NETKIT_OK ? u->user : NULL;
+}
+
+NETKIT_API int netkit_udp_set_user(netkit_loop *loop, netkit_udp udp, void *user) {
+    nki_udp *u;
+    int error = nki_udp_find_open(loop, udp, &u);
+    if (error == NETKIT_OK) {
+        u->user = user;
+    }
+    return error;
+}
+
+NETKIT_API void *netkit_udp_ext(netkit_loop *loop, netkit_udp udp) {
+    nki_udp *u;
+    return nki_udp_find(loop, udp, &u) == NETKIT_OK ? u->ext : NULL;
+}
+
+NETKIT_API int netkit_udp_set_referenced(netkit_loop *loop, netkit_udp udp, bool referenced) {
+    nki_udp *u;
+    int error = nki_udp_find_open(loop, udp, &u);
+    return error != NETKIT_OK ? error : nki_set_referenced(loop, &u->source, referenced);
+}
+
+/* ---- opening ---- */
+
+/* One of two ways to say an address, or none. */
+static int nki_udp_desc_addr(const char *text, const netkit_addr *addr, netkit_addr *out,
+                             const netkit_addr **given) {
+    *given = NULL;
+    if (text == NULL && addr == NULL) {
+        return NETKIT_OK;
+    }
+    int error = nki_desc_addr(text, addr, out);
+    bool is_ip = out->family == NETKIT_AF_IPV4 || out->family == NETKIT_AF_IPV6;
+    if (error == NETKIT_OK && !is_ip) {
+        return NETKIT_E_INVALID;
+    }
+    *given = out;
+    return error;
+}
+
+static int nki_udp_socket(netkit_loop *loop, const netkit_udp_desc *desc, uintptr_t *socket,
+                          uint32_t *caps) {
+    nki_udp_how how;
+    netkit_addr addr;
+    netkit_addr peer;
+    int error = nki_udp_desc_addr(desc->address, desc->addr, &addr, &how.addr);
+    if (error == NETKIT_OK) {
+        error = nki_udp_desc_addr(desc->peer, desc->peer_addr, &peer, &how.peer);
+    }
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    bool has_any = how.addr != NULL || how.peer != NULL;
+    bool is_adopted = desc->socket.value != 0;
+    how.adopted = is_adopted ? netkit_socket_native(desc->socket) : UINTPTR_MAX;
+    how.flags = (desc->reuse_port ? NETKIT_SOCKET_REUSE_PORT : 0) |
+                (desc->v6only ? NETKIT_SOCKET_V6ONLY : 0);
+    how.is_shared = desc->share;
+    how.recv_buffer = desc->recv_buffer;
+    how.send_buffer = desc->send_buffer;
+    return has_any == is_adopted ? (int)NETKIT_E_INVALID
+                                 : loop->driver->udp_open(loop, &how, socket, caps);
+}
+
+/* What is wished, as far as the system has it. */
+static int nki_udp_wish(netkit_loop *loop, const nki_udp *u, netkit_option option, bool is_wished,
+                        bool *has) {
+    int error = !is_wished ? (int)NETKIT_E_NOSYS
+                           : loop->driver->set_option(loop, u->source.socket, option, 1);
+    *has = error == NETKIT_OK;
+    return error == NETKIT_E_NOSYS ? NETKIT_OK : error;
+}
+
+static int nki_udp_set_options(netkit_loop *loop, nki_udp *u, const netkit_udp_desc *desc,
+                               bool *has_gro) {
+    bool has;
+    bool is_merged = desc->gro || desc->gro_whole;
+    int error = nki_udp_wish(loop, u, NETKIT_OPT_BROADCAST, desc->broadcast, &has);
+    if (error == NETKIT_OK) {
+        bool is_told = desc->tell_local || u->more->is_wildcard;
+        error = nki_udp_wish(loop, u, NETKIT_OPT_TELL_LOCAL, is_told, &has);
+    }
+    if (error == NETKIT_OK) {
+        error = nki_udp_wish(loop, u, NETKIT_OPT_TELL_TOS, desc->tell_tos, &has);
+    }
+    if (error == NETKIT_OK) {
+        error = nki_udp_wish(loop, u, NETKIT_OPT_TELL_TTL, desc->tell_ttl, &has);
+    }
+    if (error == NETKIT_OK) {
+        error = nki_udp_wish(loop, u, NETKIT_OPT_TELL_TIME, desc->tell_time, &has);
+    }
+    if (error == NETKIT_OK) {
+        error = nki_udp_wish(loop, u, NETKIT_OPT_TELL_ERRORS, nki_udp_tells_errors(loop, u), &has);
+        u->flags |= has ? (uint32_t)NKI_D_TELL_ERRORS : 0u;
+    }
+    if (error == NETKIT_OK) {
+        error = nki_udp_wish(loop, u, NETKIT_OPT_GRO, is_merged, has_gro);
+    }
+    return error;
+}
+
+/* Where its datagrams are put. Neighbours are not a multiple of 4 KiB apart, else their beginnings
+ * would fall on the same few lines of the cache. */
+static void nki_udp_set_room(netkit_loop *loop, nki_udp *u, size_t size) {
+    nki_dgram_room *room = &u->more->room;
+    size_t lines = ((size + NKI_CACHE_LINE - 1) / NKI_CACHE_LINE) | 1u;
+    size_t count = (size_t)NKI_UDP_AREA / (lines * NKI_CACHE_LINE);
+    room->memory = loop->dgrams->memory;
+    room->stride = lines * NKI_CACHE_LINE;
+    room->size = size;
+    room->count = (unsigned)NKI_MIN(count, (size_t)NKI_DGRAM_BATCH);
+}
+
+static bool nki_addr_is_wildcard(const netkit_addr *addr) {
+    static const uint8_t none[16] = {0};
+    bool is_ip = addr->family == NETKIT_AF_IPV4 || addr->family == NETKIT_AF_IPV6;
+    return is_ip && memcmp(addr->ip, none, sizeof none) == 0;
+}
+
+/* Learn what the socket is, and have it tell what is asked for. */
+static int nki_udp_setup(netkit_loop *loop, nki_udp *u, const netkit_udp_desc *desc) {
+    nki_udp_more *m = u->more;
+    netkit_addr peer;
+    bool has_gro = false;
+    int error = loop->driver->local(loop, u->source.socket, &m->bound);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    m->is_wildcard = nki_addr_is_wildcard(&m->bound);
+    u->flags |= m->bound.family == NETKIT_AF_IPV6 ? (uint32_t)NKI_D_IPV6 : 0u;
+    u->flags |= (m->caps & NETKIT_UDP_CAP_GSO) != 0 ? (uint32_t)NKI_D_GSO : 0u;
+    u->flags |= desc->gro_whole ? (uint32_t)NKI_D_WHOLE : 0u;
+    error = loop->driver->remote(loop, u->source.socket, &peer);
+    if (error == NETKIT_OK) {
+        m->level = peer.family;
+    } else if (error != NETKIT_E_NOTCONN) {
+        return error;
+    }
+    error = nki_udp_set_options(loop, u, desc, &has_gro);
+    nki_udp_set_room(loop, u, has_gro || desc->recv_size == 0 ? 65535u : desc->recv_size);
+    return error;
+}
+
+static int nki_udp_begin(netkit_loop *loop, nki_udp *u, const netkit_udp_desc *desc) {
+    int error = nki_udp_setup(loop, u, desc);
+    if (error == NETKIT_OK) {
+        error = nki_ext_create(&loop->allocator, desc->ext_size, &u->ext);
+    }
+    if (error == NETKIT_OK) {
+        error = nki_timers_start(&loop->timers, &u->more->timer, NKI_NEVER);
+    }
+    if (error == NETKIT_OK) {
+        error = loop->driver->attach(loop, &u->source);
+    }
+    return error;
+}
+
+static int nki_udp_create(netkit_loop *loop, const netkit_udp_desc *desc, uintptr_t socket,
+                          uint32_t caps, nki_udp **out) {
+    void *object;
+    int error = nki_source_take(loop, NKI_KIND_UDP, socket, &object);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    nki_udp *u = (nki_udp *)object;
+    nki_udp_more *m = (nki_udp_more *)nki_alloc_zero(&loop->allocator, sizeof *m);
+    if (m == NULL) {
+        nki_source_undo(loop, &u->source);
+        return NETKIT_E_NOMEM;
+    }
+    u->more = m;
+    u->user = desc->user;
+    m->handler = desc->handler;
+    m->udp = u;
+    m->timer.kind = NKI_KIND_UDP;
+    m->send_due_ns = NKI_NEVER;
+    m->recv_due_ns = NKI_NEVER;
+    m->ext_size = desc->ext_size;
+    m->send_max = nki_or(desc->send_max, 262144);
+    m->caps = caps;
+    m->armed = NETKIT_POLL_READ;
+    error = nki_udp_begin(loop, u, desc);
+    if (error != NETKIT_OK) {
+        nki_timers_stop(&loop->timers, &m->timer);
+        nki_ext_free(&loop->allocator, u->ext, m->ext_size);
+        nki_free(&loop->allocator, m, sizeof *m);
+        nki_source_undo(loop, &u->source);
+        return error;
+    }
+    *out = u;
+    return NETKIT_OK;
+}
+
+NETKIT_API int netkit_udp_open(netkit_loop *loop, const netkit_udp_desc *desc, netkit_udp *out) {
+    if (out != NULL) {
+        out->id = 0;
+    }
+    int error = nki_enter(loop);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (desc == NULL || desc->recv_size > 65535 || desc->send_max > INT32_MAX ||
+        desc->ext_size > INT32_MAX || desc->recv_buffer > INT32_MAX ||
+        desc->send_buffer > INT32_MAX) {
+        return NETKIT_E_INVALID;
+    }
+    nki_udp *u;
+    uintptr_t socket;
+    uint32_t caps;
+    error = nki_dgrams_create(loop);
+    if (error == NETKIT_OK) {
+        error = nki_udp_socket(loop, desc, &socket, &caps);
+    }
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    error = nki_udp_create(loop, desc, socket, caps, &u);
+    if (error != NETKIT_OK) {
+        if (desc->socket.value == 0) {
+            loop->driver->discard(loop, socket, false);
+        }
+        return error;
+    }
+    if (out != NULL) {
+        *out = nki_udp_handle(u);
+    }
+    return NETKIT_OK;
+}
+
 /* ---- src/loop/watch.c ---- */
 /* Watches: readiness of descriptors that belong to somebody else. They are never closed here. */
 
@@ -13806,8 +16568,8 @@ static void nki_timer_fire(netkit_loop *loop, nki_timer *t) {
 static NKI_OUTLINE bool nki_has_work(const netkit_loop *loop) {
     return loop->phase != NKI_TURN_NONE || loop->ready.first != NULL || loop->later.first != NULL ||
            loop->dirty.first != NULL || loop->dead.first != NULL || loop->releases != NULL ||
-           loop->pulled.type != NETKIT_EVENT_NONE || nki_atomic_load(&loop->wake_pending) != 0 ||
-           !nki_posts_is_empty(&loop->posts);
+           loop->udp_dirty != NULL || loop->pulled.type != NETKIT_EVENT_NONE ||
+           nki_atomic_load(&loop->wake_pending) != 0 || !nki_posts_is_empty(&loop->posts);
 }
 
 /* Nanoseconds until the first timer, NKI_NEVER without one. */
@@ -13893,6 +16655,7 @@ static void nki_step_other(netkit_loop *loop, nki_source *source) {
     switch (nki_id_kind(source->id)) {
     case NKI_KIND_LISTENER: nki_listener_step(loop, (nki_listener *)(void *)source); break;
     case NKI_KIND_WATCH: nki_watch_step(loop, (nki_watch *)(void *)source); break;
+    case NKI_KIND_UDP: nki_udp_step(loop, (nki_udp *)(void *)source); break;
     default: /* buried while it was in this list: now its slot can go */
         source->flags |= NKI_S_QUEUED;
         nki_queue_push(&loop->graves, source);
@@ -13902,6 +16665,10 @@ static void nki_step_other(netkit_loop *loop, nki_source *source) {
 
 /* Serve one ready source. */
 static NKI_HOT bool nki_step_ready(netkit_loop *loop) {
+    if (NKI_UNLIKELY(loop->udp_batch != NULL)) {
+        nki_udp_deliver(loop); /* first: its memory is there once */
+        return true;
+    }
     nki_source *source = loop->driver->next(loop);
     if (source == NULL) {
         source = nki_queue_pop(&loop->ready);
@@ -13951,6 +16718,9 @@ static bool nki_step_timer(netkit_loop *loop) {
         nki_cold *cold = (nki_cold *)(void *)((char *)node - offsetof(nki_cold, timer));
         nki_timers_stop(&loop->timers, node);
         nki_conn_timer_fired(loop, cold->conn);
+    } else if (node->kind == NKI_KIND_UDP) {
+        nki_timers_restart(&loop->timers, node, NKI_NEVER);
+        nki_udp_timer_fired(loop, nki_udp_of_node(node));
     } else {
         nki_listener *l = (nki_listener *)(void *)((char *)node - offsetof(nki_listener, timer));
         nki_timers_restart(&loop->timers, node, NKI_NEVER);
@@ -14029,6 +16799,10 @@ static NKI_OUTLINE void nki_pulled_done(netkit_loop *loop) {
             nki_timer_after(loop, (nki_timer *)object);
         }
         break;
+    case NETKIT_EVENT_DATAGRAM: break; /* the batch goes on by itself */
+    case NETKIT_EVENT_UDP_DRAIN:
+    case NETKIT_EVENT_UDP_ERROR: nki_udp_after(loop, (nki_udp *)object); break;
+    case NETKIT_EVENT_UDP_CLOSE: nki_udp_dispose(loop, (nki_udp *)object); break;
     case NETKIT_EVENT_LISTENER_ERROR:
     case NETKIT_EVENT_WATCH:
     case NETKIT_EVENT_NONE: break;
@@ -14067,7 +16841,8 @@ static bool nki_turn_pull(netkit_loop *loop) {
 enum {
     NKI_R_TO_AGAIN = 1,   /* not TCP, or an event carried more than READ and WRITE */
     NKI_R_REGISTERED = 2, /* in the poller */
-    NKI_R_COUNTED = 4     /* to AGAIN only if less came than the poller has counted */
+    NKI_R_COUNTED = 4,    /* to AGAIN only if less came than the poller has counted */
+    NKI_R_WRITES = 8      /* a udp that waits until it can be written */
 };
 
 static uint64_t nki_r_now(netkit_loop *loop) {
@@ -14193,8 +16968,17 @@ static void nki_r_discard(netkit_loop *loop, uintptr_t socket, bool reset) {
 }
 
 /* Level-triggered pollers: only what is wanted is in the set. The poller makes no system call
- * for what does not change. */
+ * for what does not change. With edges a udp alone changes: the system calls it writable after
+ * every datagram that left, so that is asked for only when it matters. */
 static void nki_r_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
+    bool was_writing = (source->driver & NKI_R_WRITES) != 0;
+    bool is_writing = (wanted & NETKIT_POLL_WRITE) != 0;
+    bool is_udp = nki_id_kind(source->id) == NKI_KIND_UDP;
+    if (is_udp && loop->poller.ops->has_edge && is_writing != was_writing) {
+        uint32_t events = NETKIT_POLL_READ | (wanted & NETKIT_POLL_WRITE) | NETKIT_POLL_EDGE;
+        source->driver = (uint8_t)(source->driver ^ NKI_R_WRITES);
+        (void)loop->poller.ops->modify(&loop->poller, source->socket, events, nki_token_of(source));
+    }
     if (!loop->poller.ops->has_edge && (source->driver & NKI_R_REGISTERED) != 0) {
         uint32_t events = (wanted & NETKIT_POLL_READ) != 0 ? wanted | NETKIT_POLL_PEER_END : wanted;
         (void)loop->poller.ops->modify(&loop->poller, source->socket, events, nki_token_of(source));
@@ -14417,6 +17201,90 @@ static int nki_r_half_close(netkit_loop *loop, nki_conn *c) {
     return error == NETKIT_E_NOTCONN ? NETKIT_E_RESET : error;
 }
 
+/* ---- datagrams ---- */
+
+static int nki_r_udp_setup(uintptr_t s, const nki_udp_how *how, const netkit_addr *addr) {
+    int error = nki_os_set_buffers(s, how->recv_buffer, how->send_buffer);
+    if (error == NETKIT_OK && how->is_shared) {
+        error = nki_os_set_option(s, NETKIT_OPT_REUSE_ADDR, 1);
+    }
+    if (error == NETKIT_OK && addr != NULL) {
+        error = nki_os_bind(s, addr, how->flags);
+    }
+    if (error == NETKIT_OK && how->peer != NULL) {
+        error = nki_os_connect(s, how->peer);
+    }
+    return error;
+}
+
+static int nki_r_udp_one(const nki_udp_how *how, const netkit_addr *addr, uintptr_t *out) {
+    int family = addr != NULL ? addr->family : how->peer->family;
+    int error = nki_os_socket(family, NETKIT_SOCK_DGRAM, false, out);
+    if (error == NETKIT_OK) {
+        error = nki_r_udp_setup(*out, how, addr);
+        if (error != NETKIT_OK) {
+            nki_os_abandon(*out);
+        }
+    }
+    return error;
+}
+
+static int nki_r_udp_adopt(const nki_udp_how *how, uintptr_t *out) {
+    *out = how->adopted;
+    int error = nki_os_is_datagram(how->adopted) ? NETKIT_OK : NETKIT_E_INVALID;
+    if (error == NETKIT_OK) {
+        error = nki_os_set_option(how->adopted, NETKIT_OPT_BLOCKING, 0);
+    }
+    return error != NETKIT_OK
+               ? error
+               : nki_os_set_buffers(how->adopted, how->recv_buffer, how->send_buffer);
+}
+
+static int nki_r_udp_open(netkit_loop *loop, const nki_udp_how *how, uintptr_t *out,
+                          uint32_t *caps) {
+    NKI_UNUSED(loop);
+    const netkit_addr *addr = how->addr;
+    int error =
+        how->adopted != UINTPTR_MAX ? nki_r_udp_adopt(how, out) : nki_r_udp_one(how, addr, out);
+    bool is_missing = error == NETKIT_E_NOSYS || error == NETKIT_E_ADDRNOTAVAIL;
+    if (is_missing && addr != NULL && addr->is_any && addr->family == NETKIT_AF_IPV6) {
+        netkit_addr v4 = *addr;
+        v4.family = NETKIT_AF_IPV4;
+        error = nki_r_udp_one(how, &v4, out);
+    }
+    *caps = error == NETKIT_OK ? nki_os_dgram_caps(*out) : 0;
+    return error;
+}
+
+/* Fewer than asked for: there were no more, and what comes from now on is told anew; but with an
+ * error among what was told, fewer may be what came before that. */
+static int nki_r_udp_recv(netkit_loop *loop, nki_udp *u) {
+    const nki_dgram_room *room = &u->more->room;
+    int n = nki_os_recv_dgrams(u->source.socket, loop->dgrams->scratch, loop->dgrams->in, room);
+    bool is_all = n > 0 && (unsigned)n < room->count;
+    if (n == NETKIT_E_AGAIN || (is_all && (u->source.driver & NKI_R_TO_AGAIN) == 0)) {
+        u->source.ready = (uint16_t)(u->source.ready & ~NKI_READABLE);
+        u->source.driver = (uint8_t)(u->source.driver & ~NKI_R_TO_AGAIN);
+    }
+    return n;
+}
+
+static int nki_r_udp_send(netkit_loop *loop, nki_udp *u, const nki_dgram_out *out, unsigned count) {
+    bool is_ipv6 = (u->flags & NKI_D_IPV6) != 0;
+    return nki_os_send_dgrams(u->source.socket, is_ipv6, loop->dgrams->scratch, out, count);
+}
+
+static int nki_r_udp_failed(netkit_loop *loop, nki_udp *u, netkit_datagram *out) {
+    return nki_os_recv_failed(u->source.socket, out, loop->dgrams->report, NKI_UDP_REPORT_SIZE);
+}
+
+static int nki_r_udp_join(netkit_loop *loop, uintptr_t socket, bool is_join,
+                          const netkit_addr *group, uint32_t interface_index,
+                          const netkit_addr *source) {
+    NKI_UNUSED(loop);
+    return nki_os_join(socket, is_join, group, interface_index, source);
+}
+
 static int nki_r_local(netkit_loop *loop, uintptr_t socket, netkit_addr *out) {
     NKI_UNUSED(loop);
     return nki_os_local(socket, out);
@@ -14511,6 +17379,11 @@ static const nki_driver *nki_readiness_driver(void) {
         nki_r_half_close,
         nki_r_file_open,
         nki_os_abandon,
+        nki_r_udp_open,
+        nki_r_udp_recv,
+        nki_r_udp_send,
+        nki_r_udp_failed,
+        nki_r_udp_join,
         nki_r_local,
         nki_r_remote,
         nki_r_set_option,
@@ -15031,6 +17904,9 @@ static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, n
                                     (s->events & NETKIT_POLL_EDGE) != 0);
         }
         return true;
+    case NKI_KIND_UDP:
+        return s->events == 0 || (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
+               nki_u_begin_poll(loop, u, source, s, s->events, false);
     default: return true;
     }
 }
@@ -15826,6 +18702,7 @@ static int nki_u_attach(netkit_loop *loop, nki_source *source) {
         (((const nki_conn *)(const void *)source)->flags & NKI_C_TCP) == 0) {
         s->state |= NKI_U_POLLED;
     }
+    s->events = NETKIT_POLL_READ; /* of a udp */
     nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     return NETKIT_OK;
 }
@@ -15951,6 +18828,33 @@ static void nki_u_unwatch(netkit_loop *loop, nki_source *source) {
     }
     s->want &= NKI_U_PENDING;
     source->token = 0;
+}
+
+/* ---- datagrams ----
+ *
+ * They are told by a poll and moved by recvmmsg and sendmmsg: a multishot recvmsg wins nothing
+ * there, as each datagram costs a completion and a buffer. */
+
+/* Asked for anew: what is there already completes at once. */
+static void nki_u_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
+    nki_u *u = nki_u_of(loop);
+    if (nki_id_kind(source->id) == NKI_KIND_UDP) {
+        nki_u_slot *s = nki_u_slot_of(u, source);
+        s->events = wanted;
+        nki_u_give_up_poll(loop, u, source, s);
+        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
+    }
+}
+
+static int nki_u_udp_recv(netkit_loop *loop, nki_udp *udp) {
+    nki_u *u = nki_u_of(loop);
+    int n = nki_os_recv_dgrams(udp->source.socket, loop->dgrams->scratch, loop->dgrams->in,
+                               &udp->more->room);
+    if (n == NETKIT_E_AGAIN || (n > 0 && (unsigned)n < udp->more->room.count)) {
+        udp->source.ready = (uint16_t)(udp->source.ready & ~NKI_READABLE);
+        nki_u_want(loop, u, &udp->source, nki_u_slot_of(u, &udp->source), NKI_U_WANT_INPUT);
+    }
+    return n;
 }
 
 /* ---- streams ---- */
@@ -16300,7 +19204,7 @@ static const nki_driver *nki_uring_driver(void) {
         nki_u_attach,
         nki_u_shut,
         nki_r_discard,
-        NULL,
+        nki_u_arm,
         nki_u_watch,
         nki_u_unwatch,
         nki_r_listen,
@@ -16316,6 +19220,11 @@ static const nki_driver *nki_uring_driver(void) {
         nki_r_half_close,
         nki_r_file_open,
         nki_os_abandon,
+        nki_r_udp_open,
+        nki_u_udp_recv,
+        nki_r_udp_send,
+        nki_r_udp_failed,
+        nki_r_udp_join,
         nki_r_local,
         nki_r_remote,
         nki_r_set_option,
@@ -16336,10 +19245,6 @@ static const nki_driver *nki_uring_driver(void) {
 
 /* ---- src/loop/loop.c ---- */
 /* Loops: making one, running it, its last turn; posts and stop from other threads. */
-
-static uint32_t nki_or(uint32_t value, uint32_t fallback) {
-    return value == 0 ? fallback : value;
-}
 
 static uint32_t nki_power_of_two(uint32_t value) {
     uint32_t power = 1;
@@ -16389,6 +19294,7 @@ static void nki_loop_free(netkit_loop *loop) {
         loop->driver->close(loop);
     }
     nki_chunks_free(loop);
+    nki_dgrams_free(loop);
     nki_free(&loop->allocator, loop->stage, NKI_FLUSH_AT);
     nki_ext_free(&loop->allocator, loop->ext, loop->desc.ext_size);
     nki_keeper_destroy(loop);
@@ -16543,7 +19449,7 @@ static NKI_COLD void nki_log_leak(netkit_loop *loop, const char *what, uint64_t 
 }
 
 static void nki_abort_source(netkit_loop *loop, nki_source *source) {
-    static const char *const names[] = {"free slot", "conn", "listener", "watch"};
+    static const char *const names[] = {"free slot", "conn", "listener", "watch", "timer", "udp"};
     uint32_t kind = nki_id_kind(source->id);
     if (kind == 0) {
         return;
@@ -16558,6 +19464,9 @@ static void nki_abort_source(netkit_loop *loop, nki_source *source) {
                       NKI_WHY_DESTROYED, 0, true);
     } else if (kind == NKI_KIND_LISTENER) {
         nki_listener_close(loop, (nki_listener *)(void *)source);
+    } else if (kind == NKI_KIND_UDP) {
+        ((nki_udp *)(void *)source)->flags |= NKI_D_DESTROYED;
+        nki_udp_close(loop, (nki_udp *)(void *)source);
     } else {
         nki_watch_stop(loop, (nki_watch *)(void *)source);
     }

@@ -1,8 +1,8 @@
 /* ---- pulling events ----------------------------------------------------------
  *
  * For those who would rather fetch than be called: games, other languages. With
- * desc.pull what has no callback comes as an event: conns and listeners whose
- * handler leaves it NULL, timers and watches without a function. */
+ * desc.pull what has no callback comes as an event: conns, listeners and udps
+ * whose handler leaves it NULL, timers and watches without a function. */
 
 typedef enum netkit_event_type {
     NETKIT_EVENT_NONE = 0,
@@ -14,7 +14,11 @@ typedef enum netkit_event_type {
     NETKIT_EVENT_LISTENER_ERROR, /* listener, close.code, close.os_code */
     NETKIT_EVENT_LISTENER_CLOSE, /* listener */
     NETKIT_EVENT_TIMER,          /* timer */
-    NETKIT_EVENT_WATCH           /* watch, poll_events */
+    NETKIT_EVENT_WATCH,          /* watch, poll_events */
+    NETKIT_EVENT_DATAGRAM,       /* udp, datagram */
+    NETKIT_EVENT_UDP_DRAIN,      /* udp */
+    NETKIT_EVENT_UDP_ERROR,      /* udp, datagram: as on_error */
+    NETKIT_EVENT_UDP_CLOSE       /* udp, close */
 } netkit_event_type;
 
 typedef struct netkit_event {
@@ -24,6 +28,8 @@ typedef struct netkit_event {
     netkit_listener listener;
     netkit_timer timer;
     netkit_watch watch;
+    netkit_udp udp;
+    const netkit_datagram *datagram; /* lives as long as data */
     const void *data; /* lives until the next call of netkit_loop_next, run_once or poll */
     size_t len;
     netkit_close_info close;

@@ -37,11 +37,12 @@ typedef struct netkit_timeouts {
 
 typedef struct netkit_loop_desc {
     int backend;                /* NETKIT_BACKEND_*, 0 = AUTO */
-    uint32_t objects_max;       /* listeners, conns and watches together, 0 = 1,048,576 */
+    uint32_t objects_max;       /* listeners, conns, watches, udps together, 0 = 1,048,576 */
     uint32_t timers_max;        /* 0 = 4,194,304 */
     uint32_t events_max;        /* kernel events taken in one turn, 0 = 256 */
     uint32_t posts_max;         /* posts that may wait, 0 = 4,096; rounded up to a power of two */
-    uint32_t conn_budget;       /* bytes a conn may read in one turn, 0 = 262,144 */
+    uint32_t conn_budget;       /* bytes a conn or udp may read in one turn, 0 = 262,144; a
+                                   datagram counts 512 at least */
     uint32_t accept_budget;     /* connections a listener may accept in one turn, 0 = 64 */
     uint32_t post_budget;       /* posts run in one turn, 0 = 1,024 */
     uint32_t timer_budget;      /* timers fired in one turn, 0 = 4,096 */
@@ -79,7 +80,7 @@ NETKIT_API int netkit_loop_create(netkit_loop **out, const netkit_loop_desc *des
 NETKIT_API int netkit_loop_destroy(netkit_loop *loop);
 
 /* Run until netkit_loop_stop, or until nothing that counts is left: no
- * listener, conn, watch, timer (but those unreferenced) and no post.
+ * listener, conn, udp, watch, timer (but those unreferenced) and no post.
  * Returns NETKIT_OK; NETKIT_E_BUSY inside a callback of this loop or with
  * desc.pull; NETKIT_E_THREAD; what the system said when waiting failed again and
  * again. */
@@ -103,7 +104,7 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us);
  * Thread: any, and signal handlers. */
 NETKIT_API int netkit_loop_stop(netkit_loop *loop);
 
-/* Send now what is queued on every conn, calling nothing back. For between
+/* Send now what is queued on every conn and udp, calling nothing back. For between
  * turns: a turn does it by itself. */
 NETKIT_API int netkit_loop_flush(netkit_loop *loop);
 

@@ -66,7 +66,27 @@ typedef enum netkit_option {
     NETKIT_OPT_FAST_OPEN_CONNECT, /* TCP, before connecting: the first data goes with the first
                                      segment; it is sending that then says what is wrong (Linux) */
     NETKIT_OPT_CREDENTIALS,       /* unix: messages tell who sent them (Linux) */
-    NETKIT_OPT_CONGESTION         /* text. TCP: the congestion control, "cubic", "bbr" (Linux) */
+    NETKIT_OPT_CONGESTION,        /* text. TCP: the congestion control, "cubic", "bbr" (Linux) */
+
+    /* Of IP, most of them for datagrams. On an IPv6 socket that takes IPv4 they hold for both. */
+    NETKIT_OPT_BROADCAST = 100,     /* may send to broadcast addresses */
+    NETKIT_OPT_TTL,                 /* time to live, hop limit: 1 to 255 */
+    NETKIT_OPT_TOS,                 /* type of service, traffic class: 0 to 255, ECN in the low
+                                       two bits */
+    NETKIT_OPT_DONT_FRAGMENT,       /* 1: never cut, too large is TOOBIG; 2: nor mind the known
+                                       path MTU; 0: the system's way */
+    NETKIT_OPT_PATH_MTU,            /* read only: to the connected peer */
+    NETKIT_OPT_MULTICAST_TTL,       /* how far multicasts go: 0 this machine, 1 (the default) this
+                                       network, ... 255 */
+    NETKIT_OPT_MULTICAST_LOOP,      /* multicasts we send come to this machine, too (at first on) */
+    NETKIT_OPT_MULTICAST_INTERFACE, /* index of the interface they leave by, 0 = any; of
+                                       IPv4 it cannot be read */
+    NETKIT_OPT_GRO,                 /* received datagrams are merged: segment_size */
+    NETKIT_OPT_TELL_LOCAL,          /* what netkit_datagram tells of those received: local, ... */
+    NETKIT_OPT_TELL_TOS,
+    NETKIT_OPT_TELL_TTL,
+    NETKIT_OPT_TELL_TIME,
+    NETKIT_OPT_TELL_ERRORS
 } netkit_option;
 
 /* Open a socket. `family` is NETKIT_AF_*, `type` NETKIT_SOCK_*, `flags` 0 or

@@ -68,6 +68,10 @@
 #define NKI_HAS_URING 0
 #endif
 
+#ifndef NKI_HAS_MMSG /* recvmmsg, sendmmsg */
+#define NKI_HAS_MMSG NKI_LINUX
+#endif
+
 #ifdef NETKIT_NO_THREADS
 #define NKI_HAS_THREADS 0
 #else

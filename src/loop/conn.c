@@ -60,6 +60,7 @@ NKI_STATIC_ASSERT(why_texts, NKI_COUNT(nki_why_texts) == NKI_WHY_COUNT_);
 static NKI_HOT size_t nki_conn_room(const nki_conn *c);
 static void nki_listener_room(netkit_loop *loop, uint64_t listener);
 static void nki_fds_forget(netkit_loop *loop, nki_conn *c);
+static void nki_udp_flush_dirty(netkit_loop *loop);
 
 /* ---- behaviours ---- */
 
@@ -242,7 +243,7 @@ static void nki_gone(netkit_loop *loop, nki_source *source) {
         if ((c->flags & NKI_C_DIRTY) == 0) {
             nki_conn_queue_push(&loop->dead, c);
         } /* else the flush of the turn finds it and moves it */
-    } else if (nki_id_kind(source->id) == NKI_KIND_LISTENER) {
+    } else if (nki_id_kind(source->id) != 0) {
         nki_enqueue(loop, source);
     }
 }
@@ -482,6 +483,9 @@ static void nki_flush_dirty(netkit_loop *loop) {
         } else {
             nki_conn_after(loop, c);
         }
+    }
+    if (NKI_UNLIKELY(loop->udp_dirty != NULL)) {
+        nki_udp_flush_dirty(loop);
     }
 }
 

@@ -12,6 +12,16 @@ typedef struct nki_listen_how {
     const netkit_conn_options *options; /* of the conns to be: buffers */
 } nki_listen_how;
 
+typedef struct nki_udp_how {
+    const netkit_addr *addr; /* to bind to, or NULL */
+    const netkit_addr *peer; /* to connect to, or NULL */
+    uintptr_t adopted;       /* instead, or UINTPTR_MAX */
+    int flags;               /* NETKIT_SOCKET_* */
+    bool is_shared;
+    uint32_t recv_buffer; /* 0 = the system's */
+    uint32_t send_buffer;
+} nki_udp_how;
+
 typedef struct nki_driver {
     /* The driver itself. open takes or refuses desc.backend. */
     int (*open)(netkit_loop *loop);
@@ -66,6 +76,18 @@ typedef struct nki_driver {
      * `offset`, and its end. */
     int (*file_open)(uintptr_t file, uint64_t offset, uint64_t *len, uintptr_t *out);
     void (*file_close)(uintptr_t file);
+
+    /* Datagrams: the pair, and what it needs. open tells NETKIT_UDP_CAP_*. recv fills
+     * loop->dgrams->in: a count of at most u->more->room.count, NETKIT_E_AGAIN, or an error (READ
+     * is no longer ready when all has been taken); send takes a count of the messages, or gives
+     * NETKIT_E_AGAIN: then `arm` with WRITE and ready say when to go on; NETKIT_E_NOMEM: nobody
+     * will say. failed gives the next report of one that did not arrive, or NETKIT_E_AGAIN. */
+    int (*udp_open)(netkit_loop *loop, const nki_udp_how *how, uintptr_t *out, uint32_t *caps);
+    int (*udp_recv)(netkit_loop *loop, nki_udp *u);
+    int (*udp_send)(netkit_loop *loop, nki_udp *u, const nki_dgram_out *out, unsigned count);
+    int (*udp_failed)(netkit_loop *loop, nki_udp *u, netkit_datagram *out);
+    int (*udp_join)(netkit_loop *loop, uintptr_t socket, bool is_join, const netkit_addr *group,
+                    uint32_t interface_index, const netkit_addr *source);
 
     int (*local)(netkit_loop *loop, uintptr_t socket, netkit_addr *out);
     int (*remote)(netkit_loop *loop, uintptr_t socket, netkit_addr *out);

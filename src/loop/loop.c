@@ -1,9 +1,5 @@
 /* Loops: making one, running it, its last turn; posts and stop from other threads. */
 
-static uint32_t nki_or(uint32_t value, uint32_t fallback) {
-    return value == 0 ? fallback : value;
-}
-
 static uint32_t nki_power_of_two(uint32_t value) {
     uint32_t power = 1;
     while (power < value) {
@@ -52,6 +48,7 @@ static void nki_loop_free(netkit_loop *loop) {
         loop->driver->close(loop);
     }
     nki_chunks_free(loop);
+    nki_dgrams_free(loop);
     nki_free(&loop->allocator, loop->stage, NKI_FLUSH_AT);
     nki_ext_free(&loop->allocator, loop->ext, loop->desc.ext_size);
     nki_keeper_destroy(loop);
@@ -206,7 +203,7 @@ static NKI_COLD void nki_log_leak(netkit_loop *loop, const char *what, uint64_t 
 }
 
 static void nki_abort_source(netkit_loop *loop, nki_source *source) {
-    static const char *const names[] = {"free slot", "conn", "listener", "watch"};
+    static const char *const names[] = {"free slot", "conn", "listener", "watch", "timer", "udp"};
     uint32_t kind = nki_id_kind(source->id);
     if (kind == 0) {
         return;
@@ -221,6 +218,9 @@ static void nki_abort_source(netkit_loop *loop, nki_source *source) {
                       NKI_WHY_DESTROYED, 0, true);
     } else if (kind == NKI_KIND_LISTENER) {
         nki_listener_close(loop, (nki_listener *)(void *)source);
+    } else if (kind == NKI_KIND_UDP) {
+        ((nki_udp *)(void *)source)->flags |= NKI_D_DESTROYED;
+        nki_udp_close(loop, (nki_udp *)(void *)source);
     } else {
         nki_watch_stop(loop, (nki_watch *)(void *)source);
     }

@@ -3,6 +3,10 @@
  * A source is in at most one list at a time, so one link serves: `ready` for this turn, `later`
  * for the next, `graves` at its end. */
 
+static uint32_t nki_or(uint32_t value, uint32_t fallback) {
+    return value == 0 ? fallback : value;
+}
+
 static netkit_conn nki_conn_handle(const nki_conn *c) {
     netkit_conn handle;
     handle.id = c->source.id;

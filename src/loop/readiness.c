@@ -13,7 +13,8 @@
 enum {
     NKI_R_TO_AGAIN = 1,   /* not TCP, or an event carried more than READ and WRITE */
     NKI_R_REGISTERED = 2, /* in the poller */
-    NKI_R_COUNTED = 4     /* to AGAIN only if less came than the poller has counted */
+    NKI_R_COUNTED = 4,    /* to AGAIN only if less came than the poller has counted */
+    NKI_R_WRITES = 8      /* a udp that waits until it can be written */
 };
 
 static uint64_t nki_r_now(netkit_loop *loop) {
@@ -139,8 +140,17 @@ static void nki_r_discard(netkit_loop *loop, uintptr_t socket, bool reset) {
 }
 
 /* Level-triggered pollers: only what is wanted is in the set. The poller makes no system call
- * for what does not change. */
+ * for what does not change. With edges a udp alone changes: the system calls it writable after
+ * every datagram that left, so that is asked for only when it matters. */
 static void nki_r_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
+    bool was_writing = (source->driver & NKI_R_WRITES) != 0;
+    bool is_writing = (wanted & NETKIT_POLL_WRITE) != 0;
+    bool is_udp = nki_id_kind(source->id) == NKI_KIND_UDP;
+    if (is_udp && loop->poller.ops->has_edge && is_writing != was_writing) {
+        uint32_t events = NETKIT_POLL_READ | (wanted & NETKIT_POLL_WRITE) | NETKIT_POLL_EDGE;
+        source->driver = (uint8_t)(source->driver ^ NKI_R_WRITES);
+        (void)loop->poller.ops->modify(&loop->poller, source->socket, events, nki_token_of(source));
+    }
     if (!loop->poller.ops->has_edge && (source->driver & NKI_R_REGISTERED) != 0) {
         uint32_t events = (wanted & NETKIT_POLL_READ) != 0 ? wanted | NETKIT_POLL_PEER_END : wanted;
         (void)loop->poller.ops->modify(&loop->poller, source->socket, events, nki_token_of(source));
@@ -363,6 +373,90 @@ static int nki_r_half_close(netkit_loop *loop, nki_conn *c) {
     return error == NETKIT_E_NOTCONN ? NETKIT_E_RESET : error;
 }
 
+/* ---- datagrams ---- */
+
+static int nki_r_udp_setup(uintptr_t s, const nki_udp_how *how, const netkit_addr *addr) {
+    int error = nki_os_set_buffers(s, how->recv_buffer, how->send_buffer);
+    if (error == NETKIT_OK && how->is_shared) {
+        error = nki_os_set_option(s, NETKIT_OPT_REUSE_ADDR, 1);
+    }
+    if (error == NETKIT_OK && addr != NULL) {
+        error = nki_os_bind(s, addr, how->flags);
+    }
+    if (error == NETKIT_OK && how->peer != NULL) {
+        error = nki_os_connect(s, how->peer);
+    }
+    return error;
+}
+
+static int nki_r_udp_one(const nki_udp_how *how, const netkit_addr *addr, uintptr_t *out) {
+    int family = addr != NULL ? addr->family : how->peer->family;
+    int error = nki_os_socket(family, NETKIT_SOCK_DGRAM, false, out);
+    if (error == NETKIT_OK) {
+        error = nki_r_udp_setup(*out, how, addr);
+        if (error != NETKIT_OK) {
+            nki_os_abandon(*out);
+        }
+    }
+    return error;
+}
+
+static int nki_r_udp_adopt(const nki_udp_how *how, uintptr_t *out) {
+    *out = how->adopted;
+    int error = nki_os_is_datagram(how->adopted) ? NETKIT_OK : NETKIT_E_INVALID;
+    if (error == NETKIT_OK) {
+        error = nki_os_set_option(how->adopted, NETKIT_OPT_BLOCKING, 0);
+    }
+    return error != NETKIT_OK
+               ? error
+               : nki_os_set_buffers(how->adopted, how->recv_buffer, how->send_buffer);
+}
+
+static int nki_r_udp_open(netkit_loop *loop, const nki_udp_how *how, uintptr_t *out,
+                          uint32_t *caps) {
+    NKI_UNUSED(loop);
+    const netkit_addr *addr = how->addr;
+    int error =
+        how->adopted != UINTPTR_MAX ? nki_r_udp_adopt(how, out) : nki_r_udp_one(how, addr, out);
+    bool is_missing = error == NETKIT_E_NOSYS || error == NETKIT_E_ADDRNOTAVAIL;
+    if (is_missing && addr != NULL && addr->is_any && addr->family == NETKIT_AF_IPV6) {
+        netkit_addr v4 = *addr;
+        v4.family = NETKIT_AF_IPV4;
+        error = nki_r_udp_one(how, &v4, out);
+    }
+    *caps = error == NETKIT_OK ? nki_os_dgram_caps(*out) : 0;
+    return error;
+}
+
+/* Fewer than asked for: there were no more, and what comes from now on is told anew; but with an
+ * error among what was told, fewer may be what came before that. */
+static int nki_r_udp_recv(netkit_loop *loop, nki_udp *u) {
+    const nki_dgram_room *room = &u->more->room;
+    int n = nki_os_recv_dgrams(u->source.socket, loop->dgrams->scratch, loop->dgrams->in, room);
+    bool is_all = n > 0 && (unsigned)n < room->count;
+    if (n == NETKIT_E_AGAIN || (is_all && (u->source.driver & NKI_R_TO_AGAIN) == 0)) {
+        u->source.ready = (uint16_t)(u->source.ready & ~NKI_READABLE);
+        u->source.driver = (uint8_t)(u->source.driver & ~NKI_R_TO_AGAIN);
+    }
+    return n;
+}
+
+static int nki_r_udp_send(netkit_loop *loop, nki_udp *u, const nki_dgram_out *out, unsigned count) {
+    bool is_ipv6 = (u->flags & NKI_D_IPV6) != 0;
+    return nki_os_send_dgrams(u->source.socket, is_ipv6, loop->dgrams->scratch, out, count);
+}
+
+static int nki_r_udp_failed(netkit_loop *loop, nki_udp *u, netkit_datagram *out) {
+    return nki_os_recv_failed(u->source.socket, out, loop->dgrams->report, NKI_UDP_REPORT_SIZE);
+}
+
+static int nki_r_udp_join(netkit_loop *loop, uintptr_t socket, bool is_join,
+                          const netkit_addr *group, uint32_t interface_index,
+                          const netkit_addr *source) {
+    NKI_UNUSED(loop);
+    return nki_os_join(socket, is_join, group, interface_index, source);
+}
+
 static int nki_r_local(netkit_loop *loop, uintptr_t socket, netkit_addr *out) {
     NKI_UNUSED(loop);
     return nki_os_local(socket, out);
@@ -457,6 +551,11 @@ static const nki_driver *nki_readiness_driver(void) {
         nki_r_half_close,
         nki_r_file_open,
         nki_os_abandon,
+        nki_r_udp_open,
+        nki_r_udp_recv,
+        nki_r_udp_send,
+        nki_r_udp_failed,
+        nki_r_udp_join,
         nki_r_local,
         nki_r_remote,
         nki_r_set_option,

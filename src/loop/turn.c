@@ -7,8 +7,8 @@
 static NKI_OUTLINE bool nki_has_work(const netkit_loop *loop) {
     return loop->phase != NKI_TURN_NONE || loop->ready.first != NULL || loop->later.first != NULL ||
            loop->dirty.first != NULL || loop->dead.first != NULL || loop->releases != NULL ||
-           loop->pulled.type != NETKIT_EVENT_NONE || nki_atomic_load(&loop->wake_pending) != 0 ||
-           !nki_posts_is_empty(&loop->posts);
+           loop->udp_dirty != NULL || loop->pulled.type != NETKIT_EVENT_NONE ||
+           nki_atomic_load(&loop->wake_pending) != 0 || !nki_posts_is_empty(&loop->posts);
 }
 
 /* Nanoseconds until the first timer, NKI_NEVER without one. */
@@ -94,6 +94,7 @@ static void nki_step_other(netkit_loop *loop, nki_source *source) {
     switch (nki_id_kind(source->id)) {
     case NKI_KIND_LISTENER: nki_listener_step(loop, (nki_listener *)(void *)source); break;
     case NKI_KIND_WATCH: nki_watch_step(loop, (nki_watch *)(void *)source); break;
+    case NKI_KIND_UDP: nki_udp_step(loop, (nki_udp *)(void *)source); break;
     default: /* buried while it was in this list: now its slot can go */
         source->flags |= NKI_S_QUEUED;
         nki_queue_push(&loop->graves, source);
@@ -103,6 +104,10 @@ static void nki_step_other(netkit_loop *loop, nki_source *source) {
 
 /* Serve one ready source. */
 static NKI_HOT bool nki_step_ready(netkit_loop *loop) {
+    if (NKI_UNLIKELY(loop->udp_batch != NULL)) {
+        nki_udp_deliver(loop); /* first: its memory is there once */
+        return true;
+    }
     nki_source *source = loop->driver->next(loop);
     if (source == NULL) {
         source = nki_queue_pop(&loop->ready);
@@ -152,6 +157,9 @@ static bool nki_step_timer(netkit_loop *loop) {
         nki_cold *cold = (nki_cold *)(void *)((char *)node - offsetof(nki_cold, timer));
         nki_timers_stop(&loop->timers, node);
         nki_conn_timer_fired(loop, cold->conn);
+    } else if (node->kind == NKI_KIND_UDP) {
+        nki_timers_restart(&loop->timers, node, NKI_NEVER);
+        nki_udp_timer_fired(loop, nki_udp_of_node(node));
     } else {
         nki_listener *l = (nki_listener *)(void *)((char *)node - offsetof(nki_listener, timer));
         nki_timers_restart(&loop->timers, node, NKI_NEVER);
@@ -230,6 +238,10 @@ static NKI_OUTLINE void nki_pulled_done(netkit_loop *loop) {
             nki_timer_after(loop, (nki_timer *)object);
         }
         break;
+    case NETKIT_EVENT_DATAGRAM: break; /* the batch goes on by itself */
+    case NETKIT_EVENT_UDP_DRAIN:
+    case NETKIT_EVENT_UDP_ERROR: nki_udp_after(loop, (nki_udp *)object); break;
+    case NETKIT_EVENT_UDP_CLOSE: nki_udp_dispose(loop, (nki_udp *)object); break;
     case NETKIT_EVENT_LISTENER_ERROR:
     case NETKIT_EVENT_WATCH:
     case NETKIT_EVENT_NONE: break;

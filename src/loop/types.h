@@ -25,7 +25,8 @@ enum {
     NKI_KIND_CONN = 1,
     NKI_KIND_LISTENER = 2,
     NKI_KIND_WATCH = 3,
-    NKI_KIND_TIMER = 4
+    NKI_KIND_TIMER = 4,
+    NKI_KIND_UDP = 5
 };
 
 /* nki_source.flags */
@@ -205,6 +206,134 @@ typedef struct nki_watch {
     uint32_t events; /* NETKIT_POLL_* wanted */
 } nki_watch;
 
+/* ---- datagrams ---- */
+
+enum {
+    NKI_UDP_BLOCK_ROOM = 69632 - 16, /* takes the longest datagram and its record */
+    NKI_UDP_BLOCKS_SPARE = 8,
+    NKI_UDP_FAILED_MAX = 16,    /* sends that failed and are not told yet */
+    NKI_UDP_COST = 64,          /* of a datagram beside its bytes */
+    NKI_UDP_DIRECT_MIN = 16384, /* one so large on an empty queue is not copied */
+    NKI_UDP_READ_COST = 512,    /* the least that one counts in a turn's budget */
+    NKI_UDP_AREA = 16 * 65600,  /* memory one call receives into */
+    NKI_UDP_RETRIES = 3,        /* of a send that may have got another one's error */
+    NKI_UDP_FAILURES_MAX = 64,  /* of receiving, in a row: then it pauses */
+    NKI_UDP_SHORT_MS = 1,       /* pause when the system is short of buffers ... */
+    NKI_UDP_SHORT_MS_MAX = 32,  /* ... doubling up to this */
+    NKI_UDP_REPORT_SIZE = 2048  /* of a failed datagram that came back */
+};
+
+/* nki_udp.flags */
+enum {
+    NKI_D_PAUSED = 1 << 0,
+    NKI_D_STALLED = 1 << 1, /* the system takes no more and says when it does */
+    NKI_D_SHORT = 1 << 2,   /* it takes no more and does not say: a timer tries again */
+    NKI_D_REFUSED = 1 << 3, /* on_drain is owed for `refused` bytes */
+    NKI_D_DRAIN_DUE = 1 << 4,
+    NKI_D_DIRTY = 1 << 5, /* in the dirty list */
+    NKI_D_CLOSING = 1 << 6,
+    NKI_D_ERRORS = 1 << 7,  /* reports may wait in the system */
+    NKI_D_STARVED = 1 << 8, /* receiving failed and waits for the timer */
+    NKI_D_IPV6 = 1 << 9,
+    NKI_D_GSO = 1 << 10,
+    NKI_D_WHOLE = 1 << 11,
+    NKI_D_TELL_ERRORS = 1 << 12,
+    NKI_D_DESTROYED = 1 << 13, /* closed by the end of the loop */
+    NKI_D_HELD = NKI_D_STALLED | NKI_D_SHORT
+};
+
+/* A queued datagram; its bytes follow, padded to 8. */
+typedef struct nki_udp_record {
+    nki_route route;
+    uint32_t len;
+    uint32_t sent; /* segments of it, in bytes */
+    uint32_t segment;
+    uint8_t is_single; /* not to be cut by the system */
+    uint8_t tries;
+    uint16_t unused;
+} nki_udp_record;
+
+NKI_STATIC_ASSERT(record_size, sizeof(nki_udp_record) % 8 == 0);
+
+typedef struct nki_udp_block {
+    struct nki_udp_block *next;
+    uint32_t begin; /* the first record not yet sent */
+    uint32_t end;
+} nki_udp_block;
+
+/* Received and not delivered when its udp was paused. Items and their bytes follow. */
+typedef struct nki_udp_parked {
+    size_t size;
+    unsigned at;
+    unsigned count;
+    size_t offset;
+} nki_udp_parked;
+
+typedef struct nki_udp_failed {
+    nki_route route;
+    uint32_t len;
+    int code;
+    int os_code;
+} nki_udp_failed;
+
+/* What does not fit the slot. */
+typedef struct nki_udp_more {
+    netkit_udp_handler handler;
+    struct nki_udp *udp;
+    nki_timer_node timer;
+    uint64_t send_due_ns; /* NKI_NEVER = none */
+    uint64_t recv_due_ns;
+    uint32_t send_ms; /* the last pause, 0 = all is well */
+    uint32_t recv_ms;
+    uint32_t ext_size;
+    uint32_t send_max;
+    uint32_t failures; /* of receiving, in a row */
+    uint32_t armed;    /* NETKIT_POLL_* the driver was told last */
+    uint32_t caps;
+    unsigned failed_count;
+    uint8_t level; /* of a connected one: family of the peer */
+    bool is_wildcard;
+    netkit_addr bound;
+    nki_dgram_room room;
+    nki_udp_failed failed[NKI_UDP_FAILED_MAX];
+} nki_udp_more;
+
+typedef struct nki_udp {
+    nki_source source;
+    nki_udp_more *more;
+    void *user;
+    void *ext;
+    nki_udp_block *out; /* first and last: what is to be sent */
+    nki_udp_block *out_last;
+    nki_udp_parked *parked;
+    struct nki_udp *next; /* in the dirty list */
+    uint32_t flags;
+    uint32_t queued;  /* bytes of the datagrams in `out`; closed: unsent */
+    uint32_t records; /* how many they are */
+    uint32_t refused;
+    uint32_t tally; /* of the turn's budget */
+} nki_udp;
+
+NKI_STATIC_ASSERT(udp_size, sizeof(nki_udp) <= NKI_SOURCE_SIZE);
+
+/* What a loop with udps has once: where one of them receives, and spare blocks. */
+typedef struct nki_dgrams {
+    void *scratch; /* the system's */
+    unsigned char *memory;
+    const netkit_datagram *items; /* the batch that is being delivered */
+    unsigned at;
+    unsigned count;
+    size_t offset;          /* in a row of segments */
+    nki_udp_parked *parked; /* whose items they are, or NULL */
+    nki_udp_parked *dead;   /* to be freed when the callback has returned */
+    nki_udp_block *spare;
+    uint32_t spare_count;
+    uint32_t blocks;     /* that exist */
+    netkit_datagram one; /* a segment, or a report */
+    netkit_datagram in[NKI_DGRAM_BATCH];
+    unsigned char report[NKI_UDP_REPORT_SIZE];
+} nki_dgrams;
+
 typedef struct nki_timer {
     uint64_t id; /* the handle */
     nki_timer_node node;
@@ -273,6 +402,9 @@ struct netkit_loop {
     nki_chunk *releases;     /* lent chunks the system has taken, in order; first->last */
     unsigned char *reserved; /* given out by netkit_conn_reserve, for this conn: */
     uint64_t reserved_id;
+    nki_udp *udp_dirty;   /* udps to be flushed */
+    nki_udp *udp_batch;   /* what it has received is being delivered */
+    nki_dgrams *dgrams;   /* from the first udp on */
     unsigned char *stage; /* what the current conn queues on an empty queue: NKI_FLUSH_AT bytes */
     size_t stage_len;
     size_t stage_room; /* more bytes it takes of the conn of stage_id; 0 = closed */

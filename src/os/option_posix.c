@@ -192,6 +192,9 @@ static int nki_os_set_option(uintptr_t s, netkit_option option, int value) {
     int fd = nki_os_fd(s);
     bool is_flag = option == NETKIT_OPT_BLOCKING || option == NETKIT_OPT_CLOSE_ON_EXEC;
     const nki_option_row *row = nki_option_find(option);
+    if (option >= NETKIT_OPT_BROADCAST) {
+        return nki_os_set_ip_option(s, option, value);
+    }
     if ((row == NULL && !is_flag) ||
         !nki_option_accepts(is_flag ? (int)NKI_OPTION_BOOL : row->values, value)) {
         return NETKIT_E_INVALID;
@@ -233,6 +236,9 @@ static int nki_os_get_option(uintptr_t s, netkit_option option, int *value) {
     *value = 0;
     if (row != NULL) {
         return nki_option_get_int(fd, row, value);
+    }
+    if (option >= NETKIT_OPT_BROADCAST) {
+        return nki_os_get_ip_option(s, option, value);
     }
     switch ((int)option) {
     case NETKIT_OPT_BLOCKING:

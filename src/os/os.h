@@ -84,3 +84,60 @@ static int nki_os_unlink_unix(const netkit_unix_file *file);
 static void nki_os_undo_unix(netkit_unix_file *file); /* keeps the code, as nki_os_abandon */
 static int nki_os_credentials(uintptr_t s, netkit_credentials *out);
 static uint64_t nki_os_process(void);
+
+/* ---- datagrams ---- */
+
+/* Where a datagram goes, and how: what a send needs of a netkit_datagram, in 48 bytes. */
+typedef struct nki_route {
+    uint8_t family;       /* NETKIT_AF_*, NONE = the connected peer */
+    uint8_t level;        /* IPV4 or IPV6: whose options go with it */
+    uint8_t local_family; /* NONE = any address */
+    uint8_t tos;
+    uint8_t ttl; /* 0 = the socket's */
+    uint8_t unused;
+    uint16_t port;
+    uint32_t scope;
+    uint32_t interface_index;
+    uint8_t ip[16];
+    uint8_t local[16];
+} nki_route;
+
+/* One message for the system. */
+typedef struct nki_dgram_out {
+    const void *data;
+    size_t len;
+    uint32_t segment; /* cut it so, 0 = not */
+    const nki_route *route;
+    const netkit_addr *path; /* unix: instead of the route's address */
+} nki_dgram_out;
+
+/* Where datagrams are received: `count` parts of `size` bytes, `stride` apart. */
+typedef struct nki_dgram_room {
+    unsigned char *memory;
+    size_t stride;
+    size_t size;
+    unsigned count; /* at most NKI_DGRAM_BATCH, and what the scratch was made for */
+} nki_dgram_room;
+
+enum {
+    NKI_DGRAM_BATCH = 64,
+    NKI_DGRAM_SEGMENTS = 64 /* the most that every kernel with GSO cuts (UDP_MAX_SEGMENTS) */
+};
+
+/* `scratch` is memory of nki_os_dgram_scratch(count) bytes, aligned as by malloc. Both return a
+ * count of 1 or more, NETKIT_E_AGAIN or an error; a datagram that failed leaves those behind it
+ * alone. `is_ipv6`: the family of the socket. */
+static size_t nki_os_dgram_scratch(unsigned count);
+static int nki_os_recv_dgrams(uintptr_t s, void *scratch, netkit_datagram *out,
+                              const nki_dgram_room *room);
+static int nki_os_send_dgrams(uintptr_t s, bool is_ipv6, void *scratch, const nki_dgram_out *out,
+                              unsigned count);
+/* The next report of a datagram that failed: NETKIT_OK, NETKIT_E_AGAIN: there is none. */
+static int nki_os_recv_failed(uintptr_t s, netkit_datagram *out, void *memory, size_t size);
+static int nki_os_join(uintptr_t s, bool is_join, const netkit_addr *group,
+                       uint32_t interface_index, const netkit_addr *source);
+static uint32_t nki_os_dgram_caps(uintptr_t s);
+static int nki_os_set_buffers(uintptr_t s, uint32_t recv_size, uint32_t send_size);
+static int nki_os_family(uintptr_t s, int *family); /* NETKIT_AF_* */
+static int nki_os_set_ip_option(uintptr_t s, netkit_option option, int value);
+static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value);

@@ -24,6 +24,12 @@
 #define NKI_SYS_send(s, b, n, f) (NKI_FAIL(send) ? -1 : send((s), (b), NKI_CLIP(send, n), (f)))
 #define NKI_SYS_sendmsg(s, m, f) (NKI_FAIL(sendmsg) ? -1 : sendmsg((s), (m), (f)))
 #define NKI_SYS_recvmsg(s, m, f) (NKI_FAIL(recvmsg) ? -1 : recvmsg((s), (m), (f)))
+#if NKI_HAS_MMSG
+#define NKI_SYS_recvmmsg(s, m, n, f) \
+    (NKI_FAIL(recvmmsg) ? -1 : recvmmsg((s), (m), (unsigned)NKI_CLIP(recvmmsg, n), (f), NULL))
+#define NKI_SYS_sendmmsg(s, m, n, f) \
+    (NKI_FAIL(sendmmsg) ? -1 : sendmmsg((s), (m), (unsigned)NKI_CLIP(sendmmsg, n), (f)))
+#endif
 #define NKI_SYS_shutdown(s, how) (NKI_FAIL(shutdown) ? -1 : shutdown((s), (how)))
 #define NKI_SYS_close(fd) (close(fd) != 0 || NKI_FAIL(close) ? -1 : 0)
 #define NKI_SYS_getsockopt(s, l, o, v, n) \

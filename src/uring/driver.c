@@ -355,6 +355,7 @@ static int nki_u_attach(netkit_loop *loop, nki_source *source) {
         (((const nki_conn *)(const void *)source)->flags & NKI_C_TCP) == 0) {
         s->state |= NKI_U_POLLED;
     }
+    s->events = NETKIT_POLL_READ; /* of a udp */
     nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     return NETKIT_OK;
 }
@@ -480,6 +481,33 @@ static void nki_u_unwatch(netkit_loop *loop, nki_source *source) {
     }
     s->want &= NKI_U_PENDING;
     source->token = 0;
+}
+
+/* ---- datagrams ----
+ *
+ * They are told by a poll and moved by recvmmsg and sendmmsg: a multishot recvmsg wins nothing
+ * there, as each datagram costs a completion and a buffer. */
+
+/* Asked for anew: what is there already completes at once. */
+static void nki_u_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
+    nki_u *u = nki_u_of(loop);
+    if (nki_id_kind(source->id) == NKI_KIND_UDP) {
+        nki_u_slot *s = nki_u_slot_of(u, source);
+        s->events = wanted;
+        nki_u_give_up_poll(loop, u, source, s);
+        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
+    }
+}
+
+static int nki_u_udp_recv(netkit_loop *loop, nki_udp *udp) {
+    nki_u *u = nki_u_of(loop);
+    int n = nki_os_recv_dgrams(udp->source.socket, loop->dgrams->scratch, loop->dgrams->in,
+                               &udp->more->room);
+    if (n == NETKIT_E_AGAIN || (n > 0 && (unsigned)n < udp->more->room.count)) {
+        udp->source.ready = (uint16_t)(udp->source.ready & ~NKI_READABLE);
+        nki_u_want(loop, u, &udp->source, nki_u_slot_of(u, &udp->source), NKI_U_WANT_INPUT);
+    }
+    return n;
 }
 
 /* ---- streams ---- */
@@ -829,7 +857,7 @@ static const nki_driver *nki_uring_driver(void) {
         nki_u_attach,
         nki_u_shut,
         nki_r_discard,
-        NULL,
+        nki_u_arm,
         nki_u_watch,
         nki_u_unwatch,
         nki_r_listen,
@@ -845,6 +873,11 @@ static const nki_driver *nki_uring_driver(void) {
         nki_r_half_close,
         nki_r_file_open,
         nki_os_abandon,
+        nki_r_udp_open,
+        nki_u_udp_recv,
+        nki_r_udp_send,
+        nki_r_udp_failed,
+        nki_r_udp_join,
         nki_r_local,
         nki_r_remote,
         nki_r_set_option,

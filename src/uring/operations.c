@@ -178,6 +178,9 @@ static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, n
                                     (s->events & NETKIT_POLL_EDGE) != 0);
         }
         return true;
+    case NKI_KIND_UDP:
+        return s->events == 0 || (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
+               nki_u_begin_poll(loop, u, source, s, s->events, false);
     default: return true;
     }
 }

@@ -479,6 +479,10 @@ static void monkey_event(const netkit_event *ev) {
     case NETKIT_EVENT_LISTENER_CLOSE: monkey_on_listener_close(loop, ev->listener, ev->user); break;
     case NETKIT_EVENT_TIMER: monkey_on_timer(loop, ev->timer, ev->user); break;
     case NETKIT_EVENT_WATCH: monkey_on_watch(loop, ev->watch, ev->poll_events, ev->user); break;
+    case NETKIT_EVENT_DATAGRAM:
+    case NETKIT_EVENT_UDP_DRAIN:
+    case NETKIT_EVENT_UDP_ERROR:
+    case NETKIT_EVENT_UDP_CLOSE: FAIL("an event of a udp, and there is none"); break;
     case NETKIT_EVENT_NONE: FAIL("an event of no type"); break;
     }
 }

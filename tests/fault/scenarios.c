@@ -588,6 +588,126 @@ static void scenario_ends(void) {
     }
 }
 
+/* ---- datagrams ------------------------------------------------------------------------- */
+
+enum {
+    SCENARIO_DATAGRAMS = 30,
+    SCENARIO_SEGMENTS = 20
+};
+
+static struct {
+    netkit_udp client, server;
+    int opens, closes, came, echoed, quiet;
+    uint64_t events;
+} scenario_udp;
+
+static void scenario_udp_error(netkit_loop *loop, netkit_udp udp, const netkit_datagram *failed,
+                               void *user) {
+    (void)loop;
+    (void)udp;
+    (void)user;
+    torture.events++;
+    CHECK(failed->error < 0);
+    torture_told(failed->error);
+}
+
+static void scenario_udp_close(netkit_loop *loop, netkit_udp udp, const netkit_close_info *info,
+                               void *user) {
+    (void)loop;
+    (void)udp;
+    (void)user;
+    torture.events++;
+    CHECK(info->text != NULL);
+    scenario_udp.closes++;
+}
+
+static void scenario_udp_serve(netkit_loop *loop, netkit_udp udp, const netkit_datagram *d,
+                               void *user) {
+    (void)user;
+    torture.events++;
+    scenario_udp.came++;
+    torture_told(netkit_udp_reply(loop, udp, d, d->data, d->len));
+    if (scenario_udp.came % 7 == 3) {
+        CHECK_OK(netkit_udp_pause(loop, udp));
+        CHECK_OK(netkit_udp_resume(loop, udp));
+    }
+}
+
+static void scenario_udp_answer(netkit_loop *loop, netkit_udp udp, const netkit_datagram *d,
+                                void *user) {
+    (void)loop;
+    (void)udp;
+    (void)user;
+    (void)d;
+    torture.events++;
+    scenario_udp.echoed++;
+}
+
+static bool scenario_udp_all(void) {
+    return scenario_udp.echoed == SCENARIO_DATAGRAMS + SCENARIO_SEGMENTS;
+}
+
+/* When somebody was told of a loss, what is lost does not come: it is over when all is quiet. */
+static bool scenario_udp_over(void) {
+    bool is_quiet = torture.reports > 0 && torture.events == scenario_udp.events;
+    scenario_udp.quiet = is_quiet ? scenario_udp.quiet + 1 : 0;
+    scenario_udp.events = torture.events;
+    return scenario_udp_all() || scenario_udp.quiet > 50;
+}
+
+static bool scenario_udp_closed(void) {
+    return scenario_udp.closes == scenario_udp.opens;
+}
+
+static void scenario_udp_send(void) {
+    static unsigned char data[1000 * SCENARIO_SEGMENTS];
+    netkit_datagram d;
+    memset(&d, 0, sizeof(d));
+    for (size_t i = 0; i < SCENARIO_DATAGRAMS; i++) {
+        torture_told(netkit_udp_send(torture.loop, scenario_udp.client, NULL, data, i * 10));
+    }
+    d.data = data;
+    d.len = sizeof(data);
+    d.segment_size = 1000;
+    torture_told(netkit_udp_send_batch(torture.loop, scenario_udp.client, &d, 1));
+}
+
+static void scenario_datagrams(void) {
+    netkit_udp_desc desc;
+    netkit_addr addr;
+    CHECK_EQ(scenario_udp.closes, scenario_udp.opens); /* of the run before, ended since then */
+    memset(&scenario_udp, 0, sizeof(scenario_udp));
+    memset(&desc, 0, sizeof(desc));
+    desc.address = "127.0.0.1:0";
+    desc.ext_size = 20;
+    desc.gro = true;
+    desc.tell_local = desc.tell_tos = desc.tell_ttl = desc.tell_time = true;
+    desc.handler.on_datagram = scenario_udp_serve;
+    desc.handler.on_error = scenario_udp_error;
+    desc.handler.on_close = scenario_udp_close;
+    if (!torture_loop() ||
+        !torture_told(netkit_udp_open(torture.loop, &desc, &scenario_udp.server))) {
+        return;
+    }
+    scenario_udp.opens++;
+    if (!torture_told(netkit_udp_local(torture.loop, scenario_udp.server, &addr))) {
+        return;
+    }
+    desc.address = NULL;
+    desc.peer_addr = &addr;
+    desc.handler.on_datagram = scenario_udp_answer;
+    if (!torture_told(netkit_udp_open(torture.loop, &desc, &scenario_udp.client))) {
+        return;
+    }
+    scenario_udp.opens++;
+    scenario_udp_send();
+    torture_drive(scenario_udp_over);
+    CHECK_OK(netkit_udp_close(torture.loop, scenario_udp.client));
+    CHECK_OK(netkit_udp_close(torture.loop, scenario_udp.server));
+    torture_drive(scenario_udp_closed);
+    torture.is_complete = scenario_udp_all() && scenario_udp_closed();
+}
+
 /* ---- without a loop -------------------------------------------------------------------- */
 
 /* Both ends by hand, over a poller. */
@@ -664,4 +784,5 @@ static const torture_scenario scenarios[] = {
     {"refusals and aborts", scenario_ends, false},
     {"pull", scenario_pull, false},
     {"plain sockets, poller", scenario_plain, false},
+    {"datagrams", scenario_datagrams, false},
 };

@@ -57,8 +57,9 @@ static bool torture_is_passing(int os_error) {
 
 /* May the call say EAGAIN although it could do something? A level-triggered poller tells again. */
 static bool torture_may_be_again(const char *call) {
-    static const char *const calls[] = {"recv", "send", "sendmsg", "accept", "recvmsg"};
-    for (size_t i = 0; nkt_backend == NETKIT_BACKEND_POLL && i < 5; i++) {
+    static const char *const calls[] = {"recv",     "send",     "sendmsg", "accept",
+                                        "recvmmsg", "sendmmsg", "recvmsg"};
+    for (size_t i = 0; nkt_backend == NETKIT_BACKEND_POLL && i < 7; i++) {
         if (strcmp(calls[i], call) == 0) {
             return true;
         }
@@ -109,9 +110,10 @@ NKT_LOOP_TEST(torture_each_call) {
 
 /* What a signal may interrupt (signal(7)), and getrandom and open, which must not mind either. */
 static const char *const torture_slow_calls[] = {
-    "recv",         "send",   "sendmsg",       "accept",         "connect", "epoll_wait",
-    "epoll_pwait2", "poll",   "close",         "read",           "write",   "open",
-    "getrandom",    "kevent", "kevent_change", "kevent_trigger", "recvmsg",
+    "recv",           "send",         "sendmsg",   "accept",   "connect",
+    "epoll_wait",     "epoll_pwait2", "poll",      "close",    "read",
+    "write",          "open",         "getrandom", "kevent",   "kevent_change",
+    "kevent_trigger", "recvmsg",      "recvmmsg",  "sendmmsg",
 };
 
 /* Calls of close beyond one for each conn: on a port that was another test's a moment ago there may
