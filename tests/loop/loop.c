@@ -2231,7 +2231,9 @@ NKT_LOOP_TEST(loop_fits_a_small_stack) {
     d.loop = nkt_loop();
     nkt_loops--; /* the thread ends it */
     CHECK_EQ(pthread_attr_init(&attr), 0);
-    CHECK_EQ(pthread_attr_setstacksize(&attr, size), 0);
+    if (pthread_attr_setstacksize(&attr, size) != 0) {
+        SKIP("stacks are larger here");
+    }
     CHECK_EQ(pthread_create(&thread, &attr, loop_deep_thread, &d), 0);
     CHECK_EQ(pthread_join(thread, NULL), 0);
     CHECK_EQ(pthread_attr_destroy(&attr), 0);
