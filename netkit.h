@@ -986,6 +986,9 @@
 #if defined(NETKIT_IMPLEMENTATION) && defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE 1 /* NOLINT(bugprone-reserved-identifier): glibc's own name */
 #endif
+#if defined(NETKIT_IMPLEMENTATION) && defined(__APPLE__) && !defined(__APPLE_USE_RFC_3542)
+#define __APPLE_USE_RFC_3542 1 /* NOLINT(bugprone-reserved-identifier): IPV6_HOPLIMIT and others */
+#endif
 #ifndef NETKIT_H
 #define NETKIT_H
 #include <stdbool.h>
@@ -4643,8 +4646,8 @@ typedef struct nki_timers {
  * until they are as many as the nodes may be: then all slots are swept.
  *
  * A million timers in random order against libev's heap, CPU time of insert, restart, cancel,
- * fire: FIGURES; with due times in the slots and no holes 1.3, 1.5, 2.0, 0.29. What is left of
- * a restart or cancel is two misses, the user's handle and the node.
+ * fire: 1.2, 1.1, 1.1, 0.33; with due times in the slots and no holes 1.3, 1.5, 2.0, 0.29.
+ * What is left of a restart or cancel is two misses, the user's handle and the node.
  *
  * Memory is for `capacity` nodes and as many holes in the worst distribution, in one
  * block, so that nothing but a start can fail: see nki_timers_chunks_for.
@@ -4693,7 +4696,8 @@ static uint32_t nki_lowest_bit(uint64_t bits) {
 /* ---- memory ---------------------------------------------------------------- */
 
 /* The most chunks that so many places fill. Each slot may have one that is not full; the
- * others hold NKI_TIMER_CHUNK places each. */
+ * others hold NKI_TIMER_CHUNK places each. (A slot that is being poured out gives back the one
+ * that is not full first, and has only full ones from then on, so a new one may grow beside.) */
 static uint64_t nki_timers_chunks_for(uint64_t places) {
     uint64_t partial = NKI_MIN(places, (uint64_t)NKI_TIMER_LEVELS * NKI_TIMER_SLOTS);
     return partial + (places - partial) / NKI_TIMER_CHUNK;
@@ -5270,7 +5274,7 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
     (NKI_FAIL(lchmod) ? -1 : fchmodat(AT_FDCWD, (path), (mode), AT_SYMLINK_NOFOLLOW))
 #define NKI_SYS_fchmod(fd, mode) (NKI_FAIL(fchmod) ? -1 : fchmod((fd), (mode)))
 #define NKI_SYS_getpeereid(s, u, g) (NKI_FAIL(getpeereid) ? -1 : getpeereid((s), (u), (g)))
-#define NKI_SYS_getpid() getpid()
+#define NKI_SYS_getpid() ((int)getpid())
 #define NKI_SYS_open(path, flags) (NKI_FAIL(open) ? -1 : open((path), (flags)))
 #define NKI_SYS_poll(p, n, ms) (NKI_FAIL(poll) ? -1 : poll((p), (n), (ms)))
 #define NKI_SYS_clock_gettime(id, t) (NKI_FAIL(clock_gettime) ? -1 : clock_gettime((id), (t)))
@@ -5338,7 +5342,6 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
     (NKI_FAIL(kevent_change) ? -1 : kevent((kq), (evs), (n), NULL, 0, NULL))
 #define NKI_SYS_kevent_trigger(kq, ev) \
     (NKI_FAIL(kevent_trigger) ? -1 : kevent((kq), (ev), 1, NULL, 0, NULL))
-#define NKI_SYS_getpid() ((int)getpid())
 #endif
 
 #if NKI_HAS_URING
@@ -6904,836 +6907,6 @@ static int nki_os_get_text(uintptr_t s, netkit_option option, char *text, size_t
 
 #endif /* NKI_POSIX */
 
-/* ---- src/os/option_ip_posix.c ---- */
-/* Options of IP on POSIX: IPv4 and IPv6 have each their own, and an IPv6 socket that takes IPv4
- * obeys both, each for its own datagrams. So there both are set, the second as far as the system
- * has it (Linux takes options of IPv4 on IPv6 sockets; the BSDs do not). */
-
-#if NKI_POSIX
-
-#define NKI_NO_NAME (-1)
-
-/* Names that a libc may lack. The numbers are Linux's own, which do not change. */
-#if NKI_LINUX
-#define NKI_UDP_SEGMENT 103
-#define NKI_UDP_GRO 104
-#else
-#define NKI_UDP_SEGMENT NKI_NO_NAME
-#define NKI_UDP_GRO NKI_NO_NAME
-#endif
-#if defined(IP_MTU_DISCOVER) && defined(IPV6_MTU_DISCOVER)
-#define NKI_IP_MTU_DISCOVER IP_MTU_DISCOVER
-#define NKI_IPV6_MTU_DISCOVER IPV6_MTU_DISCOVER
-#else
-#define NKI_IP_MTU_DISCOVER NKI_NO_NAME
-#define NKI_IPV6_MTU_DISCOVER NKI_NO_NAME
-#endif
-#if defined(IP_MTU) && defined(IPV6_MTU)
-#define NKI_IP_MTU IP_MTU
-#define NKI_IPV6_MTU IPV6_MTU
-#else
-#define NKI_IP_MTU NKI_NO_NAME
-#define NKI_IPV6_MTU NKI_NO_NAME
-#endif
-#if defined(IP_PKTINFO)
-#define NKI_IP_TELL_LOCAL IP_PKTINFO
-#elif defined(IP_RECVDSTADDR)
-#define NKI_IP_TELL_LOCAL IP_RECVDSTADDR
-#else
-#define NKI_IP_TELL_LOCAL NKI_NO_NAME
-#endif
-#if defined(IPV6_RECVPKTINFO)
-#define NKI_IPV6_TELL_LOCAL IPV6_RECVPKTINFO
-#else
-#define NKI_IPV6_TELL_LOCAL NKI_NO_NAME
-#endif
-#if defined(IP_RECVTOS) && defined(IPV6_RECVTCLASS) && defined(IPV6_TCLASS)
-#define NKI_IP_TELL_TOS IP_RECVTOS
-#define NKI_IPV6_TELL_TOS IPV6_RECVTCLASS
-#define NKI_IPV6_TOS IPV6_TCLASS
-#else
-#define NKI_IP_TELL_TOS NKI_NO_NAME
-#define NKI_IPV6_TELL_TOS NKI_NO_NAME
-#define NKI_IPV6_TOS NKI_NO_NAME
-#endif
-#if defined(IP_RECVTTL) && defined(IPV6_RECVHOPLIMIT)
-#define NKI_IP_TELL_TTL IP_RECVTTL
-#define NKI_IPV6_TELL_TTL IPV6_RECVHOPLIMIT
-#else
-#define NKI_IP_TELL_TTL NKI_NO_NAME
-#define NKI_IPV6_TELL_TTL NKI_NO_NAME
-#endif
-#if defined(IP_RECVERR) && defined(IPV6_RECVERR)
-#define NKI_IP_TELL_ERRORS IP_RECVERR
-#define NKI_IPV6_TELL_ERRORS IPV6_RECVERR
-#else
-#define NKI_IP_TELL_ERRORS NKI_NO_NAME
-#define NKI_IPV6_TELL_ERRORS NKI_NO_NAME
-#endif
-#if defined(SO_TIMESTAMPNS)
-#define NKI_SO_TELL_TIME SO_TIMESTAMPNS
-#else
-#define NKI_SO_TELL_TIME NKI_NO_NAME
-#endif
-
-typedef struct nki_ip_option {
-    int option;
-    int level; /* of a plain one, 0 = a pair of IP's */
-    int name;  /* or the one of IPv4 */
-    int name6;
-    int min;
-    int max;
-} nki_ip_option;
-
-static const nki_ip_option *nki_ip_option_find(netkit_option option) {
-    static const nki_ip_option rows[] = {
-        {NETKIT_OPT_BROADCAST, SOL_SOCKET, SO_BROADCAST, 0, 0, 1},
-        {NETKIT_OPT_TTL, 0, IP_TTL, IPV6_UNICAST_HOPS, 1, 255},
-        {NETKIT_OPT_TOS, 0, IP_TOS, NKI_IPV6_TOS, 0, 255},
-        {NETKIT_OPT_DONT_FRAGMENT, 0, NKI_IP_MTU_DISCOVER, NKI_IPV6_MTU_DISCOVER, 0, 2},
-        {NETKIT_OPT_PATH_MTU, 0, NKI_IP_MTU, NKI_IPV6_MTU, 1, 0},
-        {NETKIT_OPT_MULTICAST_TTL, 0, IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS, 0, 255},
-        {NETKIT_OPT_MULTICAST_LOOP, 0, IP_MULTICAST_LOOP, IPV6_MULTICAST_LOOP, 0, 1},
-        {NETKIT_OPT_MULTICAST_INTERFACE, 0, IP_MULTICAST_IF, IPV6_MULTICAST_IF, 0, INT_MAX},
-        {NETKIT_OPT_GRO, IPPROTO_UDP, NKI_UDP_GRO, 0, 0, 1},
-        {NETKIT_OPT_TELL_LOCAL, 0, NKI_IP_TELL_LOCAL, NKI_IPV6_TELL_LOCAL, 0, 1},
-        {NETKIT_OPT_TELL_TOS, 0, NKI_IP_TELL_TOS, NKI_IPV6_TELL_TOS, 0, 1},
-        {NETKIT_OPT_TELL_TTL, 0, NKI_IP_TELL_TTL, NKI_IPV6_TELL_TTL, 0, 1},
-        {NETKIT_OPT_TELL_TIME, SOL_SOCKET, NKI_SO_TELL_TIME, 0, 0, 1},
-        {NETKIT_OPT_TELL_ERRORS, 0, NKI_IP_TELL_ERRORS, NKI_IPV6_TELL_ERRORS, 0, 1},
-    };
-    for (size_t i = 0; i < NKI_COUNT(rows); i++) {
-        if (rows[i].option == (int)option) {
-            return &rows[i];
-        }
-    }
-    return NULL;
-}
-
-/* NETKIT_AF_* of a socket. */
-static int nki_os_family(uintptr_t s, int *family) {
-    struct sockaddr_storage sa;
-    socklen_t len = (socklen_t)sizeof(sa);
-    memset(&sa, 0, sizeof(sa));
-    if (NKI_SYS_getsockname(nki_os_fd(s), (struct sockaddr *)(void *)&sa, &len) != 0) {
-        return nki_os_error();
-    }
-    *family = sa.ss_family == AF_INET    ? NETKIT_AF_IPV4
-              : sa.ss_family == AF_INET6 ? NETKIT_AF_IPV6
-              : sa.ss_family == AF_UNIX  ? NETKIT_AF_UNIX
-                                         : NETKIT_AF_NONE;
-    return NETKIT_OK;
-}
-
-/* IPv4 names the interface by its address, or where there is ip_mreqn, by its index. */
-static int nki_os_set_multicast_if(int fd, int index) {
-#if NKI_LINUX
-    struct ip_mreqn request;
-    memset(&request, 0, sizeof(request));
-    request.imr_ifindex = index;
-    return NKI_SYS_setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &request,
-                              (socklen_t)sizeof(request)) != 0
-               ? nki_os_error()
-               : NETKIT_OK;
-#else
-    NKI_UNUSED(fd);
-    return index == 0 ? NETKIT_OK : NETKIT_E_NOSYS;
-#endif
-}
-
-static int nki_ip_set_one(int fd, const nki_ip_option *row, int value, bool is_ipv6) {
-    int name = is_ipv6 ? row->name6 : row->name;
-#if NKI_LINUX
-    if (row->option == NETKIT_OPT_DONT_FRAGMENT) {
-        static const int ways[] = {IP_PMTUDISC_WANT, IP_PMTUDISC_DO, IP_PMTUDISC_PROBE};
-        value = ways[value];
-    }
-#endif
-    if (name == NKI_NO_NAME) {
-        return NETKIT_E_NOSYS;
-    }
-    if (row->option == NETKIT_OPT_MULTICAST_INTERFACE && !is_ipv6) {
-        return nki_os_set_multicast_if(fd, value);
-    }
-    return nki_os_set_int(fd, is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IP, name, value);
-}
-
-static int nki_os_set_ip_option(uintptr_t s, netkit_option option, int value) {
-    int fd = nki_os_fd(s);
-    int family = NETKIT_AF_NONE;
-    const nki_ip_option *row = nki_ip_option_find(option);
-    if (row == NULL || value < row->min || value > row->max) {
-        return NETKIT_E_INVALID;
-    }
-    if (row->level != 0) {
-        return row->name == NKI_NO_NAME ? (int)NETKIT_E_NOSYS
-                                        : nki_os_set_int(fd, row->level, row->name, value);
-    }
-    int rc = nki_os_family(s, &family);
-    if (rc != NETKIT_OK || (family != NETKIT_AF_IPV4 && family != NETKIT_AF_IPV6)) {
-        return rc != NETKIT_OK ? rc : (int)NETKIT_E_NOSYS;
-    }
-    rc = nki_ip_set_one(fd, row, value, family == NETKIT_AF_IPV6);
-    if (rc == NETKIT_OK && family == NETKIT_AF_IPV6) {
-        (void)nki_ip_set_one(fd, row, value, false);
-    }
-    return rc;
-}
-
-static int nki_ip_get_value(int option, int raw) {
-    switch (option) {
-#if NKI_LINUX
-    case NETKIT_OPT_DONT_FRAGMENT:
-        return raw == IP_PMTUDISC_DO ? 1 : raw == IP_PMTUDISC_PROBE ? 2 : 0;
-#endif
-    case NETKIT_OPT_BROADCAST:
-    case NETKIT_OPT_MULTICAST_LOOP: return raw != 0;
-    default: return raw;
-    }
-}
-
-static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value) {
-    int fd = nki_os_fd(s);
-    int family = NETKIT_AF_NONE;
-    int raw = 0;
-    socklen_t len = (socklen_t)sizeof(raw);
-    const nki_ip_option *row = nki_ip_option_find(option);
-    *value = 0;
-    if (row == NULL) {
-        return NETKIT_E_INVALID;
-    }
-    int rc = row->level != 0 ? NETKIT_OK : nki_os_family(s, &family);
-    if (rc != NETKIT_OK) {
-        return rc;
-    }
-    int level = row->level != 0 ? row->level : family == NETKIT_AF_IPV6 ? IPPROTO_IPV6 : IPPROTO_IP;
-    int name = level == IPPROTO_IPV6 ? row->name6 : row->name;
-    if (name == NKI_NO_NAME || (row->level == 0 && family == NETKIT_AF_UNIX)) {
-        return NETKIT_E_NOSYS;
-    }
-    if (option == NETKIT_OPT_MULTICAST_INTERFACE && family == NETKIT_AF_IPV4) {
-        return NETKIT_E_NOSYS; /* no system gives back the index, Linux an address at best */
-    }
-    if (NKI_SYS_getsockopt(fd, level, name, &raw, &len) != 0) {
-        return nki_os_error();
-    }
-    *value = nki_ip_get_value((int)option, raw);
-    return NETKIT_OK;
-}
-
-#endif /* NKI_POSIX */
-
-/* ---- src/os/datagram_posix.c ---- */
-/* Datagrams on POSIX: many in one call where there is recvmmsg, one by one elsewhere, and what
- * goes beside them in control messages.
- *
- * Owns what the messages mean. A report of ICMP comes twice: by the next call on the socket, which
- * it fails without having done anything, and, if asked for, in the socket's error queue with the
- * address it is about (Linux ip(7), IP_RECVERR). A control buffer that is too small loses the
- * messages at its end (MSG_CTRUNC): where one datagram of a merged row ends is then not known, so
- * such a row is marked as cut. */
-
-#if NKI_POSIX
-
-enum {
-    NKI_DGRAM_CONTROL = 256 /* all that can be asked for at once takes 176 bytes */
-};
-
-#if NKI_HAS_MMSG
-typedef struct mmsghdr nki_mmsg;
-#else
-typedef struct nki_mmsg {
-    struct msghdr msg_hdr;
-    unsigned int msg_len;
-} nki_mmsg;
-#endif
-
-typedef struct nki_dgram_side {
-    union {
-        struct sockaddr_storage name;
-        char bytes[sizeof(struct sockaddr_storage)];
-    } at;
-    union {
-        size_t align;
-        unsigned char bytes[NKI_DGRAM_CONTROL];
-    } control;
-    struct iovec iov;
-} nki_dgram_side;
-
-/* What the heads in front of `sides` were last made for: those that a receive did not use are
- * as they were. */
-typedef struct nki_dgram_made {
-    const unsigned char *memory; /* NULL = for nothing */
-    size_t stride;
-    size_t size;
-    unsigned count;
-    unsigned used;
-} nki_dgram_made;
-
-NKI_STATIC_ASSERT(plain_scratch,
-                  sizeof(nki_dgram_made) + 32 * (sizeof(nki_mmsg) + sizeof(nki_dgram_side)) <=
-                      16384);
-
-static size_t nki_os_dgram_scratch(unsigned count) {
-    return sizeof(nki_dgram_made) + count * (sizeof(nki_mmsg) + sizeof(nki_dgram_side));
-}
-
-static nki_dgram_side *nki_dgram_sides(void *scratch) {
-    return (nki_dgram_side *)(void *)((nki_dgram_made *)scratch + 1);
-}
-
-static nki_mmsg *nki_dgram_heads(void *scratch, unsigned count) {
-    return (nki_mmsg *)(void *)(nki_dgram_sides(scratch) + count);
-}
-
-/* ---- receiving ---- */
-
-static void nki_dgram_ipv4(netkit_addr *out, const void *ip) {
-    out->family = NETKIT_AF_IPV4;
-    memset(out->ip, 0, sizeof(out->ip));
-    out->scope = 0;
-    memcpy(out->ip, ip, 4);
-}
-
-static void nki_dgram_ipv6(netkit_addr *out, const void *ip, uint32_t interface_index) {
-    memcpy(out->ip, ip, 16);
-    if (nki_ip_is_mapped(out->ip)) {
-        nki_dgram_ipv4(out, (const char *)ip + 12);
-        return;
-    }
-    out->family = NETKIT_AF_IPV6;
-    bool is_link_local = out->ip[0] == 0xFE && (out->ip[1] & 0xC0) == 0x80;
-    out->scope = is_link_local ? interface_index : 0;
-}
-
-/* The last message may be cut, too: what is not there whole is not there. */
-static bool nki_control_get(const struct cmsghdr *c, void *out, size_t size) {
-    if ((size_t)c->cmsg_len < (size_t)(CMSG_LEN(size))) {
-        return false;
-    }
-    memcpy(out, CMSG_DATA(c), size);
-    return true;
-}
-
-/* Numbers come as an int or, from some systems, as one byte. */
-static uint8_t nki_control_byte(const struct cmsghdr *c) {
-    int number;
-    uint8_t byte = 0;
-    if (nki_control_get(c, &number, sizeof(number))) {
-        return (uint8_t)number;
-    }
-    (void)((size_t)c->cmsg_len == (size_t)(CMSG_LEN(1)) && nki_control_get(c, &byte, 1));
-    return byte;
-}
-
-/* The address of a broadcast cannot be sent from, so it is the interface's own that is told; that
- * of a multicast is the group's. */
-static void nki_dgram_note_ipv4(netkit_datagram *out, const struct cmsghdr *c) {
-    switch (c->cmsg_type) {
-#if defined(IP_PKTINFO)
-    case IP_PKTINFO: {
-        struct in_pktinfo info;
-        if (!nki_control_get(c, &info, sizeof(info))) {
-            break;
-        }
-        bool is_group = (ntohl(info.ipi_addr.s_addr) >> 28) == 14;
-        out->interface_index = (uint32_t)info.ipi_ifindex;
-        nki_dgram_ipv4(&out->local, is_group ? &info.ipi_addr : &info.ipi_spec_dst);
-        break;
-    }
-#elif defined(IP_RECVDSTADDR)
-    case IP_RECVDSTADDR: nki_dgram_ipv4(&out->local, CMSG_DATA(c)); break;
-#endif
-#if !NKI_LINUX && defined(IP_RECVTTL)
-    case IP_RECVTTL: out->ttl = nki_control_byte(c); break;
-#endif
-#if !NKI_LINUX && defined(IP_RECVTOS)
-    case IP_RECVTOS: out->tos = nki_control_byte(c); break;
-#endif
-    case IP_TTL: out->ttl = nki_control_byte(c); break;
-    case IP_TOS: out->tos = nki_control_byte(c); break;
-    default: break;
-    }
-}
-
-static void nki_dgram_note_ipv6(netkit_datagram *out, const struct cmsghdr *c) {
-    switch (c->cmsg_type) {
-#if defined(IPV6_PKTINFO)
-    case IPV6_PKTINFO: {
-        struct in6_pktinfo info;
-        if (!nki_control_get(c, &info, sizeof(info))) {
-            break;
-        }
-        out->interface_index = (uint32_t)info.ipi6_ifindex;
-        nki_dgram_ipv6(&out->local, &info.ipi6_addr, out->interface_index);
-        break;
-    }
-#endif
-#if defined(IPV6_HOPLIMIT)
-    case IPV6_HOPLIMIT: out->ttl = nki_control_byte(c); break;
-#endif
-#if defined(IPV6_TCLASS)
-    case IPV6_TCLASS: out->tos = nki_control_byte(c); break;
-#endif
-    default: break;
-    }
-}
-
-static void nki_dgram_note(netkit_datagram *out, const struct cmsghdr *c) {
-    if (c->cmsg_level == IPPROTO_IP) {
-        nki_dgram_note_ipv4(out, c);
-    } else if (c->cmsg_level == IPPROTO_IPV6) {
-        nki_dgram_note_ipv6(out, c);
-    } else if (c->cmsg_level == IPPROTO_UDP && c->cmsg_type == NKI_UDP_GRO) {
-        int size;
-        bool has_size = nki_control_get(c, &size, sizeof(size));
-        out->segment_size = has_size && size > 0 && (size_t)size < out->len ? (uint32_t)size : 0;
-#if defined(SCM_TIMESTAMPNS)
-    } else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_TIMESTAMPNS) {
-        struct timespec time;
-        if (nki_control_get(c, &time, sizeof(time))) {
-            out->time_ns = (uint64_t)time.tv_sec * NKI_NS_PER_S + (uint64_t)time.tv_nsec;
-        }
-#endif
-    }
-}
-
-/* Without the path, which is of unix alone: it is what costs. */
-static void nki_dgram_peer(netkit_addr *out, const nki_dgram_side *side, socklen_t len) {
-    if (NKI_UNLIKELY(side->at.name.ss_family != AF_INET ||
-                     len < (socklen_t)sizeof(struct sockaddr_in))) {
-        nki_sockaddr_to(out, &side->at.name, len);
-        return;
-    }
-    struct sockaddr_in in;
-    memcpy(&in, side->at.bytes, sizeof(in));
-    memset(out, 0, offsetof(netkit_addr, path));
-    out->family = NETKIT_AF_IPV4;
-    out->port = ntohs(in.sin_port);
-    memcpy(out->ip, &in.sin_addr, 4);
-}
-
-static void nki_dgram_clear(netkit_datagram *out) {
-    out->time_ns = 0;
-    memset(&out->local, 0, offsetof(netkit_addr, path));
-    out->interface_index = 0;
-    out->segment_size = 0;
-    out->mtu = 0;
-    out->error = 0;
-    out->os_code = 0;
-    out->tos = 0;
-    out->ttl = 0;
-}
-
-static void nki_dgram_read(netkit_datagram *out, nki_mmsg *head, const nki_dgram_side *side) {
-    struct msghdr *msg = &head->msg_hdr;
-    nki_dgram_clear(out);
-    out->data = side->iov.iov_base;
-    out->len = head->msg_len;
-    out->is_truncated = (msg->msg_flags & MSG_TRUNC) != 0;
-    nki_dgram_peer(&out->peer, side, msg->msg_namelen);
-    if (msg->msg_controllen != 0) {
-        for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
-            nki_dgram_note(out, c);
-        }
-    }
-    if (NKI_UNLIKELY((msg->msg_flags & MSG_CTRUNC) != 0) && out->segment_size == 0) {
-        out->is_truncated = true;
-    }
-}
-
-/* What the system changes in a head. */
-static void nki_dgram_reset(nki_mmsg *head) {
-    struct msghdr *msg = &head->msg_hdr;
-    msg->msg_namelen = (socklen_t)sizeof(struct sockaddr_storage);
-    msg->msg_flags = 0;
-    /* Tests make it smaller than what comes. */
-    msg->msg_controllen = (socklen_t)NKI_CLIP(dgram_control, NKI_DGRAM_CONTROL);
-}
-
-static void nki_dgram_head(nki_mmsg *head, nki_dgram_side *side, void *memory, size_t size) {
-    struct msghdr *msg = &head->msg_hdr;
-    memset(head, 0, sizeof(*head));
-    side->iov.iov_base = memory;
-    side->iov.iov_len = size;
-    msg->msg_name = &side->at;
-    msg->msg_iov = &side->iov;
-    msg->msg_iovlen = 1;
-    msg->msg_control = &side->control;
-    nki_dgram_reset(head);
-}
-
-/* The heads of a receive: the same udp's again, most of the time. */
-static void nki_dgram_make(void *scratch, const nki_dgram_room *room) {
-    nki_dgram_made *made = (nki_dgram_made *)scratch;
-    nki_dgram_side *sides = nki_dgram_sides(scratch);
-    nki_mmsg *heads = nki_dgram_heads(scratch, room->count);
-    bool is_same = made->memory == room->memory && made->stride == room->stride &&
-                   made->size == room->size && made->count == room->count;
-    for (unsigned i = 0; is_same && i < made->used; i++) {
-        nki_dgram_reset(&heads[i]);
-    }
-    for (unsigned i = 0; !is_same && i < room->count; i++) {
-        nki_dgram_head(&heads[i], &sides[i], room->memory + i * room->stride, room->size);
-    }
-    made->memory = room->memory;
-    made->stride = room->stride;
-    made->size = room->size;
-    made->count = room->count;
-}
-
-#if NKI_HAS_MMSG
-static int nki_os_recv_heads(int fd, nki_mmsg *heads, unsigned count) {
-    return NKI_SYS_recvmmsg(fd, heads, count, MSG_DONTWAIT);
-}
-
-static int nki_os_send_heads(int fd, nki_mmsg *heads, unsigned count) {
-    return NKI_SYS_sendmmsg(fd, heads, count, NKI_MSG_NOSIGNAL | MSG_DONTWAIT);
-}
-#else
-static int nki_os_recv_heads(int fd, nki_mmsg *heads, unsigned count) {
-    unsigned done = 0;
-    for (; done < count; done++) {
-        ssize_t n = NKI_SYS_recvmsg(fd, &heads[done].msg_hdr, MSG_DONTWAIT);
-        if (n < 0) {
-            /* An error that is not told now would be lost: fewer are received than could be. */
-            return done != 0 ? (int)done : -1;
-        }
-        heads[done].msg_len = (unsigned)n;
-        if (done + 1 < count && nki_os_wait((uintptr_t)fd, NETKIT_POLL_READ, 0) <= 0) {
-            return (int)done + 1;
-        }
-    }
-    return (int)done;
-}
-
-static int nki_os_send_heads(int fd, nki_mmsg *heads, unsigned count) {
-    unsigned done = 0;
-    while (done < count &&
-           NKI_SYS_sendmsg(fd, &heads[done].msg_hdr, NKI_MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) {
-        done++;
-    }
-    return done != 0 ? (int)done : -1;
-}
-#endif
-
-static int nki_os_recv_dgrams(uintptr_t s, void *scratch, netkit_datagram *out,
-                              const nki_dgram_room *room) {
-    nki_dgram_made *made = (nki_dgram_made *)scratch;
-    const nki_dgram_side *sides = nki_dgram_sides(scratch);
-    nki_mmsg *heads = nki_dgram_heads(scratch, room->count);
-    int n;
-    nki_dgram_make(scratch, room);
-    do {
-        n = nki_os_recv_heads(nki_os_fd(s), heads, room->count);
-    } while (n < 0 && errno == EINTR);
-    /* The system may have begun with one more. */
-    made->used = NKI_MIN((unsigned)NKI_MAX(n, 0) + 1, room->count);
-    if (n <= 0) {
-        return n == 0 || errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
-    }
-    for (int i = 0; i < n; i++) {
-        nki_dgram_read(&out[i], &heads[i], &sides[i]);
-    }
-    return n;
-}
-
-/* ---- sending ---- */
-
-static void nki_control_put(struct msghdr *msg, int level, int type, const void *data,
-                            size_t size) {
-    size_t at = (size_t)msg->msg_controllen;
-    struct cmsghdr *c = (struct cmsghdr *)(void *)((char *)msg->msg_control + at);
-    size_t len = (size_t)(CMSG_LEN(size));
-    size_t end = at + (size_t)(CMSG_SPACE(size));
-    memset(c, 0, end - at);
-    c->cmsg_level = level;
-    c->cmsg_type = type;
-    /* Both are a size_t here and a socklen_t there. */
-    c->cmsg_len = (socklen_t)len;
-    msg->msg_controllen = (socklen_t)end;
-    memcpy(CMSG_DATA(c), data, size);
-}
-
-static void nki_control_local_ipv4(struct msghdr *msg, const nki_route *route) {
-#if defined(IP_PKTINFO)
-    struct in_pktinfo info;
-    memset(&info, 0, sizeof(info));
-    info.ipi_ifindex = (int)route->interface_index;
-    if (route->local_family == NETKIT_AF_IPV4) {
-        memcpy(&info.ipi_spec_dst, route->local, 4);
-    }
-    nki_control_put(msg, IPPROTO_IP, IP_PKTINFO, &info, sizeof(info));
-#elif defined(IP_SENDSRCADDR)
-    if (route->local_family == NETKIT_AF_IPV4) {
-        nki_control_put(msg, IPPROTO_IP, IP_SENDSRCADDR, route->local, 4);
-    }
-#else
-    NKI_UNUSED(msg);
-    NKI_UNUSED(route);
-#endif
-}
-
-static void nki_control_local_ipv6(struct msghdr *msg, const nki_route *route) {
-#if defined(IPV6_PKTINFO)
-    struct in6_pktinfo info;
-    memset(&info, 0, sizeof(info));
-    info.ipi6_ifindex = route->interface_index;
-    if (route->local_family == NETKIT_AF_IPV6) {
-        memcpy(&info.ipi6_addr, route->local, 16);
-    }
-    nki_control_put(msg, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof(info));
-#else
-    NKI_UNUSED(msg);
-    NKI_UNUSED(route);
-#endif
-}
-
-static void nki_control_numbers(struct msghdr *msg, const nki_route *route) {
-    bool is_ipv6 = route->level == NETKIT_AF_IPV6;
-    if (route->ttl != 0) {
-        int ttl = route->ttl;
-        nki_control_put(msg, is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IP, is_ipv6 ? IPV6_HOPLIMIT : IP_TTL,
-                        &ttl, sizeof(ttl));
-    }
-    if (route->tos != 0) {
-        int tos = route->tos;
-        nki_control_put(msg, is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IP, is_ipv6 ? IPV6_TCLASS : IP_TOS,
-                        &tos, sizeof(tos));
-    }
-}
-
-static void nki_dgram_control(struct msghdr *msg, const nki_dgram_out *out) {
-    const nki_route *route = out->route;
-    if (route->local_family != NETKIT_AF_NONE || route->interface_index != 0) {
-        if (route->level == NETKIT_AF_IPV6) {
-            nki_control_local_ipv6(msg, route);
-        } else {
-            nki_control_local_ipv4(msg, route);
-        }
-    }
-    if ((route->ttl | route->tos) != 0) {
-        nki_control_numbers(msg, route);
-    }
-    if (out->segment != 0) {
-        uint16_t size = (uint16_t)out->segment;
-        nki_control_put(msg, IPPROTO_UDP, NKI_UDP_SEGMENT, &size, sizeof(size));
-    }
-}
-
-/* Linux sends to an address of IPv4 on an IPv6 socket; elsewhere it must be mapped. */
-static void nki_dgram_name(struct msghdr *msg, nki_dgram_side *side, const nki_dgram_out *out,
-                           bool is_ipv6) {
-    const nki_route *route = out->route;
-    socklen_t len = 0;
-    if (route->family == NETKIT_AF_IPV4 && (NKI_LINUX || !is_ipv6)) {
-        struct sockaddr_in sa;
-        memset(&sa, 0, sizeof(sa));
-        sa.sin_family = AF_INET;
-        sa.sin_port = htons(route->port);
-        memcpy(&sa.sin_addr, route->ip, 4);
-        memcpy(side->at.bytes, &sa, sizeof(sa));
-        len = (socklen_t)sizeof(sa);
-    } else if (route->family == NETKIT_AF_IPV4 || route->family == NETKIT_AF_IPV6) {
-        static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF};
-        struct sockaddr_in6 sa;
-        bool is_mapped = route->family == NETKIT_AF_IPV4;
-        memset(&sa, 0, sizeof(sa));
-        sa.sin6_family = AF_INET6;
-        sa.sin6_port = htons(route->port);
-        sa.sin6_scope_id = route->scope;
-        if (is_mapped) {
-            memcpy(&sa.sin6_addr, mapped, 12);
-        }
-        memcpy((char *)&sa.sin6_addr + (is_mapped ? 12 : 0), route->ip, is_mapped ? 4 : 16);
-        memcpy(side->at.bytes, &sa, sizeof(sa));
-        len = (socklen_t)sizeof(sa);
-    } else if (out->path != NULL) {
-        (void)nki_sockaddr_from(&side->at.name, &len, out->path);
-    }
-#if NKI_BSD
-    side->at.name.ss_len = (uint8_t)len;
-#endif
-    msg->msg_name = len == 0 ? NULL : (void *)&side->at;
-    msg->msg_namelen = len;
-}
-
-static int nki_os_send_dgrams(uintptr_t s, bool is_ipv6, void *scratch, const nki_dgram_out *out,
-                              unsigned count) {
-    nki_dgram_side *sides = nki_dgram_sides(scratch);
-    nki_mmsg *heads = nki_dgram_heads(scratch, count);
-    int n;
-    for (unsigned i = 0; i < count; i++) {
-        struct msghdr *msg = &heads[i].msg_hdr;
-        memset(&heads[i], 0, sizeof(heads[i]));
-        /* The system only reads, but iovec has no const. */
-        memcpy(&sides[i].iov.iov_base, &out[i].data, sizeof(out[i].data));
-        sides[i].iov.iov_len = out[i].len;
-        msg->msg_iov = &sides[i].iov;
-        msg->msg_iovlen = 1;
-        nki_dgram_name(msg, &sides[i], &out[i], is_ipv6);
-        msg->msg_control = &sides[i].control;
-        nki_dgram_control(msg, &out[i]);
-        if (msg->msg_controllen == 0) {
-            msg->msg_control = NULL;
-        }
-    }
-    do {
-        n = nki_os_send_heads(nki_os_fd(s), heads, count);
-    } while (n < 0 && errno == EINTR);
-    if (n > 0) {
-        return n;
-    }
-    return n == 0 || errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
-}
-
-/* ---- failures ---- */
-
-#if NKI_LINUX
-/* struct sock_extended_err of <linux/errqueue.h>. */
-typedef struct nki_dgram_report {
-    uint32_t os_code;
-    uint8_t origin; /* 1 local, 2 ICMP, 3 ICMPv6 */
-    uint8_t type;
-    uint8_t code;
-    uint8_t pad;
-    uint32_t info;
-    uint32_t data;
-} nki_dgram_report;
-
-static bool nki_dgram_reported(struct msghdr *msg, netkit_datagram *out) {
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
-        nki_dgram_report report;
-        bool is_report = (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_RECVERR) ||
-                         (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_RECVERR);
-        if (!is_report || !nki_control_get(c, &report, sizeof(report))) {
-            continue;
-        }
-        out->os_code = (int)report.os_code;
-        out->error = netkit_error_from_os(out->os_code);
-        out->mtu = report.os_code == EMSGSIZE ? report.info : 0;
-        return report.origin == 2 || report.origin == 3; /* the call itself tells local ones */
-    }
-    return false;
-}
-
-static int nki_os_recv_failed(uintptr_t s, netkit_datagram *out, void *memory, size_t size) {
-    for (int i = 0; i < NKI_DGRAM_BATCH; i++) {
-        nki_dgram_side side;
-        nki_mmsg head;
-        ssize_t n;
-        nki_dgram_head(&head, &side, memory, size);
-        do {
-            n = NKI_SYS_recvmsg(nki_os_fd(s), &head.msg_hdr, MSG_ERRQUEUE | MSG_DONTWAIT);
-        } while (n < 0 && errno == EINTR);
-        if (n < 0) {
-            return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
-        }
-        memset(out, 0, sizeof(*out));
-        if (nki_dgram_reported(&head.msg_hdr, out)) {
-            nki_sockaddr_to(&out->peer, &side.at.name, head.msg_hdr.msg_namelen);
-            out->data = memory;
-            out->len = (size_t)n;
-            return NETKIT_OK;
-        }
-    }
-    return NETKIT_E_AGAIN;
-}
-#else
-static int nki_os_recv_failed(uintptr_t s, netkit_datagram *out, void *memory, size_t size) {
-    NKI_UNUSED(s);
-    NKI_UNUSED(out);
-    NKI_UNUSED(memory);
-    NKI_UNUSED(size);
-    return NETKIT_E_AGAIN;
-}
-#endif
-
-/* ---- groups, buffers, abilities ---- */
-
-#if defined(MCAST_JOIN_GROUP) && defined(MCAST_JOIN_SOURCE_GROUP)
-static int nki_os_join(uintptr_t s, bool is_join, const netkit_addr *group,
-                       uint32_t interface_index, const netkit_addr *source) {
-    struct group_source_req request;
-    struct group_req any;
-    socklen_t len;
-    int level = group->family == NETKIT_AF_IPV6 ? IPPROTO_IPV6 : IPPROTO_IP;
-    bool is_group = group->family == NETKIT_AF_IPV6   ? group->ip[0] == 0xFF
-                    : group->family == NETKIT_AF_IPV4 ? group->ip[0] >> 4 == 14
-                                                      : false;
-    memset(&request, 0, sizeof(request));
-    memset(&any, 0, sizeof(any));
-    if (!is_group || nki_sockaddr_from(&request.gsr_group, &len, group) != NETKIT_OK) {
-        return NETKIT_E_INVALID;
-    }
-    int rc;
-    if (source == NULL) {
-        any.gr_interface = interface_index;
-        any.gr_group = request.gsr_group;
-        rc = NKI_SYS_setsockopt(nki_os_fd(s), level, is_join ? MCAST_JOIN_GROUP : MCAST_LEAVE_GROUP,
-                                &any, (socklen_t)sizeof(any));
-    } else {
-        if (source->family != group->family ||
-            nki_sockaddr_from(&request.gsr_source, &len, source) != NETKIT_OK) {
-            return NETKIT_E_INVALID;
-        }
-        request.gsr_interface = interface_index;
-        rc = NKI_SYS_setsockopt(nki_os_fd(s), level,
-                                is_join ? MCAST_JOIN_SOURCE_GROUP : MCAST_LEAVE_SOURCE_GROUP,
-                                &request, (socklen_t)sizeof(request));
-    }
-    return rc != 0 ? nki_os_error() : (int)NETKIT_OK;
-}
-#else
-static int nki_os_join(uintptr_t s, bool is_join, const netkit_addr *group,
-                       uint32_t interface_index, const netkit_addr *source) {
-    NKI_UNUSED(s);
-    NKI_UNUSED(is_join);
-    NKI_UNUSED(group);
-    NKI_UNUSED(interface_index);
-    NKI_UNUSED(source);
-    return NETKIT_E_NOSYS;
-}
-#endif
-
-/* The kernel cuts what is over its limit, and says yes. */
-static int nki_os_set_buffers(uintptr_t s, uint32_t recv_size, uint32_t send_size) {
-    int rc = NETKIT_OK;
-    if (recv_size != 0) {
-        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_RCVBUF, (int)recv_size);
-    }
-    if (rc == NETKIT_OK && send_size != 0) {
-        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_SNDBUF, (int)send_size);
-    }
-    return rc;
-}
-
-static bool nki_os_knows_udp_option(int fd, int name) {
-    int value = 0;
-    socklen_t len = (socklen_t)sizeof(value);
-    return name != NKI_NO_NAME && NKI_SYS_getsockopt(fd, IPPROTO_UDP, name, &value, &len) == 0;
-}
-
-static uint32_t nki_os_dgram_caps(uintptr_t s) {
-    int fd = nki_os_fd(s);
-    int family = NETKIT_AF_NONE;
-    uint32_t caps = NKI_HAS_MMSG ? NETKIT_UDP_CAP_BATCH : 0;
-    if (nki_os_family(s, &family) != NETKIT_OK ||
-        (family != NETKIT_AF_IPV4 && family != NETKIT_AF_IPV6)) {
-        return caps;
-    }
-    caps |= nki_os_knows_udp_option(fd, NKI_UDP_SEGMENT) ? (uint32_t)NETKIT_UDP_CAP_GSO : 0u;
-    caps |= nki_os_knows_udp_option(fd, NKI_UDP_GRO) ? (uint32_t)NETKIT_UDP_CAP_GRO : 0u;
-    caps |= NKI_IP_TELL_LOCAL != NKI_NO_NAME ? (uint32_t)NETKIT_UDP_CAP_LOCAL : 0u;
-    caps |= NKI_IP_TELL_TOS != NKI_NO_NAME ? (uint32_t)NETKIT_UDP_CAP_TOS : 0u;
-    caps |= NKI_IP_TELL_TTL != NKI_NO_NAME ? (uint32_t)NETKIT_UDP_CAP_TTL : 0u;
-    caps |= NKI_SO_TELL_TIME != NKI_NO_NAME ? (uint32_t)NETKIT_UDP_CAP_TIME : 0u;
-    caps |= NKI_IP_TELL_ERRORS != NKI_NO_NAME ? (uint32_t)NETKIT_UDP_CAP_ERRORS : 0u;
-    return caps;
-}
-
-#endif /* NKI_POSIX */
-
 /* ---- src/os/file_posix.c ---- */
 /* Files to sockets. Linux's sendfile takes no MSG_NOSIGNAL: to a peer that is gone it raises
  * SIGPIPE (seen on 6.18: ECONNRESET once, then the signal). So the signal is held back on this
@@ -7899,6 +7072,11 @@ static bool nki_path_is_same(const struct stat *a, const struct stat *b) {
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
+static bool nki_path_is_unchanged(const struct stat *a, const struct stat *b) {
+    return nki_path_is_same(a, b) && NKI_CHANGED(*a).tv_sec == NKI_CHANGED(*b).tv_sec &&
+           NKI_CHANGED(*a).tv_nsec == NKI_CHANGED(*b).tv_nsec;
+}
+
 /* ---- left over? ---- */
 
 static int nki_unix_in_use(void) {
@@ -7945,8 +7123,7 @@ static int nki_unix_clear(const nki_path *path, const netkit_addr *addr) {
         return rc == NETKIT_E_NOTFOUND ? (int)NETKIT_OK : rc;
     }
     /* Somebody may have done the same meanwhile, and been given the same inode again. */
-    if (!nki_path_is_same(&before, &now) ||
-        memcmp(&NKI_CHANGED(before), &NKI_CHANGED(now), sizeof NKI_CHANGED(now)) != 0) {
+    if (!nki_path_is_unchanged(&before, &now)) {
         return nki_unix_in_use();
     }
     rc = NKI_SYS_unlink(path->text) != 0 ? nki_os_error() : (int)NETKIT_OK;
@@ -7959,7 +7136,6 @@ static int nki_unix_clear(const nki_path *path, const netkit_addr *addr) {
  * follows links; the BSDs have a call that does not. */
 static int nki_unix_widen(const nki_path *path, const struct stat *st, uint32_t mode) {
 #if NKI_LINUX
-    char link[32];
     struct stat opened;
     int fd;
     do {
@@ -7973,6 +7149,7 @@ static int nki_unix_widen(const nki_path *path, const struct stat *st, uint32_t 
         rc = NETKIT_E_STALE;
     }
     if (rc == NETKIT_OK) {
+        char link[32];
         snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
         rc = NKI_SYS_chmod(link, (mode_t)mode) != 0 ? nki_os_error() : (int)NETKIT_OK;
         rc = rc == NETKIT_E_NOTFOUND ? (int)NETKIT_E_NOSYS : rc; /* no /proc here */
@@ -8391,48 +7568,62 @@ static void nki_os_take_fd(netkit_message_in *in, int fd) {
     }
 }
 
-static void nki_os_take_credentials(netkit_message_in *in, const struct cmsghdr *head) {
-#if NKI_HAS_SCM_CREDENTIALS
-    struct ucred who;
-    memcpy(&who, CMSG_DATA(head), sizeof who);
-    in->sender = nki_os_credentials_of(&who);
-#else
-    NKI_UNUSED(in);
-    NKI_UNUSED(head);
-#endif
+/* What is behind a head, as CMSG_DATA says, which takes the const away. */
+static const unsigned char *nki_cmsg_data(const struct cmsghdr *head) {
+    return (const unsigned char *)head + CMSG_LEN(0);
 }
 
+#if NKI_HAS_SCM_CREDENTIALS
+static void nki_os_take_credentials(netkit_message_in *in, const struct cmsghdr *head) {
+    struct ucred who;
+    memcpy(&who, nki_cmsg_data(head), sizeof who);
+    in->sender = nki_os_credentials_of(&who);
+}
+#endif
+
 /* The caller's: as the system wrote it, head and all, with the room that keeps the next in line. */
-static void nki_os_take_other(netkit_message_in *in, const struct cmsghdr *head) {
-    size_t len = (size_t)head->cmsg_len;
-    size_t space = CMSG_SPACE(len - CMSG_LEN(0));
+static void nki_os_take_other(netkit_message_in *in, const struct cmsghdr *head, size_t len) {
+    size_t space = CMSG_SPACE(len);
     if (space > in->control_max - in->control_len) {
         in->is_control_cut = true;
         return;
     }
     memset((char *)in->control + in->control_len, 0, space);
-    memcpy((char *)in->control + in->control_len, head, len);
+    memcpy((char *)in->control + in->control_len, head, CMSG_LEN(len));
     in->control_len += space;
 }
 
-static void nki_os_take_control(netkit_message_in *in, struct msghdr *msg) {
-    for (struct cmsghdr *head = CMSG_FIRSTHDR(msg); head != NULL; head = CMSG_NXTHDR(msg, head)) {
-        size_t len = (size_t)head->cmsg_len - CMSG_LEN(0);
-        if (head->cmsg_level != SOL_SOCKET) {
-            nki_os_take_other(in, head);
-        } else if (head->cmsg_type == SCM_RIGHTS) {
-            for (size_t at = 0; at + sizeof(int) <= len; at += sizeof(int)) {
-                int fd;
-                memcpy(&fd, CMSG_DATA(head) + at, sizeof fd);
-                nki_os_take_fd(in, fd);
-            }
-#if NKI_HAS_SCM_CREDENTIALS
-        } else if (head->cmsg_type == SCM_CREDENTIALS && len >= sizeof(struct ucred)) {
-            nki_os_take_credentials(in, head);
-#endif
-        } else {
-            nki_os_take_other(in, head);
+static void nki_os_take_one(netkit_message_in *in, const struct cmsghdr *head, size_t len) {
+    if (head->cmsg_level != SOL_SOCKET) {
+        nki_os_take_other(in, head, len);
+    } else if (head->cmsg_type == SCM_RIGHTS) {
+        for (size_t at = 0; at + sizeof(int) <= len; at += sizeof(int)) {
+            int fd;
+            memcpy(&fd, nki_cmsg_data(head) + at, sizeof fd);
+            nki_os_take_fd(in, fd);
         }
+#if NKI_HAS_SCM_CREDENTIALS
+    } else if (head->cmsg_type == SCM_CREDENTIALS && len >= sizeof(struct ucred)) {
+        nki_os_take_credentials(in, head);
+#endif
+    } else {
+        nki_os_take_other(in, head, len);
+    }
+}
+
+/* By hand, since CMSG_NXTHDR does not compile everywhere without a warning (musl), and what was cut
+ * may claim to be longer than it is (the BSDs). */
+static void nki_os_take_control(netkit_message_in *in, const nki_control *control,
+                                size_t control_len) {
+    size_t at = 0;
+    while (at + sizeof(struct cmsghdr) <= control_len) {
+        const struct cmsghdr *head = (const struct cmsghdr *)(const void *)(control->bytes + at);
+        size_t len = NKI_MIN((size_t)head->cmsg_len, control_len - at);
+        if (len < CMSG_LEN(0)) {
+            return;
+        }
+        nki_os_take_one(in, head, len - CMSG_LEN(0));
+        at += CMSG_SPACE(len - CMSG_LEN(0));
     }
 }
 
@@ -8475,7 +7666,7 @@ static int nki_os_recv_msg(uintptr_t s, netkit_message_in *in) {
         return nki_os_recv_result(got, 0);
     }
     nki_sockaddr_to(&in->from, &sa, msg.msg_namelen);
-    nki_os_take_control(in, &msg);
+    nki_os_take_control(in, &control, (size_t)msg.msg_controllen);
     in->is_cut = (msg.msg_flags & MSG_TRUNC) != 0;
     if ((msg.msg_flags & MSG_CTRUNC) != 0) {
         in->is_fds_cut = true; /* there was room here for all of them: the process had none */
@@ -8505,6 +7696,838 @@ static int nki_os_recv_fds(uintptr_t s, void *data, size_t len, uintptr_t *fds, 
     }
     *count = in.fds_count;
     return rc;
+}
+
+#endif /* NKI_POSIX */
+
+/* ---- src/os/option_ip_posix.c ---- */
+/* Options of IP on POSIX: IPv4 and IPv6 have each their own, and an IPv6 socket that takes IPv4
+ * obeys both, each for its own datagrams. So there both are set, the second as far as the system
+ * has it (Linux takes options of IPv4 on IPv6 sockets; the BSDs do not). */
+
+#if NKI_POSIX
+
+#define NKI_NO_NAME (-1)
+
+/* Names that a libc may lack. The numbers are Linux's own, which do not change. */
+#if NKI_LINUX
+#define NKI_UDP_SEGMENT 103
+#define NKI_UDP_GRO 104
+#else
+#define NKI_UDP_SEGMENT NKI_NO_NAME
+#define NKI_UDP_GRO NKI_NO_NAME
+#endif
+#if defined(IP_MTU_DISCOVER) && defined(IPV6_MTU_DISCOVER)
+#define NKI_IP_MTU_DISCOVER IP_MTU_DISCOVER
+#define NKI_IPV6_MTU_DISCOVER IPV6_MTU_DISCOVER
+#else
+#define NKI_IP_MTU_DISCOVER NKI_NO_NAME
+#define NKI_IPV6_MTU_DISCOVER NKI_NO_NAME
+#endif
+#if defined(IP_MTU) && defined(IPV6_MTU)
+#define NKI_IP_MTU IP_MTU
+#define NKI_IPV6_MTU IPV6_MTU
+#else
+#define NKI_IP_MTU NKI_NO_NAME
+#define NKI_IPV6_MTU NKI_NO_NAME
+#endif
+#if defined(IP_PKTINFO)
+#define NKI_IP_TELL_LOCAL IP_PKTINFO
+#elif defined(IP_RECVDSTADDR)
+#define NKI_IP_TELL_LOCAL IP_RECVDSTADDR
+#else
+#define NKI_IP_TELL_LOCAL NKI_NO_NAME
+#endif
+#if defined(IPV6_RECVPKTINFO)
+#define NKI_IPV6_TELL_LOCAL IPV6_RECVPKTINFO
+#else
+#define NKI_IPV6_TELL_LOCAL NKI_NO_NAME
+#endif
+#if defined(IP_RECVTOS) && defined(IPV6_RECVTCLASS) && defined(IPV6_TCLASS)
+#define NKI_IP_TELL_TOS IP_RECVTOS
+#define NKI_IPV6_TELL_TOS IPV6_RECVTCLASS
+#define NKI_IPV6_TOS IPV6_TCLASS
+#else
+#define NKI_IP_TELL_TOS NKI_NO_NAME
+#define NKI_IPV6_TELL_TOS NKI_NO_NAME
+#define NKI_IPV6_TOS NKI_NO_NAME
+#endif
+#if defined(IP_RECVTTL) && defined(IPV6_RECVHOPLIMIT)
+#define NKI_IP_TELL_TTL IP_RECVTTL
+#define NKI_IPV6_TELL_TTL IPV6_RECVHOPLIMIT
+#else
+#define NKI_IP_TELL_TTL NKI_NO_NAME
+#define NKI_IPV6_TELL_TTL NKI_NO_NAME
+#endif
+#if defined(IP_RECVERR) && defined(IPV6_RECVERR)
+#define NKI_IP_TELL_ERRORS IP_RECVERR
+#define NKI_IPV6_TELL_ERRORS IPV6_RECVERR
+#else
+#define NKI_IP_TELL_ERRORS NKI_NO_NAME
+#define NKI_IPV6_TELL_ERRORS NKI_NO_NAME
+#endif
+#if defined(SO_TIMESTAMPNS)
+#define NKI_SO_TELL_TIME SO_TIMESTAMPNS
+#else
+#define NKI_SO_TELL_TIME NKI_NO_NAME
+#endif
+
+typedef struct nki_ip_option {
+    int option;
+    int level; /* of a plain one, 0 = a pair of IP's */
+    int name;  /* or the one of IPv4 */
+    int name6;
+    int min;
+    int max;
+} nki_ip_option;
+
+static const nki_ip_option *nki_ip_option_find(netkit_option option) {
+    static const nki_ip_option rows[] = {
+        {NETKIT_OPT_BROADCAST, SOL_SOCKET, SO_BROADCAST, 0, 0, 1},
+        {NETKIT_OPT_TTL, 0, IP_TTL, IPV6_UNICAST_HOPS, 1, 255},
+        {NETKIT_OPT_TOS, 0, IP_TOS, NKI_IPV6_TOS, 0, 255},
+        {NETKIT_OPT_DONT_FRAGMENT, 0, NKI_IP_MTU_DISCOVER, NKI_IPV6_MTU_DISCOVER, 0, 2},
+        {NETKIT_OPT_PATH_MTU, 0, NKI_IP_MTU, NKI_IPV6_MTU, 1, 0},
+        {NETKIT_OPT_MULTICAST_TTL, 0, IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS, 0, 255},
+        {NETKIT_OPT_MULTICAST_LOOP, 0, IP_MULTICAST_LOOP, IPV6_MULTICAST_LOOP, 0, 1},
+        {NETKIT_OPT_MULTICAST_INTERFACE, 0, IP_MULTICAST_IF, IPV6_MULTICAST_IF, 0, INT_MAX},
+        {NETKIT_OPT_GRO, IPPROTO_UDP, NKI_UDP_GRO, 0, 0, 1},
+        {NETKIT_OPT_TELL_LOCAL, 0, NKI_IP_TELL_LOCAL, NKI_IPV6_TELL_LOCAL, 0, 1},
+        {NETKIT_OPT_TELL_TOS, 0, NKI_IP_TELL_TOS, NKI_IPV6_TELL_TOS, 0, 1},
+        {NETKIT_OPT_TELL_TTL, 0, NKI_IP_TELL_TTL, NKI_IPV6_TELL_TTL, 0, 1},
+        {NETKIT_OPT_TELL_TIME, SOL_SOCKET, NKI_SO_TELL_TIME, 0, 0, 1},
+        {NETKIT_OPT_TELL_ERRORS, 0, NKI_IP_TELL_ERRORS, NKI_IPV6_TELL_ERRORS, 0, 1},
+    };
+    for (size_t i = 0; i < NKI_COUNT(rows); i++) {
+        if (rows[i].option == (int)option) {
+            return &rows[i];
+        }
+    }
+    return NULL;
+}
+
+/* NETKIT_AF_* of a socket. */
+static int nki_os_family(uintptr_t s, int *family) {
+    struct sockaddr_storage sa;
+    socklen_t len = (socklen_t)sizeof(sa);
+    memset(&sa, 0, sizeof(sa));
+    if (NKI_SYS_getsockname(nki_os_fd(s), (struct sockaddr *)(void *)&sa, &len) != 0) {
+        return nki_os_error();
+    }
+    *family = sa.ss_family == AF_INET    ? NETKIT_AF_IPV4
+              : sa.ss_family == AF_INET6 ? NETKIT_AF_IPV6
+              : sa.ss_family == AF_UNIX  ? NETKIT_AF_UNIX
+                                         : NETKIT_AF_NONE;
+    return NETKIT_OK;
+}
+
+/* IPv4 names the interface by its address, or where there is ip_mreqn, by its index. */
+static int nki_os_set_multicast_if(int fd, int index) {
+#if NKI_LINUX
+    struct ip_mreqn request;
+    memset(&request, 0, sizeof(request));
+    request.imr_ifindex = index;
+    return NKI_SYS_setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &request,
+                              (socklen_t)sizeof(request)) != 0
+               ? nki_os_error()
+               : NETKIT_OK;
+#else
+    NKI_UNUSED(fd);
+    return index == 0 ? NETKIT_OK : NETKIT_E_NOSYS;
+#endif
+}
+
+static int nki_ip_set_one(int fd, const nki_ip_option *row, int value, bool is_ipv6) {
+    int name = is_ipv6 ? row->name6 : row->name;
+#if NKI_LINUX
+    if (row->option == NETKIT_OPT_DONT_FRAGMENT) {
+        static const int ways[] = {IP_PMTUDISC_WANT, IP_PMTUDISC_DO, IP_PMTUDISC_PROBE};
+        value = ways[value];
+    }
+#endif
+    if (name == NKI_NO_NAME) {
+        return NETKIT_E_NOSYS;
+    }
+    if (row->option == NETKIT_OPT_MULTICAST_INTERFACE && !is_ipv6) {
+        return nki_os_set_multicast_if(fd, value);
+    }
+    return nki_os_set_int(fd, is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IP, name, value);
+}
+
+static int nki_os_set_ip_option(uintptr_t s, netkit_option option, int value) {
+    int fd = nki_os_fd(s);
+    int family = NETKIT_AF_NONE;
+    const nki_ip_option *row = nki_ip_option_find(option);
+    if (row == NULL || value < row->min || value > row->max) {
+        return NETKIT_E_INVALID;
+    }
+    if (row->level != 0) {
+        return row->name == NKI_NO_NAME ? (int)NETKIT_E_NOSYS
+                                        : nki_os_set_int(fd, row->level, row->name, value);
+    }
+    int rc = nki_os_family(s, &family);
+    if (rc != NETKIT_OK || (family != NETKIT_AF_IPV4 && family != NETKIT_AF_IPV6)) {
+        return rc != NETKIT_OK ? rc : (int)NETKIT_E_NOSYS;
+    }
+    rc = nki_ip_set_one(fd, row, value, family == NETKIT_AF_IPV6);
+    if (rc == NETKIT_OK && family == NETKIT_AF_IPV6) {
+        (void)nki_ip_set_one(fd, row, value, false);
+    }
+    return rc;
+}
+
+static int nki_ip_get_value(int option, int raw) {
+    switch (option) {
+#if NKI_LINUX
+    case NETKIT_OPT_DONT_FRAGMENT:
+        return raw == IP_PMTUDISC_DO ? 1 : raw == IP_PMTUDISC_PROBE ? 2 : 0;
+#endif
+    case NETKIT_OPT_BROADCAST:
+    case NETKIT_OPT_MULTICAST_LOOP: return raw != 0;
+    default: return raw;
+    }
+}
+
+static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value) {
+    int fd = nki_os_fd(s);
+    int family = NETKIT_AF_NONE;
+    int raw = 0;
+    socklen_t len = (socklen_t)sizeof(raw);
+    const nki_ip_option *row = nki_ip_option_find(option);
+    *value = 0;
+    if (row == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    int rc = row->level != 0 ? NETKIT_OK : nki_os_family(s, &family);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    int level = row->level != 0 ? row->level : family == NETKIT_AF_IPV6 ? IPPROTO_IPV6 : IPPROTO_IP;
+    int name = level == IPPROTO_IPV6 ? row->name6 : row->name;
+    if (name == NKI_NO_NAME || (row->level == 0 && family == NETKIT_AF_UNIX)) {
+        return NETKIT_E_NOSYS;
+    }
+    if (option == NETKIT_OPT_MULTICAST_INTERFACE && family == NETKIT_AF_IPV4) {
+        return NETKIT_E_NOSYS; /* no system gives back the index, Linux an address at best */
+    }
+    if (NKI_SYS_getsockopt(fd, level, name, &raw, &len) != 0) {
+        return nki_os_error();
+    }
+    *value = nki_ip_get_value((int)option, raw);
+    return NETKIT_OK;
+}
+
+#endif /* NKI_POSIX */
+
+/* ---- src/os/datagram_posix.c ---- */
+/* Datagrams on POSIX: many in one call where there is recvmmsg, one by one elsewhere, and what
+ * goes beside them in control messages.
+ *
+ * Owns what the messages mean. A report of ICMP comes twice: by the next call on the socket, which
+ * it fails without having done anything, and, if asked for, in the socket's error queue with the
+ * address it is about (Linux ip(7), IP_RECVERR). A control buffer that is too small loses the
+ * messages at its end (MSG_CTRUNC): where one datagram of a merged row ends is then not known, so
+ * such a row is marked as cut. */
+
+#if NKI_POSIX
+
+enum {
+    NKI_DGRAM_CONTROL = 256 /* all that can be asked for at once takes 176 bytes */
+};
+
+#if NKI_HAS_MMSG
+typedef struct mmsghdr nki_mmsg;
+#else
+typedef struct nki_mmsg {
+    struct msghdr msg_hdr;
+    unsigned int msg_len;
+} nki_mmsg;
+#endif
+
+typedef struct nki_dgram_side {
+    union {
+        struct sockaddr_storage name;
+        char bytes[sizeof(struct sockaddr_storage)];
+    } at;
+    union {
+        size_t align;
+        unsigned char bytes[NKI_DGRAM_CONTROL];
+    } control;
+    struct iovec iov;
+} nki_dgram_side;
+
+/* What the heads in front of `sides` were last made for: those that a receive did not use are
+ * as they were. */
+typedef struct nki_dgram_made {
+    const unsigned char *memory; /* NULL = for nothing */
+    size_t stride;
+    size_t size;
+    unsigned count;
+    unsigned used;
+} nki_dgram_made;
+
+NKI_STATIC_ASSERT(plain_scratch,
+                  sizeof(nki_dgram_made) + 32 * (sizeof(nki_mmsg) + sizeof(nki_dgram_side)) <=
+                      16384);
+
+static size_t nki_os_dgram_scratch(unsigned count) {
+    return sizeof(nki_dgram_made) + count * (sizeof(nki_mmsg) + sizeof(nki_dgram_side));
+}
+
+static nki_dgram_side *nki_dgram_sides(void *scratch) {
+    return (nki_dgram_side *)(void *)((nki_dgram_made *)scratch + 1);
+}
+
+static nki_mmsg *nki_dgram_heads(void *scratch, unsigned count) {
+    return (nki_mmsg *)(void *)(nki_dgram_sides(scratch) + count);
+}
+
+/* ---- receiving ---- */
+
+static void nki_dgram_ipv4(netkit_addr *out, const void *ip) {
+    out->family = NETKIT_AF_IPV4;
+    memset(out->ip, 0, sizeof(out->ip));
+    out->scope = 0;
+    memcpy(out->ip, ip, 4);
+}
+
+static void nki_dgram_ipv6(netkit_addr *out, const void *ip, uint32_t interface_index) {
+    memcpy(out->ip, ip, 16);
+    if (nki_ip_is_mapped(out->ip)) {
+        nki_dgram_ipv4(out, (const char *)ip + 12);
+        return;
+    }
+    out->family = NETKIT_AF_IPV6;
+    bool is_link_local = out->ip[0] == 0xFE && (out->ip[1] & 0xC0) == 0x80;
+    out->scope = is_link_local ? interface_index : 0;
+}
+
+/* The last message may be cut, too: what is not there whole is not there. */
+static bool nki_control_get(const struct cmsghdr *c, void *out, size_t size) {
+    if ((size_t)c->cmsg_len < (size_t)(CMSG_LEN(size))) {
+        return false;
+    }
+    /* CMSG_DATA takes the const away on macOS. */
+    memcpy(out, (const unsigned char *)(const void *)c + CMSG_LEN(0), size);
+    return true;
+}
+
+/* Numbers come as an int or, from some systems, as one byte. */
+static uint8_t nki_control_byte(const struct cmsghdr *c) {
+    int number;
+    uint8_t byte = 0;
+    if (nki_control_get(c, &number, sizeof(number))) {
+        return (uint8_t)number;
+    }
+    (void)((size_t)c->cmsg_len == (size_t)(CMSG_LEN(1)) && nki_control_get(c, &byte, 1));
+    return byte;
+}
+
+/* The address of a broadcast cannot be sent from, so it is the interface's own that is told; that
+ * of a multicast is the group's. */
+static void nki_dgram_note_ipv4(netkit_datagram *out, const struct cmsghdr *c) {
+    switch (c->cmsg_type) {
+#if defined(IP_PKTINFO)
+    case IP_PKTINFO: {
+        struct in_pktinfo info;
+        if (!nki_control_get(c, &info, sizeof(info))) {
+            break;
+        }
+        bool is_group = (ntohl(info.ipi_addr.s_addr) >> 28) == 14;
+        out->interface_index = (uint32_t)info.ipi_ifindex;
+        nki_dgram_ipv4(&out->local, is_group ? &info.ipi_addr : &info.ipi_spec_dst);
+        break;
+    }
+#elif defined(IP_RECVDSTADDR)
+    case IP_RECVDSTADDR: nki_dgram_ipv4(&out->local, CMSG_DATA(c)); break;
+#endif
+#if !NKI_LINUX && defined(IP_RECVTTL)
+    case IP_RECVTTL: out->ttl = nki_control_byte(c); break;
+#endif
+#if !NKI_LINUX && defined(IP_RECVTOS)
+    case IP_RECVTOS: out->tos = nki_control_byte(c); break;
+#endif
+    case IP_TTL: out->ttl = nki_control_byte(c); break;
+    case IP_TOS: out->tos = nki_control_byte(c); break;
+    default: break;
+    }
+}
+
+static void nki_dgram_note_ipv6(netkit_datagram *out, const struct cmsghdr *c) {
+    switch (c->cmsg_type) {
+#if defined(IPV6_PKTINFO)
+    case IPV6_PKTINFO: {
+        struct in6_pktinfo info;
+        if (!nki_control_get(c, &info, sizeof(info))) {
+            break;
+        }
+        out->interface_index = (uint32_t)info.ipi6_ifindex;
+        nki_dgram_ipv6(&out->local, &info.ipi6_addr, out->interface_index);
+        break;
+    }
+#endif
+#if defined(IPV6_HOPLIMIT)
+    case IPV6_HOPLIMIT: out->ttl = nki_control_byte(c); break;
+#endif
+#if defined(IPV6_TCLASS)
+    case IPV6_TCLASS: out->tos = nki_control_byte(c); break;
+#endif
+    default: break;
+    }
+}
+
+static void nki_dgram_note(netkit_datagram *out, const struct cmsghdr *c) {
+    if (c->cmsg_level == IPPROTO_IP) {
+        nki_dgram_note_ipv4(out, c);
+    } else if (c->cmsg_level == IPPROTO_IPV6) {
+        nki_dgram_note_ipv6(out, c);
+    } else if (c->cmsg_level == IPPROTO_UDP && c->cmsg_type == NKI_UDP_GRO) {
+        int size;
+        bool has_size = nki_control_get(c, &size, sizeof(size));
+        out->segment_size = has_size && size > 0 && (size_t)size < out->len ? (uint32_t)size : 0;
+#if defined(SCM_TIMESTAMPNS)
+    } else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_TIMESTAMPNS) {
+        struct timespec time;
+        if (nki_control_get(c, &time, sizeof(time))) {
+            out->time_ns = (uint64_t)time.tv_sec * NKI_NS_PER_S + (uint64_t)time.tv_nsec;
+        }
+#endif
+    }
+}
+
+/* Without the path, which is of unix alone: it is what costs. */
+static void nki_dgram_peer(netkit_addr *out, const nki_dgram_side *side, socklen_t len) {
+    if (NKI_UNLIKELY(side->at.name.ss_family != AF_INET ||
+                     len < (socklen_t)sizeof(struct sockaddr_in))) {
+        nki_sockaddr_to(out, &side->at.name, len);
+        return;
+    }
+    struct sockaddr_in in;
+    memcpy(&in, side->at.bytes, sizeof(in));
+    memset(out, 0, offsetof(netkit_addr, path));
+    out->family = NETKIT_AF_IPV4;
+    out->port = ntohs(in.sin_port);
+    memcpy(out->ip, &in.sin_addr, 4);
+}
+
+static void nki_dgram_clear(netkit_datagram *out) {
+    out->time_ns = 0;
+    memset(&out->local, 0, offsetof(netkit_addr, path));
+    out->interface_index = 0;
+    out->segment_size = 0;
+    out->mtu = 0;
+    out->error = 0;
+    out->os_code = 0;
+    out->tos = 0;
+    out->ttl = 0;
+}
+
+static void nki_dgram_read(netkit_datagram *out, nki_mmsg *head, const nki_dgram_side *side) {
+    struct msghdr *msg = &head->msg_hdr;
+    nki_dgram_clear(out);
+    out->data = side->iov.iov_base;
+    out->len = head->msg_len;
+    out->is_truncated = (msg->msg_flags & MSG_TRUNC) != 0;
+    nki_dgram_peer(&out->peer, side, msg->msg_namelen);
+    if (msg->msg_controllen != 0) {
+        for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
+            nki_dgram_note(out, c);
+        }
+    }
+    if (NKI_UNLIKELY((msg->msg_flags & MSG_CTRUNC) != 0) && out->segment_size == 0) {
+        out->is_truncated = true;
+    }
+}
+
+/* What the system changes in a head. */
+static void nki_dgram_reset(nki_mmsg *head) {
+    struct msghdr *msg = &head->msg_hdr;
+    msg->msg_namelen = (socklen_t)sizeof(struct sockaddr_storage);
+    msg->msg_flags = 0;
+    /* Tests make it smaller than what comes. */
+    msg->msg_controllen = (socklen_t)NKI_CLIP(dgram_control, NKI_DGRAM_CONTROL);
+}
+
+static void nki_dgram_head(nki_mmsg *head, nki_dgram_side *side, void *memory, size_t size) {
+    struct msghdr *msg = &head->msg_hdr;
+    memset(head, 0, sizeof(*head));
+    side->iov.iov_base = memory;
+    side->iov.iov_len = size;
+    msg->msg_name = &side->at;
+    msg->msg_iov = &side->iov;
+    msg->msg_iovlen = 1;
+    msg->msg_control = &side->control;
+    nki_dgram_reset(head);
+}
+
+/* The heads of a receive: the same udp's again, most of the time. */
+static void nki_dgram_make(void *scratch, const nki_dgram_room *room) {
+    nki_dgram_made *made = (nki_dgram_made *)scratch;
+    nki_dgram_side *sides = nki_dgram_sides(scratch);
+    nki_mmsg *heads = nki_dgram_heads(scratch, room->count);
+    bool is_same = made->memory == room->memory && made->stride == room->stride &&
+                   made->size == room->size && made->count == room->count;
+    for (unsigned i = 0; is_same && i < made->used; i++) {
+        nki_dgram_reset(&heads[i]);
+    }
+    for (unsigned i = 0; !is_same && i < room->count; i++) {
+        nki_dgram_head(&heads[i], &sides[i], room->memory + i * room->stride, room->size);
+    }
+    made->memory = room->memory;
+    made->stride = room->stride;
+    made->size = room->size;
+    made->count = room->count;
+}
+
+#if NKI_HAS_MMSG
+static int nki_os_recv_heads(int fd, nki_mmsg *heads, unsigned count) {
+    return NKI_SYS_recvmmsg(fd, heads, count, MSG_DONTWAIT);
+}
+
+static int nki_os_send_heads(int fd, nki_mmsg *heads, unsigned count) {
+    return NKI_SYS_sendmmsg(fd, heads, count, NKI_MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+#else
+static int nki_os_recv_heads(int fd, nki_mmsg *heads, unsigned count) {
+    unsigned done = 0;
+    for (; done < count; done++) {
+        ssize_t n = NKI_SYS_recvmsg(fd, &heads[done].msg_hdr, MSG_DONTWAIT);
+        if (n < 0) {
+            /* An error that is not told now would be lost: fewer are received than could be. */
+            return done != 0 ? (int)done : -1;
+        }
+        heads[done].msg_len = (unsigned)n;
+        if (done + 1 < count && nki_os_wait((uintptr_t)fd, NETKIT_POLL_READ, 0) <= 0) {
+            return (int)done + 1;
+        }
+    }
+    return (int)done;
+}
+
+static int nki_os_send_heads(int fd, nki_mmsg *heads, unsigned count) {
+    unsigned done = 0;
+    while (done < count &&
+           NKI_SYS_sendmsg(fd, &heads[done].msg_hdr, NKI_MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) {
+        done++;
+    }
+    return done != 0 ? (int)done : -1;
+}
+#endif
+
+static int nki_os_recv_dgrams(uintptr_t s, void *scratch, netkit_datagram *out,
+                              const nki_dgram_room *room) {
+    nki_dgram_made *made = (nki_dgram_made *)scratch;
+    const nki_dgram_side *sides = nki_dgram_sides(scratch);
+    nki_mmsg *heads = nki_dgram_heads(scratch, room->count);
+    int n;
+    nki_dgram_make(scratch, room);
+    do {
+        n = nki_os_recv_heads(nki_os_fd(s), heads, room->count);
+    } while (n < 0 && errno == EINTR);
+    /* The system may have begun with one more. */
+    made->used = NKI_MIN((unsigned)NKI_MAX(n, 0) + 1, room->count);
+    if (n <= 0) {
+        return n == 0 || errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+    }
+    for (int i = 0; i < n; i++) {
+        nki_dgram_read(&out[i], &heads[i], &sides[i]);
+    }
+    return n;
+}
+
+/* ---- sending ---- */
+
+static void nki_control_put(struct msghdr *msg, int level, int type, const void *data,
+                            size_t size) {
+    size_t at = (size_t)msg->msg_controllen;
+    struct cmsghdr *c = (struct cmsghdr *)(void *)((char *)msg->msg_control + at);
+    size_t len = (size_t)(CMSG_LEN(size));
+    size_t end = at + (size_t)(CMSG_SPACE(size));
+    memset(c, 0, end - at);
+    c->cmsg_level = level;
+    c->cmsg_type = type;
+    /* Both are a size_t here and a socklen_t there. */
+    c->cmsg_len = (socklen_t)len;
+    msg->msg_controllen = (socklen_t)end;
+    memcpy(CMSG_DATA(c), data, size);
+}
+
+static void nki_control_local_ipv4(struct msghdr *msg, const nki_route *route) {
+#if defined(IP_PKTINFO)
+    struct in_pktinfo info;
+    memset(&info, 0, sizeof(info));
+    /* An int on Linux, unsigned on macOS. */
+    memcpy(&info.ipi_ifindex, &route->interface_index, sizeof(info.ipi_ifindex));
+    if (route->local_family == NETKIT_AF_IPV4) {
+        memcpy(&info.ipi_spec_dst, route->local, 4);
+    }
+    nki_control_put(msg, IPPROTO_IP, IP_PKTINFO, &info, sizeof(info));
+#elif defined(IP_SENDSRCADDR)
+    if (route->local_family == NETKIT_AF_IPV4) {
+        nki_control_put(msg, IPPROTO_IP, IP_SENDSRCADDR, route->local, 4);
+    }
+#else
+    NKI_UNUSED(msg);
+    NKI_UNUSED(route);
+#endif
+}
+
+static void nki_control_local_ipv6(struct msghdr *msg, const nki_route *route) {
+#if defined(IPV6_PKTINFO)
+    struct in6_pktinfo info;
+    memset(&info, 0, sizeof(info));
+    info.ipi6_ifindex = route->interface_index;
+    if (route->local_family == NETKIT_AF_IPV6) {
+        memcpy(&info.ipi6_addr, route->local, 16);
+    }
+    nki_control_put(msg, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof(info));
+#else
+    NKI_UNUSED(msg);
+    NKI_UNUSED(route);
+#endif
+}
+
+static void nki_control_numbers(struct msghdr *msg, const nki_route *route) {
+    bool is_ipv6 = route->level == NETKIT_AF_IPV6;
+    if (route->ttl != 0) {
+        int ttl = route->ttl;
+        nki_control_put(msg, is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IP, is_ipv6 ? IPV6_HOPLIMIT : IP_TTL,
+                        &ttl, sizeof(ttl));
+    }
+    if (route->tos != 0) {
+        int tos = route->tos;
+        nki_control_put(msg, is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IP, is_ipv6 ? IPV6_TCLASS : IP_TOS,
+                        &tos, sizeof(tos));
+    }
+}
+
+static void nki_dgram_control(struct msghdr *msg, const nki_dgram_out *out) {
+    const nki_route *route = out->route;
+    if (route->local_family != NETKIT_AF_NONE || route->interface_index != 0) {
+        if (route->level == NETKIT_AF_IPV6) {
+            nki_control_local_ipv6(msg, route);
+        } else {
+            nki_control_local_ipv4(msg, route);
+        }
+    }
+    if ((route->ttl | route->tos) != 0) {
+        nki_control_numbers(msg, route);
+    }
+    if (out->segment != 0) {
+        uint16_t size = (uint16_t)out->segment;
+        nki_control_put(msg, IPPROTO_UDP, NKI_UDP_SEGMENT, &size, sizeof(size));
+    }
+}
+
+/* Linux sends to an address of IPv4 on an IPv6 socket; elsewhere it must be mapped. */
+static void nki_dgram_name(struct msghdr *msg, nki_dgram_side *side, const nki_dgram_out *out,
+                           bool is_ipv6) {
+    const nki_route *route = out->route;
+    socklen_t len = 0;
+    if (route->family == NETKIT_AF_IPV4 && (NKI_LINUX || !is_ipv6)) {
+        struct sockaddr_in sa;
+        memset(&sa, 0, sizeof(sa));
+        sa.sin_family = AF_INET;
+        sa.sin_port = htons(route->port);
+        memcpy(&sa.sin_addr, route->ip, 4);
+        memcpy(side->at.bytes, &sa, sizeof(sa));
+        len = (socklen_t)sizeof(sa);
+    } else if (route->family == NETKIT_AF_IPV4 || route->family == NETKIT_AF_IPV6) {
+        static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF};
+        struct sockaddr_in6 sa;
+        bool is_mapped = route->family == NETKIT_AF_IPV4;
+        memset(&sa, 0, sizeof(sa));
+        sa.sin6_family = AF_INET6;
+        sa.sin6_port = htons(route->port);
+        sa.sin6_scope_id = route->scope;
+        if (is_mapped) {
+            memcpy(&sa.sin6_addr, mapped, 12);
+        }
+        memcpy((char *)&sa.sin6_addr + (is_mapped ? 12 : 0), route->ip, is_mapped ? 4 : 16);
+        memcpy(side->at.bytes, &sa, sizeof(sa));
+        len = (socklen_t)sizeof(sa);
+    } else if (out->path != NULL) {
+        (void)nki_sockaddr_from(&side->at.name, &len, out->path);
+    }
+#if NKI_BSD
+    side->at.name.ss_len = (uint8_t)len;
+#endif
+    msg->msg_name = len == 0 ? NULL : (void *)&side->at;
+    msg->msg_namelen = len;
+}
+
+static int nki_os_send_dgrams(uintptr_t s, bool is_ipv6, void *scratch, const nki_dgram_out *out,
+                              unsigned count) {
+    nki_dgram_side *sides = nki_dgram_sides(scratch);
+    nki_mmsg *heads = nki_dgram_heads(scratch, count);
+    int n;
+    for (unsigned i = 0; i < count; i++) {
+        struct msghdr *msg = &heads[i].msg_hdr;
+        memset(&heads[i], 0, sizeof(heads[i]));
+        /* The system only reads, but iovec has no const. */
+        memcpy(&sides[i].iov.iov_base, &out[i].data, sizeof(out[i].data));
+        sides[i].iov.iov_len = out[i].len;
+        msg->msg_iov = &sides[i].iov;
+        msg->msg_iovlen = 1;
+        nki_dgram_name(msg, &sides[i], &out[i], is_ipv6);
+        msg->msg_control = &sides[i].control;
+        nki_dgram_control(msg, &out[i]);
+        if (msg->msg_controllen == 0) {
+            msg->msg_control = NULL;
+        }
+    }
+    do {
+        n = nki_os_send_heads(nki_os_fd(s), heads, count);
+    } while (n < 0 && errno == EINTR);
+    if (n > 0) {
+        return n;
+    }
+    return n == 0 || errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+}
+
+/* ---- failures ---- */
+
+#if NKI_LINUX
+/* struct sock_extended_err of <linux/errqueue.h>. */
+typedef struct nki_dgram_report {
+    uint32_t os_code;
+    uint8_t origin; /* 1 local, 2 ICMP, 3 ICMPv6 */
+    uint8_t type;
+    uint8_t code;
+    uint8_t pad;
+    uint32_t info;
+    uint32_t data;
+} nki_dgram_report;
+
+static bool nki_dgram_reported(struct msghdr *msg, netkit_datagram *out) {
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
+        nki_dgram_report report;
+        bool is_report = (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_RECVERR) ||
+                         (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_RECVERR);
+        if (!is_report || !nki_control_get(c, &report, sizeof(report))) {
+            continue;
+        }
+        out->os_code = (int)report.os_code;
+        out->error = netkit_error_from_os(out->os_code);
+        out->mtu = report.os_code == EMSGSIZE ? report.info : 0;
+        return report.origin == 2 || report.origin == 3; /* the call itself tells local ones */
+    }
+    return false;
+}
+
+static int nki_os_recv_failed(uintptr_t s, netkit_datagram *out, void *memory, size_t size) {
+    for (int i = 0; i < NKI_DGRAM_BATCH; i++) {
+        nki_dgram_side side;
+        nki_mmsg head;
+        ssize_t n;
+        nki_dgram_head(&head, &side, memory, size);
+        do {
+            n = NKI_SYS_recvmsg(nki_os_fd(s), &head.msg_hdr, MSG_ERRQUEUE | MSG_DONTWAIT);
+        } while (n < 0 && errno == EINTR);
+        if (n < 0) {
+            return errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
+        }
+        memset(out, 0, sizeof(*out));
+        if (nki_dgram_reported(&head.msg_hdr, out)) {
+            nki_sockaddr_to(&out->peer, &side.at.name, head.msg_hdr.msg_namelen);
+            out->data = memory;
+            out->len = (size_t)n;
+            return NETKIT_OK;
+        }
+    }
+    return NETKIT_E_AGAIN;
+}
+#else
+static int nki_os_recv_failed(uintptr_t s, netkit_datagram *out, void *memory, size_t size) {
+    NKI_UNUSED(s);
+    NKI_UNUSED(out);
+    NKI_UNUSED(memory);
+    NKI_UNUSED(size);
+    return NETKIT_E_AGAIN;
+}
+#endif
+
+/* ---- groups, buffers, abilities ---- */
+
+#if defined(MCAST_JOIN_GROUP) && defined(MCAST_JOIN_SOURCE_GROUP)
+static int nki_os_join(uintptr_t s, bool is_join, const netkit_addr *group,
+                       uint32_t interface_index, const netkit_addr *source) {
+    struct group_source_req request;
+    struct group_req any;
+    socklen_t len;
+    int level = group->family == NETKIT_AF_IPV6 ? IPPROTO_IPV6 : IPPROTO_IP;
+    bool is_group = group->family == NETKIT_AF_IPV6   ? group->ip[0] == 0xFF
+                    : group->family == NETKIT_AF_IPV4 ? group->ip[0] >> 4 == 14
+                                                      : false;
+    memset(&request, 0, sizeof(request));
+    memset(&any, 0, sizeof(any));
+    if (!is_group || nki_sockaddr_from(&request.gsr_group, &len, group) != NETKIT_OK) {
+        return NETKIT_E_INVALID;
+    }
+    int rc;
+    if (source == NULL) {
+        any.gr_interface = interface_index;
+        any.gr_group = request.gsr_group;
+        rc = NKI_SYS_setsockopt(nki_os_fd(s), level, is_join ? MCAST_JOIN_GROUP : MCAST_LEAVE_GROUP,
+                                &any, (socklen_t)sizeof(any));
+    } else {
+        if (source->family != group->family ||
+            nki_sockaddr_from(&request.gsr_source, &len, source) != NETKIT_OK) {
+            return NETKIT_E_INVALID;
+        }
+        request.gsr_interface = interface_index;
+        rc = NKI_SYS_setsockopt(nki_os_fd(s), level,
+                                is_join ? MCAST_JOIN_SOURCE_GROUP : MCAST_LEAVE_SOURCE_GROUP,
+                                &request, (socklen_t)sizeof(request));
+    }
+    return rc != 0 ? nki_os_error() : (int)NETKIT_OK;
+}
+#else
+static int nki_os_join(uintptr_t s, bool is_join, const netkit_addr *group,
+                       uint32_t interface_index, const netkit_addr *source) {
+    NKI_UNUSED(s);
+    NKI_UNUSED(is_join);
+    NKI_UNUSED(group);
+    NKI_UNUSED(interface_index);
+    NKI_UNUSED(source);
+    return NETKIT_E_NOSYS;
+}
+#endif
+
+/* The kernel cuts what is over its limit, and says yes. */
+static int nki_os_set_buffers(uintptr_t s, uint32_t recv_size, uint32_t send_size) {
+    int rc = NETKIT_OK;
+    if (recv_size != 0) {
+        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_RCVBUF, (int)recv_size);
+    }
+    if (rc == NETKIT_OK && send_size != 0) {
+        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_SNDBUF, (int)send_size);
+    }
+    return rc;
+}
+
+static bool nki_os_knows_udp_option(int fd, int name) {
+    int value = 0;
+    socklen_t len = (socklen_t)sizeof(value);
+    return name != NKI_NO_NAME && NKI_SYS_getsockopt(fd, IPPROTO_UDP, name, &value, &len) == 0;
+}
+
+static uint32_t nki_os_dgram_caps(uintptr_t s) {
+    int fd = nki_os_fd(s);
+    int family = NETKIT_AF_NONE;
+    uint32_t caps = NKI_HAS_MMSG ? NETKIT_UDP_CAP_BATCH : 0;
+    if (nki_os_family(s, &family) != NETKIT_OK ||
+        (family != NETKIT_AF_IPV4 && family != NETKIT_AF_IPV6)) {
+        return caps;
+    }
+    caps |= nki_os_knows_udp_option(fd, NKI_UDP_SEGMENT) ? (uint32_t)NETKIT_UDP_CAP_GSO : 0u;
+    caps |= nki_os_knows_udp_option(fd, NKI_UDP_GRO) ? (uint32_t)NETKIT_UDP_CAP_GRO : 0u;
+    caps |= NKI_IP_TELL_LOCAL != NKI_NO_NAME ? (uint32_t)NETKIT_UDP_CAP_LOCAL : 0u;
+    caps |= NKI_IP_TELL_TOS != NKI_NO_NAME ? (uint32_t)NETKIT_UDP_CAP_TOS : 0u;
+    caps |= NKI_IP_TELL_TTL != NKI_NO_NAME ? (uint32_t)NETKIT_UDP_CAP_TTL : 0u;
+    caps |= NKI_SO_TELL_TIME != NKI_NO_NAME ? (uint32_t)NETKIT_UDP_CAP_TIME : 0u;
+    caps |= NKI_IP_TELL_ERRORS != NKI_NO_NAME ? (uint32_t)NETKIT_UDP_CAP_ERRORS : 0u;
+    return caps;
 }
 
 #endif /* NKI_POSIX */
@@ -11011,15 +11034,16 @@ static int nki_uring_ask(nki_uring *r) {
     static const uint8_t needed[] = {NKI_URING_POLL_ADD, NKI_URING_ACCEPT, NKI_URING_CANCEL,
                                      NKI_URING_SEND, NKI_URING_RECV};
     nki_uring_probe probe;
+    uint64_t ops = 0;
     memset(&probe, 0, sizeof probe);
     if (NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_PROBE, &probe,
                                   (unsigned)NKI_COUNT(probe.ops)) != 0) {
         return errno;
     }
     for (size_t i = 0; i < NKI_COUNT(probe.ops) && i <= probe.last_op; i++) {
-        r->ops |= (uint64_t)(probe.ops[i].flags & 1u) << i;
+        ops |= (uint64_t)(probe.ops[i].flags & 1u) << i;
     }
-    r->ops = NKI_MASK(io_uring_ops, r->ops);
+    r->ops = NKI_MASK(io_uring_ops, ops);
     for (size_t i = 0; i < NKI_COUNT(needed); i++) {
         if (!nki_uring_has(r, needed[i])) {
             return ENOSYS;
@@ -12679,8 +12703,8 @@ NKI_STATIC_ASSERT(why_texts, NKI_COUNT(nki_why_texts) == NKI_WHY_COUNT_);
 
 static NKI_HOT size_t nki_conn_room(const nki_conn *c);
 static void nki_listener_room(netkit_loop *loop, uint64_t listener);
-static void nki_udp_flush_dirty(netkit_loop *loop);
 static void nki_fds_forget(netkit_loop *loop, nki_conn *c);
+static void nki_udp_flush_dirty(netkit_loop *loop);
 
 /* ---- behaviours ---- */
 
@@ -15087,6 +15111,36 @@ NETKIT_API int netkit_adopt(netkit_loop *loop, const netkit_adopt_desc *desc, ne
     return NETKIT_OK;
 }
 
+/* ---- src/loop/frame.c ---- */
+/* Sending frames: header, data and delimiter in one vectored send, so all of a frame or nothing. */
+
+NETKIT_API int netkit_frame_send(netkit_loop *loop, netkit_conn conn, const netkit_framing *framing,
+                                 const void *data, size_t len) {
+    unsigned char header[NETKIT_FRAME_HEADER_MAX];
+    netkit_span spans[3];
+    memset(header, 0, sizeof header);
+    int bytes = netkit_frame_header(framing, len, header);
+    if (bytes < 0) {
+        return bytes;
+    }
+    spans[0].data = header;
+    spans[0].len = (size_t)bytes;
+    spans[1].data = data;
+    spans[1].len = len;
+    spans[2].data = NULL;
+    spans[2].len = 0;
+    if (framing->kind == NETKIT_FRAME_DELIMITER) {
+        netkit_frame none;
+        size_t used = 0;
+        if (netkit_frame_next(framing, data, len, &used, &none) != 0) {
+            return NETKIT_E_INVALID;
+        }
+        spans[2].data = framing->delimiter_bytes == 0 ? "\n" : framing->delimiter;
+        spans[2].len = framing->delimiter_bytes == 0 ? 1 : framing->delimiter_bytes;
+    }
+    return netkit_conn_sendv(loop, conn, spans, 3);
+}
+
 /* ---- src/loop/udp_out.c ---- */
 /* The send queue of a udp: datagrams in blocks, in order, and how they leave.
  *
@@ -16425,36 +16479,6 @@ NETKIT_API int netkit_udp_open(netkit_loop *loop, const netkit_udp_desc *desc, n
         *out = nki_udp_handle(u);
     }
     return NETKIT_OK;
-}
-
-/* ---- src/loop/frame.c ---- */
-/* Sending frames: header, data and delimiter in one vectored send, so all of a frame or nothing. */
-
-NETKIT_API int netkit_frame_send(netkit_loop *loop, netkit_conn conn, const netkit_framing *framing,
-                                 const void *data, size_t len) {
-    unsigned char header[NETKIT_FRAME_HEADER_MAX];
-    netkit_span spans[3];
-    memset(header, 0, sizeof header);
-    int bytes = netkit_frame_header(framing, len, header);
-    if (bytes < 0) {
-        return bytes;
-    }
-    spans[0].data = header;
-    spans[0].len = (size_t)bytes;
-    spans[1].data = data;
-    spans[1].len = len;
-    spans[2].data = NULL;
-    spans[2].len = 0;
-    if (framing->kind == NETKIT_FRAME_DELIMITER) {
-        netkit_frame none;
-        size_t used = 0;
-        if (netkit_frame_next(framing, data, len, &used, &none) != 0) {
-            return NETKIT_E_INVALID;
-        }
-        spans[2].data = framing->delimiter_bytes == 0 ? "\n" : framing->delimiter;
-        spans[2].len = framing->delimiter_bytes == 0 ? 1 : framing->delimiter_bytes;
-    }
-    return netkit_conn_sendv(loop, conn, spans, 3);
 }
 
 /* ---- src/loop/watch.c ---- */

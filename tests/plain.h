@@ -6,6 +6,7 @@
 #if defined(__GNUC__)
 #define NKT_THREAD_LOCAL __thread
 #else
+#undef __attribute__ /* glibc's headers hide it, and what starts before main needs it */
 #define NKT_THREAD_LOCAL
 #define __ATOMIC_RELAXED 0
 #define __ATOMIC_ACQUIRE 2

@@ -59,8 +59,8 @@ NKI_STATIC_ASSERT(why_texts, NKI_COUNT(nki_why_texts) == NKI_WHY_COUNT_);
 
 static NKI_HOT size_t nki_conn_room(const nki_conn *c);
 static void nki_listener_room(netkit_loop *loop, uint64_t listener);
-static void nki_udp_flush_dirty(netkit_loop *loop);
 static void nki_fds_forget(netkit_loop *loop, nki_conn *c);
+static void nki_udp_flush_dirty(netkit_loop *loop);
 
 /* ---- behaviours ---- */
 

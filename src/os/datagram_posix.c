@@ -85,7 +85,8 @@ static bool nki_control_get(const struct cmsghdr *c, void *out, size_t size) {
     if ((size_t)c->cmsg_len < (size_t)(CMSG_LEN(size))) {
         return false;
     }
-    memcpy(out, CMSG_DATA(c), size);
+    /* CMSG_DATA takes the const away on macOS. */
+    memcpy(out, (const unsigned char *)(const void *)c + CMSG_LEN(0), size);
     return true;
 }
 
@@ -333,7 +334,8 @@ static void nki_control_local_ipv4(struct msghdr *msg, const nki_route *route) {
 #if defined(IP_PKTINFO)
     struct in_pktinfo info;
     memset(&info, 0, sizeof(info));
-    info.ipi_ifindex = (int)route->interface_index;
+    /* An int on Linux, unsigned on macOS. */
+    memcpy(&info.ipi_ifindex, &route->interface_index, sizeof(info.ipi_ifindex));
     if (route->local_family == NETKIT_AF_IPV4) {
         memcpy(&info.ipi_spec_dst, route->local, 4);
     }

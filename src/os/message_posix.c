@@ -218,48 +218,62 @@ static void nki_os_take_fd(netkit_message_in *in, int fd) {
     }
 }
 
-static void nki_os_take_credentials(netkit_message_in *in, const struct cmsghdr *head) {
-#if NKI_HAS_SCM_CREDENTIALS
-    struct ucred who;
-    memcpy(&who, CMSG_DATA(head), sizeof who);
-    in->sender = nki_os_credentials_of(&who);
-#else
-    NKI_UNUSED(in);
-    NKI_UNUSED(head);
-#endif
+/* What is behind a head, as CMSG_DATA says, which takes the const away. */
+static const unsigned char *nki_cmsg_data(const struct cmsghdr *head) {
+    return (const unsigned char *)head + CMSG_LEN(0);
 }
 
+#if NKI_HAS_SCM_CREDENTIALS
+static void nki_os_take_credentials(netkit_message_in *in, const struct cmsghdr *head) {
+    struct ucred who;
+    memcpy(&who, nki_cmsg_data(head), sizeof who);
+    in->sender = nki_os_credentials_of(&who);
+}
+#endif
+
 /* The caller's: as the system wrote it, head and all, with the room that keeps the next in line. */
-static void nki_os_take_other(netkit_message_in *in, const struct cmsghdr *head) {
-    size_t len = (size_t)head->cmsg_len;
-    size_t space = CMSG_SPACE(len - CMSG_LEN(0));
+static void nki_os_take_other(netkit_message_in *in, const struct cmsghdr *head, size_t len) {
+    size_t space = CMSG_SPACE(len);
     if (space > in->control_max - in->control_len) {
         in->is_control_cut = true;
         return;
     }
     memset((char *)in->control + in->control_len, 0, space);
-    memcpy((char *)in->control + in->control_len, head, len);
+    memcpy((char *)in->control + in->control_len, head, CMSG_LEN(len));
     in->control_len += space;
 }
 
-static void nki_os_take_control(netkit_message_in *in, struct msghdr *msg) {
-    for (struct cmsghdr *head = CMSG_FIRSTHDR(msg); head != NULL; head = CMSG_NXTHDR(msg, head)) {
-        size_t len = (size_t)head->cmsg_len - CMSG_LEN(0);
-        if (head->cmsg_level != SOL_SOCKET) {
-            nki_os_take_other(in, head);
-        } else if (head->cmsg_type == SCM_RIGHTS) {
-            for (size_t at = 0; at + sizeof(int) <= len; at += sizeof(int)) {
-                int fd;
-                memcpy(&fd, CMSG_DATA(head) + at, sizeof fd);
-                nki_os_take_fd(in, fd);
-            }
-#if NKI_HAS_SCM_CREDENTIALS
-        } else if (head->cmsg_type == SCM_CREDENTIALS && len >= sizeof(struct ucred)) {
-            nki_os_take_credentials(in, head);
-#endif
-        } else {
-            nki_os_take_other(in, head);
+static void nki_os_take_one(netkit_message_in *in, const struct cmsghdr *head, size_t len) {
+    if (head->cmsg_level != SOL_SOCKET) {
+        nki_os_take_other(in, head, len);
+    } else if (head->cmsg_type == SCM_RIGHTS) {
+        for (size_t at = 0; at + sizeof(int) <= len; at += sizeof(int)) {
+            int fd;
+            memcpy(&fd, nki_cmsg_data(head) + at, sizeof fd);
+            nki_os_take_fd(in, fd);
         }
+#if NKI_HAS_SCM_CREDENTIALS
+    } else if (head->cmsg_type == SCM_CREDENTIALS && len >= sizeof(struct ucred)) {
+        nki_os_take_credentials(in, head);
+#endif
+    } else {
+        nki_os_take_other(in, head, len);
+    }
+}
+
+/* By hand, since CMSG_NXTHDR does not compile everywhere without a warning (musl), and what was cut
+ * may claim to be longer than it is (the BSDs). */
+static void nki_os_take_control(netkit_message_in *in, const nki_control *control,
+                                size_t control_len) {
+    size_t at = 0;
+    while (at + sizeof(struct cmsghdr) <= control_len) {
+        const struct cmsghdr *head = (const struct cmsghdr *)(const void *)(control->bytes + at);
+        size_t len = NKI_MIN((size_t)head->cmsg_len, control_len - at);
+        if (len < CMSG_LEN(0)) {
+            return;
+        }
+        nki_os_take_one(in, head, len - CMSG_LEN(0));
+        at += CMSG_SPACE(len - CMSG_LEN(0));
     }
 }
 
@@ -302,7 +316,7 @@ static int nki_os_recv_msg(uintptr_t s, netkit_message_in *in) {
         return nki_os_recv_result(got, 0);
     }
     nki_sockaddr_to(&in->from, &sa, msg.msg_namelen);
-    nki_os_take_control(in, &msg);
+    nki_os_take_control(in, &control, (size_t)msg.msg_controllen);
     in->is_cut = (msg.msg_flags & MSG_TRUNC) != 0;
     if ((msg.msg_flags & MSG_CTRUNC) != 0) {
         in->is_fds_cut = true; /* there was room here for all of them: the process had none */

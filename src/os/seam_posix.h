@@ -55,7 +55,7 @@
     (NKI_FAIL(lchmod) ? -1 : fchmodat(AT_FDCWD, (path), (mode), AT_SYMLINK_NOFOLLOW))
 #define NKI_SYS_fchmod(fd, mode) (NKI_FAIL(fchmod) ? -1 : fchmod((fd), (mode)))
 #define NKI_SYS_getpeereid(s, u, g) (NKI_FAIL(getpeereid) ? -1 : getpeereid((s), (u), (g)))
-#define NKI_SYS_getpid() getpid()
+#define NKI_SYS_getpid() ((int)getpid())
 #define NKI_SYS_open(path, flags) (NKI_FAIL(open) ? -1 : open((path), (flags)))
 #define NKI_SYS_poll(p, n, ms) (NKI_FAIL(poll) ? -1 : poll((p), (n), (ms)))
 #define NKI_SYS_clock_gettime(id, t) (NKI_FAIL(clock_gettime) ? -1 : clock_gettime((id), (t)))
@@ -123,7 +123,6 @@
     (NKI_FAIL(kevent_change) ? -1 : kevent((kq), (evs), (n), NULL, 0, NULL))
 #define NKI_SYS_kevent_trigger(kq, ev) \
     (NKI_FAIL(kevent_trigger) ? -1 : kevent((kq), (ev), 1, NULL, 0, NULL))
-#define NKI_SYS_getpid() ((int)getpid())
 #endif
 
 #if NKI_HAS_URING

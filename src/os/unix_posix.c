@@ -44,6 +44,11 @@ static bool nki_path_is_same(const struct stat *a, const struct stat *b) {
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
+static bool nki_path_is_unchanged(const struct stat *a, const struct stat *b) {
+    return nki_path_is_same(a, b) && NKI_CHANGED(*a).tv_sec == NKI_CHANGED(*b).tv_sec &&
+           NKI_CHANGED(*a).tv_nsec == NKI_CHANGED(*b).tv_nsec;
+}
+
 /* ---- left over? ---- */
 
 static int nki_unix_in_use(void) {
@@ -90,8 +95,7 @@ static int nki_unix_clear(const nki_path *path, const netkit_addr *addr) {
         return rc == NETKIT_E_NOTFOUND ? (int)NETKIT_OK : rc;
     }
     /* Somebody may have done the same meanwhile, and been given the same inode again. */
-    if (!nki_path_is_same(&before, &now) ||
-        memcmp(&NKI_CHANGED(before), &NKI_CHANGED(now), sizeof NKI_CHANGED(now)) != 0) {
+    if (!nki_path_is_unchanged(&before, &now)) {
         return nki_unix_in_use();
     }
     rc = NKI_SYS_unlink(path->text) != 0 ? nki_os_error() : (int)NETKIT_OK;
@@ -104,7 +108,6 @@ static int nki_unix_clear(const nki_path *path, const netkit_addr *addr) {
  * follows links; the BSDs have a call that does not. */
 static int nki_unix_widen(const nki_path *path, const struct stat *st, uint32_t mode) {
 #if NKI_LINUX
-    char link[32];
     struct stat opened;
     int fd;
     do {
@@ -118,6 +121,7 @@ static int nki_unix_widen(const nki_path *path, const struct stat *st, uint32_t 
         rc = NETKIT_E_STALE;
     }
     if (rc == NETKIT_OK) {
+        char link[32];
         snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
         rc = NKI_SYS_chmod(link, (mode_t)mode) != 0 ? nki_os_error() : (int)NETKIT_OK;
         rc = rc == NETKIT_E_NOTFOUND ? (int)NETKIT_E_NOSYS : rc; /* no /proc here */

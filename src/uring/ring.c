@@ -157,15 +157,16 @@ static int nki_uring_ask(nki_uring *r) {
     static const uint8_t needed[] = {NKI_URING_POLL_ADD, NKI_URING_ACCEPT, NKI_URING_CANCEL,
                                      NKI_URING_SEND, NKI_URING_RECV};
     nki_uring_probe probe;
+    uint64_t ops = 0;
     memset(&probe, 0, sizeof probe);
     if (NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_PROBE, &probe,
                                   (unsigned)NKI_COUNT(probe.ops)) != 0) {
         return errno;
     }
     for (size_t i = 0; i < NKI_COUNT(probe.ops) && i <= probe.last_op; i++) {
-        r->ops |= (uint64_t)(probe.ops[i].flags & 1u) << i;
+        ops |= (uint64_t)(probe.ops[i].flags & 1u) << i;
     }
-    r->ops = NKI_MASK(io_uring_ops, r->ops);
+    r->ops = NKI_MASK(io_uring_ops, ops);
     for (size_t i = 0; i < NKI_COUNT(needed); i++) {
         if (!nki_uring_has(r, needed[i])) {
             return ENOSYS;

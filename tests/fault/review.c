@@ -287,6 +287,7 @@ static void review_on_post(netkit_loop *loop, int status, void *user) {
 static void *review_poster(void *user) {
     netkit_loop *loop = (netkit_loop *)user;
     nkt_fault_at("write", 1, EIO, false);
+    nkt_fault_at("kevent_trigger", 1, EIO, false);
     nkt_sleep_ms(20);
     CHECK_OK(netkit_loop_post(loop, review_on_post, NULL)); /* its wake is lost */
     CHECK_OK(netkit_loop_post(loop, review_on_post, NULL));

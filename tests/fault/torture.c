@@ -57,8 +57,8 @@ static bool torture_is_passing(int os_error) {
 
 /* May the call say EAGAIN although it could do something? A level-triggered poller tells again. */
 static bool torture_may_be_again(const char *call) {
-    static const char *const calls[] = {"recv",    "send",     "sendmsg", "accept",
-                                        "recvmsg", "recvmmsg", "sendmmsg"};
+    static const char *const calls[] = {"recv",     "send",     "sendmsg", "accept",
+                                        "recvmmsg", "sendmmsg", "recvmsg"};
     for (size_t i = 0; nkt_backend == NETKIT_BACKEND_POLL && i < 7; i++) {
         if (strcmp(calls[i], call) == 0) {
             return true;

@@ -436,7 +436,7 @@ NKT_LOOP_TEST(fds_are_received) {
             if (count == 0) {
                 sup_say(peer, "..........");
             } else {
-                fds_raw_send(peer, "!!!!" + 4 - count, (size_t)count, files, (size_t)count);
+                fds_raw_send(peer, &"!!!!"[4 - count], (size_t)count, files, (size_t)count);
                 sup_say(peer, "..");
             }
             for (int k = 0; k < count; k++) {

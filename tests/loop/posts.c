@@ -190,6 +190,7 @@ static void *lposts_wake_thread(void *user) {
         if (s->fault != 0) {
             nkt_fault_clear();
             nkt_fault_at("write", 1, s->fault, false);
+            nkt_fault_at("kevent_trigger", 1, s->fault, false);
         }
         TL_SET(&s->posted_ns, nkt_now_ns());
         CHECK_OK(netkit_loop_post(s->loop, lposts_woken, s));

@@ -399,6 +399,7 @@ static void turing_in_sandbox(const char *what, int code, const char *word) {
 
 /* SD36 I-07 UR02 I14: sandboxes that refuse all of it, or only a part of it. */
 NKT_TEST(uring_refused_by_a_sandbox) {
+    nkt_loop_done(turing_loop());
     turing_in_sandbox("eperm:all", NETKIT_E_NOSYS, "EPERM");
     turing_in_sandbox("enosys:all", NETKIT_E_NOSYS, "ENOSYS");
     turing_in_sandbox("enomem:setup", NETKIT_E_NOMEM, "ENOMEM");

@@ -175,7 +175,9 @@ NKT_LOOP_TEST(write_queue_holds_reading_back) {
         peer.to_send = 10;
         sup_peer_send(&peer);
         sup_settle(loop);
-        CHECK_EQ(d.end.datas, is_duplex);
+        if (is_duplex || sup_queued(&d.end) > 262144 - 65536) {
+            CHECK_EQ(d.end.datas, is_duplex);
+        } /* else the system has taken more meanwhile, as it may: then there is room */
         SUP_UNTIL_DOING(loop, peer.received == d.at) {
             sup_peer_recv(&peer);
         }

@@ -121,6 +121,7 @@ NKT_TEST(option_congestion) {
     CHECK_EQ(netkit_socket_get_text(s, NETKIT_OPT_CONGESTION, same, sizeof(same)), 4);
     CHECK_STR(same, "reno");
 #endif
+    (void)same;
     CHECK_ERR(netkit_socket_set_text(s, NETKIT_OPT_CONGESTION, ""), NETKIT_E_INVALID);
     CHECK_ERR(netkit_socket_set_text(s, NETKIT_OPT_CONGESTION, NULL), NETKIT_E_INVALID);
     CHECK_ERR(netkit_socket_set_text(s, NETKIT_OPT_NODELAY, "1"), NETKIT_E_INVALID);

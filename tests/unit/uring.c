@@ -7,7 +7,7 @@ static const nki_uring_wish uring_plain = {0, 0, 0};
 static void uring_open(nki_uring *r) {
     const char *where;
     int error = nki_uring_open(r, &uring_plain, &where);
-    if (error == EPERM || error == ENOSYS) {
+    if (error == EPERM || error == ENOSYS || (error == ENOMEM && getenv("NKT_SECCOMP") != NULL)) {
         SKIP("io_uring is refused here");
     }
     CHECK_EQ(error, 0);
@@ -42,9 +42,9 @@ NKT_TEST(uring_more_operations_than_places) {
 }
 
 /* UR04 I-07: each flag the kernel does not know takes the ring one step down, and every step gives
- * a ring that works. */
+ * a ring that works. An older kernel begins further down by itself. */
 NKT_TEST(uring_ladder) {
-    uint32_t flags[7];
+    unsigned own = 0;
     for (unsigned step = 0; step < 6; step++) {
         nki_uring r;
         nkt_fault_clear();
@@ -52,8 +52,10 @@ NKT_TEST(uring_ladder) {
             nkt_fault_at("io_uring_setup", 1, EINVAL, false);
         }
         uring_open(&r);
-        flags[step] = r.flags;
-        CHECK(step == 0 || flags[step] != flags[step - 1]);
+        while (step == 0 && nki_uring_step(own) != r.flags) {
+            CHECK(nki_uring_step(++own) != 0);
+        }
+        CHECK_EQ(r.flags, nki_uring_step(NKI_MAX(step, own)));
         CHECK_EQ(nki_uring_enable(&r), 0);
         nki_uring_sqe *sqe = nki_uring_take(&r);
         sqe->user_data = 77;

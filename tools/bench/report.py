@@ -52,8 +52,8 @@ HEAD = "%-12s %-6s %7s  %-13s %9s %9s %8s  %-7s %s" % (
 
 def rate_line(result):
     bulk = result["bytes_per_s"] if result["metric"] == "bytes_per_s" or \
-        result["row"] == "bulk" else result["rate"]
-    base = result["base_bytes_per_s"] if result["row"] == "bulk" else result["base_rate"]
+        result["row"].endswith("bulk") else result["rate"]
+    base = result["base_bytes_per_s"] if result["row"].endswith("bulk") else result["base_rate"]
     target = ""
     if result.get("target") is not None:
         target = "%s%.2f" % (result["sense"], result["target"])
@@ -70,8 +70,9 @@ def value_line(result, unit):
     if result.get("target") is not None:
         target = "target %s %g" % (result["sense"], result["target"])
     note = result.get("note", "")
-    return ("%-12s %12.2f %-22s %-16s %-5s %s" % (
-        result["server"], result["value"], unit, target, result.get("verdict", ""), note)).rstrip()
+    value = ("%12.3f" if 0 < abs(result["value"]) < 1 else "%12.2f") % result["value"]
+    return ("%-12s %s %-22s %-16s %-5s %s" % (
+        result["server"], value, unit, target, result.get("verdict", ""), note)).rstrip()
 
 
 def closing(results, skipped, seconds):

@@ -83,10 +83,14 @@ class Structure:
         return read_strace(out)
 
     def syscalls(self, server):
-        """Of a ring it depends on how much is ready at each turn: the median of three."""
+        """Of a ring it depends on how much is ready at each turn: the median of three, and of
+        more for a floor that is not down at its bound by then, up to seven."""
         if shutil.which("strace") is None:
             raise Failed("strace not found (make deps)")
         found = [self.slope(server) for _ in range(3 if is_ring(server) else 1)]
+        while server.role == "floor" and 3 <= len(found) < 7 and \
+                min(sum(each.values()) for each in found) > 0.04:
+            found.append(self.slope(server))
         found.sort(key=lambda each: sum(each.values()))
         each = found[len(found) // 2]
         return {"value": sum(each.values()), "least": sum(found[0].values()),
