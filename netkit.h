@@ -15373,6 +15373,7 @@ static void nki_udp_stall(netkit_loop *loop, nki_udp *u, bool is_told) {
     nki_udp_more *m = u->more;
     if (is_told) {
         u->flags |= NKI_D_STALLED;
+        m->armed = UINT32_MAX; /* anew: a driver may have told of room once, and that is over */
         nki_udp_arm(loop, u);
         return;
     }

@@ -971,6 +971,30 @@ NKT_LOOP_TEST(udp_back_pressure) {
     nkt_loop_done(loop);
 }
 
+/* U-08: told that there is room, and then there is none again, a few times. (Edges tell only of a
+ * socket that was really full: there the buffers of the machine are what is short.) */
+NKT_LOOP_TEST(udp_stalls_again) {
+    static ud_end end;
+    netkit_loop *loop = nkt_loop();
+    bool has_edges = loop->driver == nki_readiness_driver() && loop->poller.ops->has_edge;
+    netkit_addr addr = ud_open(loop, &end);
+    int fd = ud_raw(addr.port, NULL);
+    for (int i = 0; i < 5; i++) {
+        nkt_fault_at(NKT_SEND_DATAGRAMS, 1, has_edges ? ENOBUFS : EAGAIN, false);
+    }
+    for (int i = 0; i < 10; i++) {
+        CHECK_OK(netkit_udp_send(loop, end.udp, &addr, "x", 1));
+        ud_say(fd, "y", 1); /* what is to be read tells, too */
+    }
+    SUP_UNTIL(loop, end.datagrams == 20);
+    CHECK_EQ(nkt_faults(), 5);
+    nkt_fault_clear();
+    ud_say(fd, "y", 1);
+    SUP_UNTIL(loop, end.datagrams == 21);
+    close(fd);
+    nkt_loop_done(loop);
+}
+
 /* I4: what the system never took is counted when it is closed. */
 NKT_LOOP_TEST(udp_unsent) {
     netkit_loop *loop = nkt_loop();
