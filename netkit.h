@@ -4716,7 +4716,7 @@ static void nki_timers_move(nki_timers *t, void *memory, uint32_t capacity, uint
     uint32_t *before = (uint32_t *)(void *)(pool + (size_t)chunks * NKI_TIMER_CHUNK);
     if (t->memory != NULL) {
         memcpy(soon, t->soon, sizeof(*soon) * t->soon_count);
-        memcpy(pool, t->pool, sizeof(*pool) * NKI_TIMER_CHUNK * t->chunk_used);
+        memcpy(pool, t->pool, sizeof(void *) * NKI_TIMER_CHUNK * t->chunk_used);
         memcpy(before, t->before, sizeof(*before) * t->chunk_used);
         nki_free(t->allocator, t->memory, t->memory_size);
     }
@@ -4743,7 +4743,7 @@ static int nki_timers_reserve(nki_timers *t, uint32_t count) {
     }
     chunks = nki_timers_chunks_for(nki_timers_places_max(capacity));
     size = capacity * sizeof(*t->soon) +
-           chunks * (NKI_TIMER_CHUNK * sizeof(*t->pool) + sizeof(*t->before));
+           chunks * (NKI_TIMER_CHUNK * sizeof(void *) + sizeof(*t->before));
     if (chunks >= places_max / NKI_TIMER_CHUNK) {
         return NETKIT_E_NOMEM;
     }
@@ -6721,7 +6721,7 @@ static int nki_option_set_time(int fd, const nki_option_row *row, int value) {
     struct timeval time;
     memset(&time, 0, sizeof time);
     time.tv_sec = value / 1000;
-    time.tv_usec = (value % 1000) * 1000;
+    time.tv_usec = value % 1000 * 1000L;
     return NKI_SYS_setsockopt(fd, row->level, row->name, &time, (socklen_t)sizeof time) != 0
                ? nki_os_error()
                : NETKIT_OK;
@@ -7594,21 +7594,22 @@ static void nki_os_take_other(netkit_message_in *in, const struct cmsghdr *head,
 }
 
 static void nki_os_take_one(netkit_message_in *in, const struct cmsghdr *head, size_t len) {
-    if (head->cmsg_level != SOL_SOCKET) {
-        nki_os_take_other(in, head, len);
-    } else if (head->cmsg_type == SCM_RIGHTS) {
+    bool is_socket = head->cmsg_level == SOL_SOCKET;
+    if (is_socket && head->cmsg_type == SCM_RIGHTS) {
         for (size_t at = 0; at + sizeof(int) <= len; at += sizeof(int)) {
             int fd;
             memcpy(&fd, nki_cmsg_data(head) + at, sizeof fd);
             nki_os_take_fd(in, fd);
         }
-#if NKI_HAS_SCM_CREDENTIALS
-    } else if (head->cmsg_type == SCM_CREDENTIALS && len >= sizeof(struct ucred)) {
-        nki_os_take_credentials(in, head);
-#endif
-    } else {
-        nki_os_take_other(in, head, len);
+        return;
     }
+#if NKI_HAS_SCM_CREDENTIALS
+    if (is_socket && head->cmsg_type == SCM_CREDENTIALS && len >= sizeof(struct ucred)) {
+        nki_os_take_credentials(in, head);
+        return;
+    }
+#endif
+    nki_os_take_other(in, head, len);
 }
 
 /* By hand, since CMSG_NXTHDR does not compile everywhere without a warning (musl), and what was cut
@@ -9149,12 +9150,15 @@ NETKIT_API int netkit_unix_temp_path(netkit_addr *out, const char *folder) {
     if (rc != NETKIT_OK) {
         return rc;
     }
-    memcpy(path, folder, len);
+    for (size_t i = 0; i < len; i++) {
+        path[i] = folder[i];
+    }
     if (len > 0 && !has_slash) {
         path[len++] = '/';
     }
-    memcpy(path + len, "netkit-", 7);
-    len += 7;
+    for (const char *name = "netkit-"; *name != 0; name++) {
+        path[len++] = *name;
+    }
     for (size_t i = 0; i < sizeof random; i++) {
         path[len++] = digits[random[i] >> 4];
         path[len++] = digits[random[i] & 15];
@@ -10956,6 +10960,11 @@ static int nki_uring_setup(nki_uring *r, nki_uring_params *p, const nki_uring_wi
     uint32_t (*flags_of)(unsigned) = wish->sqpoll_ms != 0 ? nki_uring_step_polled : nki_uring_step;
     uint32_t entries = NKI_URING_SQ_ENTRIES;
     unsigned step = 0;
+#if !NKI_HAS_THREADS
+    if (wish->sqpoll_ms != 0) { /* that thread is one more that shares memory with us */
+        return ENOSYS;
+    }
+#endif
     while (entries >= NKI_URING_SQ_LEAST) {
         memset(p, 0, sizeof *p);
         p->flags = flags_of(step);
@@ -11069,9 +11078,7 @@ static int nki_uring_open(nki_uring *r, const nki_uring_wish *wish, const char *
     nki_uring_params params;
     nki_uring_init(r);
     *where = wish->sqpoll_ms != 0 ? "io_uring_setup with a polling thread" : "io_uring_setup";
-    /* That thread is one more that shares memory with us. */
-    bool is_alone = wish->sqpoll_ms != 0 && !NKI_HAS_THREADS;
-    int error = is_alone ? ENOSYS : nki_uring_setup(r, &params, wish);
+    int error = nki_uring_setup(r, &params, wish);
     if (error == 0 && (r->features & NKI_URING_FEAT_NEEDED) != NKI_URING_FEAT_NEEDED) {
         error = ENOSYS;
     }
@@ -15213,11 +15220,7 @@ static nki_udp_block *nki_udp_block_for(netkit_loop *loop, nki_udp *u, size_t si
     if (b == NULL) {
         return NULL;
     }
-    if (u->out == NULL) {
-        u->out = b;
-    } else {
-        u->out_last->next = b;
-    }
+    *(u->out_last == NULL ? &u->out : &u->out_last->next) = b;
     u->out_last = b;
     return b;
 }

@@ -92,7 +92,7 @@ static void nki_timers_move(nki_timers *t, void *memory, uint32_t capacity, uint
     uint32_t *before = (uint32_t *)(void *)(pool + (size_t)chunks * NKI_TIMER_CHUNK);
     if (t->memory != NULL) {
         memcpy(soon, t->soon, sizeof(*soon) * t->soon_count);
-        memcpy(pool, t->pool, sizeof(*pool) * NKI_TIMER_CHUNK * t->chunk_used);
+        memcpy(pool, t->pool, sizeof(void *) * NKI_TIMER_CHUNK * t->chunk_used);
         memcpy(before, t->before, sizeof(*before) * t->chunk_used);
         nki_free(t->allocator, t->memory, t->memory_size);
     }
@@ -119,7 +119,7 @@ static int nki_timers_reserve(nki_timers *t, uint32_t count) {
     }
     chunks = nki_timers_chunks_for(nki_timers_places_max(capacity));
     size = capacity * sizeof(*t->soon) +
-           chunks * (NKI_TIMER_CHUNK * sizeof(*t->pool) + sizeof(*t->before));
+           chunks * (NKI_TIMER_CHUNK * sizeof(void *) + sizeof(*t->before));
     if (chunks >= places_max / NKI_TIMER_CHUNK) {
         return NETKIT_E_NOMEM;
     }

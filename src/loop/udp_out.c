@@ -69,11 +69,7 @@ static nki_udp_block *nki_udp_block_for(netkit_loop *loop, nki_udp *u, size_t si
     if (b == NULL) {
         return NULL;
     }
-    if (u->out == NULL) {
-        u->out = b;
-    } else {
-        u->out_last->next = b;
-    }
+    *(u->out_last == NULL ? &u->out : &u->out_last->next) = b;
     u->out_last = b;
     return b;
 }

@@ -244,21 +244,22 @@ static void nki_os_take_other(netkit_message_in *in, const struct cmsghdr *head,
 }
 
 static void nki_os_take_one(netkit_message_in *in, const struct cmsghdr *head, size_t len) {
-    if (head->cmsg_level != SOL_SOCKET) {
-        nki_os_take_other(in, head, len);
-    } else if (head->cmsg_type == SCM_RIGHTS) {
+    bool is_socket = head->cmsg_level == SOL_SOCKET;
+    if (is_socket && head->cmsg_type == SCM_RIGHTS) {
         for (size_t at = 0; at + sizeof(int) <= len; at += sizeof(int)) {
             int fd;
             memcpy(&fd, nki_cmsg_data(head) + at, sizeof fd);
             nki_os_take_fd(in, fd);
         }
-#if NKI_HAS_SCM_CREDENTIALS
-    } else if (head->cmsg_type == SCM_CREDENTIALS && len >= sizeof(struct ucred)) {
-        nki_os_take_credentials(in, head);
-#endif
-    } else {
-        nki_os_take_other(in, head, len);
+        return;
     }
+#if NKI_HAS_SCM_CREDENTIALS
+    if (is_socket && head->cmsg_type == SCM_CREDENTIALS && len >= sizeof(struct ucred)) {
+        nki_os_take_credentials(in, head);
+        return;
+    }
+#endif
+    nki_os_take_other(in, head, len);
 }
 
 /* By hand, since CMSG_NXTHDR does not compile everywhere without a warning (musl), and what was cut

@@ -125,7 +125,7 @@ static int nki_option_set_time(int fd, const nki_option_row *row, int value) {
     struct timeval time;
     memset(&time, 0, sizeof time);
     time.tv_sec = value / 1000;
-    time.tv_usec = (value % 1000) * 1000;
+    time.tv_usec = value % 1000 * 1000L;
     return NKI_SYS_setsockopt(fd, row->level, row->name, &time, (socklen_t)sizeof time) != 0
                ? nki_os_error()
                : NETKIT_OK;

@@ -73,12 +73,15 @@ NETKIT_API int netkit_unix_temp_path(netkit_addr *out, const char *folder) {
     if (rc != NETKIT_OK) {
         return rc;
     }
-    memcpy(path, folder, len);
+    for (size_t i = 0; i < len; i++) {
+        path[i] = folder[i];
+    }
     if (len > 0 && !has_slash) {
         path[len++] = '/';
     }
-    memcpy(path + len, "netkit-", 7);
-    len += 7;
+    for (const char *name = "netkit-"; *name != 0; name++) {
+        path[len++] = *name;
+    }
     for (size_t i = 0; i < sizeof random; i++) {
         path[len++] = digits[random[i] >> 4];
         path[len++] = digits[random[i] & 15];

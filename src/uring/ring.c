@@ -79,6 +79,11 @@ static int nki_uring_setup(nki_uring *r, nki_uring_params *p, const nki_uring_wi
     uint32_t (*flags_of)(unsigned) = wish->sqpoll_ms != 0 ? nki_uring_step_polled : nki_uring_step;
     uint32_t entries = NKI_URING_SQ_ENTRIES;
     unsigned step = 0;
+#if !NKI_HAS_THREADS
+    if (wish->sqpoll_ms != 0) { /* that thread is one more that shares memory with us */
+        return ENOSYS;
+    }
+#endif
     while (entries >= NKI_URING_SQ_LEAST) {
         memset(p, 0, sizeof *p);
         p->flags = flags_of(step);
@@ -192,9 +197,7 @@ static int nki_uring_open(nki_uring *r, const nki_uring_wish *wish, const char *
     nki_uring_params params;
     nki_uring_init(r);
     *where = wish->sqpoll_ms != 0 ? "io_uring_setup with a polling thread" : "io_uring_setup";
-    /* That thread is one more that shares memory with us. */
-    bool is_alone = wish->sqpoll_ms != 0 && !NKI_HAS_THREADS;
-    int error = is_alone ? ENOSYS : nki_uring_setup(r, &params, wish);
+    int error = nki_uring_setup(r, &params, wish);
     if (error == 0 && (r->features & NKI_URING_FEAT_NEEDED) != NKI_URING_FEAT_NEEDED) {
         error = ENOSYS;
     }
