@@ -10960,11 +10960,6 @@ static int nki_uring_setup(nki_uring *r, nki_uring_params *p, const nki_uring_wi
     uint32_t (*flags_of)(unsigned) = wish->sqpoll_ms != 0 ? nki_uring_step_polled : nki_uring_step;
     uint32_t entries = NKI_URING_SQ_ENTRIES;
     unsigned step = 0;
-#if !NKI_HAS_THREADS
-    if (wish->sqpoll_ms != 0) { /* that thread is one more that shares memory with us */
-        return ENOSYS;
-    }
-#endif
     while (entries >= NKI_URING_SQ_LEAST) {
         memset(p, 0, sizeof *p);
         p->flags = flags_of(step);
@@ -16287,12 +16282,14 @@ static int nki_udp_desc_addr(const char *text, const netkit_addr *addr, netkit_a
         return NETKIT_OK;
     }
     int error = nki_desc_addr(text, addr, out);
-    bool is_ip = out->family == NETKIT_AF_IPV4 || out->family == NETKIT_AF_IPV6;
-    if (error == NETKIT_OK && !is_ip) {
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (out->family != NETKIT_AF_IPV4 && out->family != NETKIT_AF_IPV6) {
         return NETKIT_E_INVALID;
     }
     *given = out;
-    return error;
+    return NETKIT_OK;
 }
 
 static int nki_udp_socket(netkit_loop *loop, const netkit_udp_desc *desc, uintptr_t *socket,
@@ -18636,6 +18633,12 @@ static int nki_u_open(netkit_loop *loop) {
     if (u == NULL) {
         return nki_u_refused(loop, "malloc", ENOMEM);
     }
+#if !NKI_HAS_THREADS
+    if (loop->desc.ring_sqpoll_ms != 0) { /* that thread is one more that shares memory with us */
+        nki_free(&loop->allocator, u, sizeof *u);
+        return nki_u_refused(loop, "a polling thread without threads", ENOSYS);
+    }
+#endif
     u->wish.sqpoll_ms = loop->desc.ring_sqpoll_ms;
     u->wish.sqpoll_cpu = loop->desc.ring_sqpoll_cpu;
     u->wish.napi_us = loop->desc.ring_napi_us;

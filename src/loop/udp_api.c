@@ -324,12 +324,14 @@ static int nki_udp_desc_addr(const char *text, const netkit_addr *addr, netkit_a
         return NETKIT_OK;
     }
     int error = nki_desc_addr(text, addr, out);
-    bool is_ip = out->family == NETKIT_AF_IPV4 || out->family == NETKIT_AF_IPV6;
-    if (error == NETKIT_OK && !is_ip) {
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    if (out->family != NETKIT_AF_IPV4 && out->family != NETKIT_AF_IPV6) {
         return NETKIT_E_INVALID;
     }
     *given = out;
-    return error;
+    return NETKIT_OK;
 }
 
 static int nki_udp_socket(netkit_loop *loop, const netkit_udp_desc *desc, uintptr_t *socket,

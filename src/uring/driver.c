@@ -96,6 +96,12 @@ static int nki_u_open(netkit_loop *loop) {
     if (u == NULL) {
         return nki_u_refused(loop, "malloc", ENOMEM);
     }
+#if !NKI_HAS_THREADS
+    if (loop->desc.ring_sqpoll_ms != 0) { /* that thread is one more that shares memory with us */
+        nki_free(&loop->allocator, u, sizeof *u);
+        return nki_u_refused(loop, "a polling thread without threads", ENOSYS);
+    }
+#endif
     u->wish.sqpoll_ms = loop->desc.ring_sqpoll_ms;
     u->wish.sqpoll_cpu = loop->desc.ring_sqpoll_cpu;
     u->wish.napi_us = loop->desc.ring_napi_us;

@@ -79,11 +79,6 @@ static int nki_uring_setup(nki_uring *r, nki_uring_params *p, const nki_uring_wi
     uint32_t (*flags_of)(unsigned) = wish->sqpoll_ms != 0 ? nki_uring_step_polled : nki_uring_step;
     uint32_t entries = NKI_URING_SQ_ENTRIES;
     unsigned step = 0;
-#if !NKI_HAS_THREADS
-    if (wish->sqpoll_ms != 0) { /* that thread is one more that shares memory with us */
-        return ENOSYS;
-    }
-#endif
     while (entries >= NKI_URING_SQ_LEAST) {
         memset(p, 0, sizeof *p);
         p->flags = flags_of(step);
