@@ -5241,7 +5241,13 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 #endif
 #define NKI_SYS_recv(s, b, n, f) (NKI_FAIL(recv) ? -1 : recv((s), (b), NKI_CLIP(recv, n), (f)))
 #define NKI_SYS_send(s, b, n, f) (NKI_FAIL(send) ? -1 : send((s), (b), NKI_CLIP(send, n), (f)))
+/* musl's sendmsg takes 1,024 bytes of control data and no more: 252 descriptors. */
+#if NKI_LINUX && !defined(__GLIBC__) && defined(SYS_sendmsg)
+#define NKI_SYS_sendmsg(s, m, f) \
+    (NKI_FAIL(sendmsg) ? -1 : (ssize_t)syscall(SYS_sendmsg, (s), (m), (f)))
+#else
 #define NKI_SYS_sendmsg(s, m, f) (NKI_FAIL(sendmsg) ? -1 : sendmsg((s), (m), (f)))
+#endif
 #define NKI_SYS_recvmsg(s, m, f) (NKI_FAIL(recvmsg) ? -1 : recvmsg((s), (m), (f)))
 #if NKI_HAS_MMSG
 #define NKI_SYS_recvmmsg(s, m, n, f) \
@@ -17707,9 +17713,9 @@ static int nki_pool_open(nki_pool *p, const nki_uring *r, nki_keeper *keeper) {
     const netkit_allocator *a = &keeper->allocator;
     p->records = (nki_pool_record *)nki_alloc_zero(a, p->count * sizeof *p->records);
     int error = nki_pool_make(p, r, keeper);
-    if (error != 0) {
+    if (error != 0 || p->ring == NULL) {
         nki_pool_free(p, a);
-        return error;
+        return error != 0 ? error : ENOMEM;
     }
     p->held = p->count;
     for (uint32_t i = 0; i < p->count; i++) {

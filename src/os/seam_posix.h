@@ -22,7 +22,13 @@
 #endif
 #define NKI_SYS_recv(s, b, n, f) (NKI_FAIL(recv) ? -1 : recv((s), (b), NKI_CLIP(recv, n), (f)))
 #define NKI_SYS_send(s, b, n, f) (NKI_FAIL(send) ? -1 : send((s), (b), NKI_CLIP(send, n), (f)))
+/* musl's sendmsg takes 1,024 bytes of control data and no more: 252 descriptors. */
+#if NKI_LINUX && !defined(__GLIBC__) && defined(SYS_sendmsg)
+#define NKI_SYS_sendmsg(s, m, f) \
+    (NKI_FAIL(sendmsg) ? -1 : (ssize_t)syscall(SYS_sendmsg, (s), (m), (f)))
+#else
 #define NKI_SYS_sendmsg(s, m, f) (NKI_FAIL(sendmsg) ? -1 : sendmsg((s), (m), (f)))
+#endif
 #define NKI_SYS_recvmsg(s, m, f) (NKI_FAIL(recvmsg) ? -1 : recvmsg((s), (m), (f)))
 #if NKI_HAS_MMSG
 #define NKI_SYS_recvmmsg(s, m, n, f) \

@@ -114,9 +114,9 @@ static int nki_pool_open(nki_pool *p, const nki_uring *r, nki_keeper *keeper) {
     const netkit_allocator *a = &keeper->allocator;
     p->records = (nki_pool_record *)nki_alloc_zero(a, p->count * sizeof *p->records);
     int error = nki_pool_make(p, r, keeper);
-    if (error != 0) {
+    if (error != 0 || p->ring == NULL) {
         nki_pool_free(p, a);
-        return error;
+        return error != 0 ? error : ENOMEM;
     }
     p->held = p->count;
     for (uint32_t i = 0; i < p->count; i++) {
