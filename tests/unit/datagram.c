@@ -155,7 +155,11 @@ static void dg_told(const char *address) {
     int value;
     size_t sum = 0;
     netkit_socket a = dg_open(address, &to_a), b = dg_open(address, &to_b);
+    bool has_time = netkit_socket_get(b, NETKIT_OPT_TELL_TIME, &value) != NETKIT_E_NOSYS;
     for (size_t i = 0; i < 5; i++) {
+        if (options[i] == NETKIT_OPT_TELL_TIME && !has_time) {
+            continue; /* qemu has no SO_TIMESTAMPNS */
+        }
         CHECK_OK(netkit_socket_get(b, options[i], &value));
         CHECK_EQ(value, 0);
         CHECK_OK(netkit_socket_set(b, options[i], 1));
@@ -174,7 +178,8 @@ static void dg_told(const char *address) {
     CHECK_EQ(netkit_socket_send_datagrams(a, &out, 1), 1);
     dg_wait(b);
     CHECK_EQ(netkit_socket_recv_datagrams(b, &in, 1, memory, sizeof(memory)), 1);
-    CHECK((in.tos & NETKIT_ECN_MASK) == NETKIT_ECN_ECT0 && in.ttl == 9 && in.time_ns != 0);
+    CHECK((in.tos & NETKIT_ECN_MASK) == NETKIT_ECN_ECT0 && in.ttl == 9);
+    CHECK((in.time_ns != 0) == has_time);
     CHECK(in.local.family == to_b.family && memcmp(in.local.ip, to_b.ip, 16) == 0);
     CHECK_EQ(in.interface_index, 1);
     bool is_ipv4 = to_b.family == NETKIT_AF_IPV4;
