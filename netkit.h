@@ -2675,7 +2675,8 @@ NETKIT_API int netkit_frame_send(netkit_loop *loop, netkit_conn conn, const netk
  *
  * What netkit's own handles are made of, for a program's players, sessions and
  * requests: objects that never move, named by 64-bit handles, where the handle of
- * one that is gone is never the handle of another. Thread: one at a time. */
+ * one that is gone is never the handle of another. Memory is taken for 256 objects at
+ * a time. Thread: one at a time. */
 typedef struct netkit_slotmap netkit_slotmap;
 
 typedef struct netkit_slotmap_desc {
@@ -4123,10 +4124,14 @@ static size_t nki_arena_bytes_for(size_t size) {
     return size > SIZE_MAX - head ? 0 : size + head;
 }
 
-static nki_arena_chunk *nki_arena_chunk_new(netkit_arena *arena, size_t bytes) {
+static bool nki_arena_may_hold(const netkit_arena *arena, size_t bytes) {
     size_t max = arena->size_max == 0 ? (size_t)NKI_ARENA_MAX : arena->size_max;
+    return bytes <= max && arena->size <= max - bytes;
+}
+
+static nki_arena_chunk *nki_arena_chunk_new(netkit_arena *arena, size_t bytes) {
     netkit_allocator allocator;
-    if (bytes > max || arena->size > max - bytes ||
+    if (!nki_arena_may_hold(arena, bytes) ||
         nki_allocator_init(&allocator, &arena->allocator) != NETKIT_OK) {
         return NULL;
     }
@@ -4148,6 +4153,14 @@ static void nki_arena_chunk_free(netkit_arena *arena, nki_arena_chunk *chunk) {
     nki_free(&arena->allocator, chunk, chunk->size);
 }
 
+static void nki_arena_free_spare(netkit_arena *arena) {
+    while (arena->spare != NULL) {
+        nki_arena_chunk *chunk = arena->spare;
+        arena->spare = chunk->next;
+        nki_arena_chunk_free(arena, chunk);
+    }
+}
+
 /* A chunk with `size` bytes free goes in front: a spare one when it is large enough. */
 static int nki_arena_extend(netkit_arena *arena, size_t size) {
     size_t usual = nki_arena_chunk_size(arena);
@@ -4160,7 +4173,13 @@ static int nki_arena_extend(netkit_arena *arena, size_t size) {
         chunk = arena->spare;
         arena->spare = chunk->next;
     } else {
-        chunk = nki_arena_chunk_new(arena, NKI_MAX(need, usual));
+        size_t bytes = NKI_MAX(need, usual);
+        if (!nki_arena_may_hold(arena,
+                                bytes)) { /* without what is kept, and no larger than need be */
+            nki_arena_free_spare(arena);
+            bytes = need;
+        }
+        chunk = nki_arena_chunk_new(arena, bytes);
     }
     if (chunk == NULL) {
         return NETKIT_E_NOMEM;
@@ -4225,11 +4244,7 @@ NETKIT_API void netkit_arena_reset(netkit_arena *arena) {
 
 NETKIT_API void netkit_arena_free(netkit_arena *arena) {
     netkit_arena_reset(arena);
-    while (arena->spare != NULL) {
-        nki_arena_chunk *chunk = arena->spare;
-        arena->spare = chunk->next;
-        nki_arena_chunk_free(arena, chunk);
-    }
+    nki_arena_free_spare(arena);
 }
 
 /* ---- src/base/fifo.c ---- */
@@ -4400,7 +4415,11 @@ NETKIT_API void *netkit_fifo_space(netkit_fifo *fifo, size_t len, size_t *room) 
 }
 
 NETKIT_API int netkit_fifo_commit(netkit_fifo *fifo, size_t len) {
-    if (len > NKI_MIN(fifo->capacity, nki_fifo_max(fifo)) - fifo->len) {
+    size_t room = NKI_MIN(fifo->capacity, nki_fifo_max(fifo)) - fifo->len;
+    if (len > 0 && room > 0) {
+        room = NKI_MIN(room, fifo->capacity - nki_fifo_at(fifo, fifo->len));
+    }
+    if (len > room) {
         return NETKIT_E_INVALID;
     }
     fifo->len += len;
@@ -4525,7 +4544,6 @@ static size_t nki_frame_bytes(const netkit_framing *f, const netkit_frame *frame
 
 NETKIT_API int netkit_frame_next(const netkit_framing *framing, const void *data, size_t len,
                                  size_t *used, netkit_frame *out) {
-    const unsigned char *at = (const unsigned char *)data + *used;
     int found = 0;
     if (!nki_framing_is_valid(framing) || *used > len) {
         return NETKIT_E_INVALID;
@@ -4534,6 +4552,7 @@ NETKIT_API int netkit_frame_next(const netkit_framing *framing, const void *data
     if (len == 0) {
         return 0;
     }
+    const unsigned char *at = (const unsigned char *)data + *used;
     if (framing->kind == NETKIT_FRAME_LENGTH) {
         found = nki_frame_next_length(framing, at, len, out);
     } else if (framing->kind == NETKIT_FRAME_DELIMITER) {
@@ -6939,7 +6958,9 @@ static ssize_t nki_os_sendfile_masked(int s, int file, int64_t *offset, size_t l
         was_blocked && NKI_SYS_sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
     ssize_t sent = NKI_SYS_sendfile(s, file, offset, len);
     int error = errno;
-    if (sent < 0 && error == EPIPE && !was_pending) {
+    /* Inside it is many sends: one that raises the signal may follow others that went. */
+    bool may_be_raised = sent < 0 ? error == EPIPE : (size_t)sent < len;
+    if (may_be_raised && !was_pending) {
         struct timespec now = {0, 0};
         while (NKI_SYS_sigtimedwait(&pipe, NULL, &now) < 0 && errno == EINTR) {
         }
@@ -8865,15 +8886,32 @@ NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint
                                            uint64_t len, int timeout_ms, uint64_t *done) {
     uintptr_t native = nki_socket_native(s);
     uint64_t moved = 0;
+    int is_blocking = 0;
     int rc = s.value == 0 ? NETKIT_E_INVALID : nki_file_range(file, offset, &len);
     uint64_t deadline = rc == NETKIT_OK ? nki_socket_deadline(timeout_ms) : 0;
+    if (rc == NETKIT_OK) {
+        rc = nki_os_get_option(native, NETKIT_OPT_BLOCKING, &is_blocking);
+    }
+    /* sendfile knows no MSG_DONTWAIT: a blocking socket would hold it past the deadline. */
+    if (rc == NETKIT_OK && is_blocking != 0) {
+        rc = nki_os_set_option(native, NETKIT_OPT_BLOCKING, 0);
+    }
     while (rc == NETKIT_OK && moved < len) {
-        rc = nki_os_wait(native, NETKIT_POLL_WRITE, deadline); /* sendfile knows no MSG_DONTWAIT */
+        rc = nki_os_wait(native, NETKIT_POLL_WRITE, deadline);
         if (rc >= 0) {
             rc = nki_os_send_file(native, file, offset + moved, len - moved, false);
         }
         moved += rc > 0 ? (uint64_t)rc : 0u;
         rc = rc < 0 && rc != NETKIT_E_AGAIN ? rc : NETKIT_OK;
+    }
+    if (is_blocking != 0) {
+        int os_code = nki_os_code();
+        int error = nki_os_set_option(native, NETKIT_OPT_BLOCKING, 1);
+        if (rc == NETKIT_OK) {
+            rc = error;
+        } else {
+            (void)nki_os_fail(os_code);
+        }
     }
     if (done != NULL) {
         *done = moved;
@@ -11301,11 +11339,12 @@ enum {
     NKI_C_OPEN_DUE = 1 << 14, /* on_open is to be delivered */
     NKI_C_BY_PEER = 1 << 15,  /* the close follows from the peer's end */
     NKI_C_TCP = 1 << 16,
-    NKI_C_COUNTED = 1 << 18, /* rate_min: bytes received are counted */
-    NKI_C_REFUSED = 1 << 17, /* on_drain is owed for a send of `refused` bytes */
-    NKI_C_CORKED = 1 << 21,  /* what is queued waits for more */
-    NKI_C_UNTOLD = 1 << 19,  /* accepted, and nobody has heard of it before on_open */
-    NKI_C_FDS = 1 << 20,     /* descriptors are received too */
+    NKI_C_COUNTED = 1 << 18,  /* rate_min: bytes received are counted */
+    NKI_C_REFUSED = 1 << 17,  /* on_drain is owed for a send of `refused` bytes */
+    NKI_C_FLUSHING = 1 << 22, /* corked, but what is queued is on its way */
+    NKI_C_CORKED = 1 << 21,   /* what is queued waits for more */
+    NKI_C_UNTOLD = 1 << 19,   /* accepted, and nobody has heard of it before on_open */
+    NKI_C_FDS = 1 << 20,      /* descriptors are received too */
     NKI_C_DUE = NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_OPEN_DUE,
     NKI_C_PLAIN = NKI_C_OPENED | NKI_C_TCP | NKI_C_DUPLEX, /* nothing is out of the ordinary */
     NKI_C_ENDING = NKI_C_SHUT | NKI_C_CLOSING | NKI_C_DEAD,
@@ -12124,6 +12163,7 @@ static void nki_chunks_free(netkit_loop *loop) {
 static void nki_out_append(nki_conn *c, nki_chunk *chunk) {
     if (c->out == NULL) {
         c->out = chunk;
+        c->flags &= ~(uint32_t)NKI_C_FLUSHING;
     } else {
         c->out->last->next = chunk;
         c->out->last = chunk;
@@ -12172,6 +12212,7 @@ static int nki_out_reserve(netkit_loop *loop, const nki_conn *c, size_t len) {
 static NKI_OUTLINE int nki_out_chunks(netkit_loop *loop, nki_conn *c, const void *data,
                                       size_t len) {
     const unsigned char *from = (const unsigned char *)data;
+    loop->reserved = NULL;
     if (nki_out_reserve(loop, c, len) != NETKIT_OK) {
         return NETKIT_E_NOMEM;
     }
@@ -12334,7 +12375,7 @@ static bool nki_out_file_follows(const nki_conn *c, size_t count) {
     for (; chunk != NULL && chunk->file == 0 && count > 0; chunk = chunk->next) {
         count -= chunk->end > chunk->begin;
     }
-    return chunk != NULL && chunk->file != 0;
+    return chunk != NULL && chunk->file != 0 && chunk->end > chunk->begin;
 }
 
 /* Take the first chunk off. */
@@ -13016,13 +13057,25 @@ static NKI_HOT bool nki_conn_flush_stage(netkit_loop *loop, nki_conn *c) {
     return true;
 }
 
+/* What is staged is about to go: the idle time begins anew. */
+static void nki_conn_is_active(const netkit_loop *loop, nki_conn *c) {
+    if ((c->flags & NKI_C_HELD) == 0) {
+        c->u.live.active_ms = loop->turn_ms;
+    }
+}
+
 /* Send what is queued, as far as the system takes it. */
 static NKI_OUTLINE void nki_conn_flush(netkit_loop *loop, nki_conn *c) {
+    loop->reserved = NULL;
     if (nki_staged(loop, c) != 0) {
+        nki_conn_is_active(loop, c);
         (void)nki_conn_flush_stage(loop, c);
         nki_stage_reopen(loop, c);
     }
     c->unflushed = 0;
+    if ((c->flags & NKI_C_CORKED) != 0) {
+        c->flags |= NKI_C_FLUSHING;
+    }
     if ((c->flags & NKI_C_HELD) != 0) {
         return;
     }
@@ -13076,11 +13129,11 @@ static NKI_OUTLINE void nki_conn_arm(netkit_loop *loop, nki_conn *c) {
     loop->driver->arm(loop, &c->source, wanted);
 }
 
-/* A cork holds back what is small; never what the conn needs to go on reading. */
+/* A cork holds back what is small; never what the conn needs to go on reading, nor the rest of what
+ * has begun to go. */
 static bool nki_conn_is_corked(const nki_conn *c) {
-    return (c->flags & NKI_C_CORKED) != 0 && c->unflushed < NKI_FLUSH_AT &&
-           (c->flags & NKI_C_REFUSED) == 0 &&
-           c->queued + c->behaviour->options.recv_max <= c->behaviour->options.send_max;
+    return (c->flags & (NKI_C_CORKED | NKI_C_FLUSHING | NKI_C_REFUSED)) == NKI_C_CORKED &&
+           c->unflushed < NKI_FLUSH_AT && nki_conn_room(c) > 0;
 }
 
 static NKI_OUTLINE void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
@@ -13106,6 +13159,7 @@ static NKI_OUTLINE void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
 static NKI_OUTLINE void nki_conn_after(netkit_loop *loop, nki_conn *c) {
     if (NKI_LIKELY(loop->current == c)) {
         if (loop->stage_len != 0) {
+            nki_conn_is_active(loop, c);
             (void)nki_conn_flush_stage(loop, c);
         }
         loop->stage_len = 0;
@@ -15122,6 +15176,29 @@ NETKIT_API int netkit_adopt(netkit_loop *loop, const netkit_adopt_desc *desc, ne
 /* ---- src/loop/frame.c ---- */
 /* Sending frames: header, data and delimiter in one vectored send, so all of a frame or nothing. */
 
+/* In the data, or across its end: behind "a\r\n" the delimiter "\r\n\r\n" would come too early. */
+static bool nki_frame_has_delimiter(const netkit_framing *framing, const void *data, size_t len) {
+    const char *delimiter = framing->delimiter_bytes == 0 ? "\n" : framing->delimiter;
+    size_t bytes = framing->delimiter_bytes == 0 ? 1 : framing->delimiter_bytes;
+    size_t tail = NKI_MIN(len, bytes - 1);
+    char seam[2 * NETKIT_FRAME_DELIMITER_MAX];
+    netkit_frame none;
+    size_t used = 0;
+    if (len > 0 && netkit_frame_next(framing, data, len, &used, &none) != 0) {
+        return true;
+    }
+    if (tail > 0) {
+        memcpy(seam, (const char *)data + len - tail, tail);
+    }
+    memcpy(seam + tail, delimiter, bytes);
+    for (size_t i = 0; i < tail; i++) {
+        if (memcmp(seam + i, delimiter, bytes) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 NETKIT_API int netkit_frame_send(netkit_loop *loop, netkit_conn conn, const netkit_framing *framing,
                                  const void *data, size_t len) {
     unsigned char header[NETKIT_FRAME_HEADER_MAX];
@@ -15138,9 +15215,7 @@ NETKIT_API int netkit_frame_send(netkit_loop *loop, netkit_conn conn, const netk
     spans[2].data = NULL;
     spans[2].len = 0;
     if (framing->kind == NETKIT_FRAME_DELIMITER) {
-        netkit_frame none;
-        size_t used = 0;
-        if (netkit_frame_next(framing, data, len, &used, &none) != 0) {
+        if (nki_frame_has_delimiter(framing, data, len)) {
             return NETKIT_E_INVALID;
         }
         spans[2].data = framing->delimiter_bytes == 0 ? "\n" : framing->delimiter;
@@ -17311,7 +17386,7 @@ static NKI_OUTLINE int nki_r_read_odd(netkit_loop *loop, nki_conn *c, int n, siz
         is_all = n >= loop->poller.ops->held(&loop->poller, c->source.socket);
     }
     if (is_all || n == NETKIT_E_AGAIN) {
-        c->source.ready = 0;
+        c->source.ready &= NETKIT_POLL_WRITE; /* what a flush that ended at its budget has set */
     }
     return n == NETKIT_E_EOF ? nki_r_taken_error(loop, c, n) : n;
 }
@@ -17323,7 +17398,7 @@ static int nki_r_read(netkit_loop *loop, nki_conn *c, size_t max) {
     bool is_plain = n > 0 && n < NKI_RECV_SIZE && max == NKI_RECV_SIZE &&
                     (c->source.driver & NKI_R_TO_AGAIN) == 0;
     if (NKI_LIKELY(is_plain)) {
-        c->source.ready = 0;
+        c->source.ready &= NETKIT_POLL_WRITE; /* what a flush that ended at its budget has set */
         return n;
     }
     return nki_r_read_odd(loop, c, n, max);
@@ -17507,7 +17582,7 @@ static int nki_r_read_fds(netkit_loop *loop, nki_conn *c, size_t max, uintptr_t 
     loop->span.data = buffer;
     int n = nki_os_recv_fds(c->source.socket, buffer, max, fds, count);
     if (n == NETKIT_E_AGAIN) {
-        c->source.ready = 0;
+        c->source.ready &= NETKIT_POLL_WRITE; /* what a flush that ended at its budget has set */
     }
     return n;
 }

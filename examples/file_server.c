@@ -36,7 +36,8 @@ static netkit_loop *volatile running;
 /* Lives in each conn's ext memory. */
 typedef struct client {
     netkit_conn conn;
-    int files; /* that wait in its queue */
+    int files;     /* that wait in its queue */
+    bool is_ended; /* the peer has sent its last request */
 } client;
 
 /* The file of a name, or -1 and why not. */
@@ -67,6 +68,19 @@ static void file_sent(netkit_loop *loop, int status, void *user) {
     (void)status; /* on_close tells of failures */
     if (c->files-- == FILES_MAX) {
         netkit_conn_resume(loop, c->conn);
+    }
+    if (c->files == 0 && c->is_ended) {
+        netkit_conn_close(loop, c->conn);
+    }
+}
+
+/* Closing at once would put all that waits under close_deadline_ms. */
+static void on_eof(netkit_loop *loop, netkit_conn conn, void *user) {
+    client *c = (client *)netkit_conn_ext(loop, conn);
+    (void)user;
+    c->is_ended = true;
+    if (c->files == 0) {
+        netkit_conn_close(loop, conn);
     }
 }
 
@@ -195,6 +209,7 @@ int main(int argc, char **argv) {
     loop_desc.backend = backend;
     desc.address = address;
     desc.handler.on_data = on_data;
+    desc.handler.on_eof = on_eof;
     desc.conn.ext_size = sizeof(client);
     desc.conn.idle_timeout_ms = IDLE_TIME_MS;
 

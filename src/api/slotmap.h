@@ -2,7 +2,8 @@
  *
  * What netkit's own handles are made of, for a program's players, sessions and
  * requests: objects that never move, named by 64-bit handles, where the handle of
- * one that is gone is never the handle of another. Thread: one at a time. */
+ * one that is gone is never the handle of another. Memory is taken for 256 objects at
+ * a time. Thread: one at a time. */
 typedef struct netkit_slotmap netkit_slotmap;
 
 typedef struct netkit_slotmap_desc {

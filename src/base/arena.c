@@ -23,10 +23,14 @@ static size_t nki_arena_bytes_for(size_t size) {
     return size > SIZE_MAX - head ? 0 : size + head;
 }
 
-static nki_arena_chunk *nki_arena_chunk_new(netkit_arena *arena, size_t bytes) {
+static bool nki_arena_may_hold(const netkit_arena *arena, size_t bytes) {
     size_t max = arena->size_max == 0 ? (size_t)NKI_ARENA_MAX : arena->size_max;
+    return bytes <= max && arena->size <= max - bytes;
+}
+
+static nki_arena_chunk *nki_arena_chunk_new(netkit_arena *arena, size_t bytes) {
     netkit_allocator allocator;
-    if (bytes > max || arena->size > max - bytes ||
+    if (!nki_arena_may_hold(arena, bytes) ||
         nki_allocator_init(&allocator, &arena->allocator) != NETKIT_OK) {
         return NULL;
     }
@@ -48,6 +52,14 @@ static void nki_arena_chunk_free(netkit_arena *arena, nki_arena_chunk *chunk) {
     nki_free(&arena->allocator, chunk, chunk->size);
 }
 
+static void nki_arena_free_spare(netkit_arena *arena) {
+    while (arena->spare != NULL) {
+        nki_arena_chunk *chunk = arena->spare;
+        arena->spare = chunk->next;
+        nki_arena_chunk_free(arena, chunk);
+    }
+}
+
 /* A chunk with `size` bytes free goes in front: a spare one when it is large enough. */
 static int nki_arena_extend(netkit_arena *arena, size_t size) {
     size_t usual = nki_arena_chunk_size(arena);
@@ -60,7 +72,13 @@ static int nki_arena_extend(netkit_arena *arena, size_t size) {
         chunk = arena->spare;
         arena->spare = chunk->next;
     } else {
-        chunk = nki_arena_chunk_new(arena, NKI_MAX(need, usual));
+        size_t bytes = NKI_MAX(need, usual);
+        if (!nki_arena_may_hold(arena,
+                                bytes)) { /* without what is kept, and no larger than need be */
+            nki_arena_free_spare(arena);
+            bytes = need;
+        }
+        chunk = nki_arena_chunk_new(arena, bytes);
     }
     if (chunk == NULL) {
         return NETKIT_E_NOMEM;
@@ -125,9 +143,5 @@ NETKIT_API void netkit_arena_reset(netkit_arena *arena) {
 
 NETKIT_API void netkit_arena_free(netkit_arena *arena) {
     netkit_arena_reset(arena);
-    while (arena->spare != NULL) {
-        nki_arena_chunk *chunk = arena->spare;
-        arena->spare = chunk->next;
-        nki_arena_chunk_free(arena, chunk);
-    }
+    nki_arena_free_spare(arena);
 }

@@ -165,7 +165,11 @@ NETKIT_API void *netkit_fifo_space(netkit_fifo *fifo, size_t len, size_t *room) 
 }
 
 NETKIT_API int netkit_fifo_commit(netkit_fifo *fifo, size_t len) {
-    if (len > NKI_MIN(fifo->capacity, nki_fifo_max(fifo)) - fifo->len) {
+    size_t room = NKI_MIN(fifo->capacity, nki_fifo_max(fifo)) - fifo->len;
+    if (len > 0 && room > 0) {
+        room = NKI_MIN(room, fifo->capacity - nki_fifo_at(fifo, fifo->len));
+    }
+    if (len > room) {
         return NETKIT_E_INVALID;
     }
     fifo->len += len;

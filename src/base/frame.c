@@ -100,7 +100,6 @@ static size_t nki_frame_bytes(const netkit_framing *f, const netkit_frame *frame
 
 NETKIT_API int netkit_frame_next(const netkit_framing *framing, const void *data, size_t len,
                                  size_t *used, netkit_frame *out) {
-    const unsigned char *at = (const unsigned char *)data + *used;
     int found = 0;
     if (!nki_framing_is_valid(framing) || *used > len) {
         return NETKIT_E_INVALID;
@@ -109,6 +108,7 @@ NETKIT_API int netkit_frame_next(const netkit_framing *framing, const void *data
     if (len == 0) {
         return 0;
     }
+    const unsigned char *at = (const unsigned char *)data + *used;
     if (framing->kind == NETKIT_FRAME_LENGTH) {
         found = nki_frame_next_length(framing, at, len, out);
     } else if (framing->kind == NETKIT_FRAME_DELIMITER) {

@@ -364,13 +364,25 @@ static NKI_HOT bool nki_conn_flush_stage(netkit_loop *loop, nki_conn *c) {
     return true;
 }
 
+/* What is staged is about to go: the idle time begins anew. */
+static void nki_conn_is_active(const netkit_loop *loop, nki_conn *c) {
+    if ((c->flags & NKI_C_HELD) == 0) {
+        c->u.live.active_ms = loop->turn_ms;
+    }
+}
+
 /* Send what is queued, as far as the system takes it. */
 static NKI_OUTLINE void nki_conn_flush(netkit_loop *loop, nki_conn *c) {
+    loop->reserved = NULL;
     if (nki_staged(loop, c) != 0) {
+        nki_conn_is_active(loop, c);
         (void)nki_conn_flush_stage(loop, c);
         nki_stage_reopen(loop, c);
     }
     c->unflushed = 0;
+    if ((c->flags & NKI_C_CORKED) != 0) {
+        c->flags |= NKI_C_FLUSHING;
+    }
     if ((c->flags & NKI_C_HELD) != 0) {
         return;
     }
@@ -424,11 +436,11 @@ static NKI_OUTLINE void nki_conn_arm(netkit_loop *loop, nki_conn *c) {
     loop->driver->arm(loop, &c->source, wanted);
 }
 
-/* A cork holds back what is small; never what the conn needs to go on reading. */
+/* A cork holds back what is small; never what the conn needs to go on reading, nor the rest of what
+ * has begun to go. */
 static bool nki_conn_is_corked(const nki_conn *c) {
-    return (c->flags & NKI_C_CORKED) != 0 && c->unflushed < NKI_FLUSH_AT &&
-           (c->flags & NKI_C_REFUSED) == 0 &&
-           c->queued + c->behaviour->options.recv_max <= c->behaviour->options.send_max;
+    return (c->flags & (NKI_C_CORKED | NKI_C_FLUSHING | NKI_C_REFUSED)) == NKI_C_CORKED &&
+           c->unflushed < NKI_FLUSH_AT && nki_conn_room(c) > 0;
 }
 
 static NKI_OUTLINE void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
@@ -454,6 +466,7 @@ static NKI_OUTLINE void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
 static NKI_OUTLINE void nki_conn_after(netkit_loop *loop, nki_conn *c) {
     if (NKI_LIKELY(loop->current == c)) {
         if (loop->stage_len != 0) {
+            nki_conn_is_active(loop, c);
             (void)nki_conn_flush_stage(loop, c);
         }
         loop->stage_len = 0;

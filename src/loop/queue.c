@@ -76,6 +76,7 @@ static void nki_chunks_free(netkit_loop *loop) {
 static void nki_out_append(nki_conn *c, nki_chunk *chunk) {
     if (c->out == NULL) {
         c->out = chunk;
+        c->flags &= ~(uint32_t)NKI_C_FLUSHING;
     } else {
         c->out->last->next = chunk;
         c->out->last = chunk;
@@ -124,6 +125,7 @@ static int nki_out_reserve(netkit_loop *loop, const nki_conn *c, size_t len) {
 static NKI_OUTLINE int nki_out_chunks(netkit_loop *loop, nki_conn *c, const void *data,
                                       size_t len) {
     const unsigned char *from = (const unsigned char *)data;
+    loop->reserved = NULL;
     if (nki_out_reserve(loop, c, len) != NETKIT_OK) {
         return NETKIT_E_NOMEM;
     }
@@ -286,7 +288,7 @@ static bool nki_out_file_follows(const nki_conn *c, size_t count) {
     for (; chunk != NULL && chunk->file == 0 && count > 0; chunk = chunk->next) {
         count -= chunk->end > chunk->begin;
     }
-    return chunk != NULL && chunk->file != 0;
+    return chunk != NULL && chunk->file != 0 && chunk->end > chunk->begin;
 }
 
 /* Take the first chunk off. */

@@ -288,7 +288,7 @@ static NKI_OUTLINE int nki_r_read_odd(netkit_loop *loop, nki_conn *c, int n, siz
         is_all = n >= loop->poller.ops->held(&loop->poller, c->source.socket);
     }
     if (is_all || n == NETKIT_E_AGAIN) {
-        c->source.ready = 0;
+        c->source.ready &= NETKIT_POLL_WRITE; /* what a flush that ended at its budget has set */
     }
     return n == NETKIT_E_EOF ? nki_r_taken_error(loop, c, n) : n;
 }
@@ -300,7 +300,7 @@ static int nki_r_read(netkit_loop *loop, nki_conn *c, size_t max) {
     bool is_plain = n > 0 && n < NKI_RECV_SIZE && max == NKI_RECV_SIZE &&
                     (c->source.driver & NKI_R_TO_AGAIN) == 0;
     if (NKI_LIKELY(is_plain)) {
-        c->source.ready = 0;
+        c->source.ready &= NETKIT_POLL_WRITE; /* what a flush that ended at its budget has set */
         return n;
     }
     return nki_r_read_odd(loop, c, n, max);
@@ -484,7 +484,7 @@ static int nki_r_read_fds(netkit_loop *loop, nki_conn *c, size_t max, uintptr_t 
     loop->span.data = buffer;
     int n = nki_os_recv_fds(c->source.socket, buffer, max, fds, count);
     if (n == NETKIT_E_AGAIN) {
-        c->source.ready = 0;
+        c->source.ready &= NETKIT_POLL_WRITE; /* what a flush that ended at its budget has set */
     }
     return n;
 }

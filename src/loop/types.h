@@ -113,11 +113,12 @@ enum {
     NKI_C_OPEN_DUE = 1 << 14, /* on_open is to be delivered */
     NKI_C_BY_PEER = 1 << 15,  /* the close follows from the peer's end */
     NKI_C_TCP = 1 << 16,
-    NKI_C_COUNTED = 1 << 18, /* rate_min: bytes received are counted */
-    NKI_C_REFUSED = 1 << 17, /* on_drain is owed for a send of `refused` bytes */
-    NKI_C_CORKED = 1 << 21,  /* what is queued waits for more */
-    NKI_C_UNTOLD = 1 << 19,  /* accepted, and nobody has heard of it before on_open */
-    NKI_C_FDS = 1 << 20,     /* descriptors are received too */
+    NKI_C_COUNTED = 1 << 18,  /* rate_min: bytes received are counted */
+    NKI_C_REFUSED = 1 << 17,  /* on_drain is owed for a send of `refused` bytes */
+    NKI_C_FLUSHING = 1 << 22, /* corked, but what is queued is on its way */
+    NKI_C_CORKED = 1 << 21,   /* what is queued waits for more */
+    NKI_C_UNTOLD = 1 << 19,   /* accepted, and nobody has heard of it before on_open */
+    NKI_C_FDS = 1 << 20,      /* descriptors are received too */
     NKI_C_DUE = NKI_C_REOFFER | NKI_C_DRAIN_DUE | NKI_C_OPEN_DUE,
     NKI_C_PLAIN = NKI_C_OPENED | NKI_C_TCP | NKI_C_DUPLEX, /* nothing is out of the ordinary */
     NKI_C_ENDING = NKI_C_SHUT | NKI_C_CLOSING | NKI_C_DEAD,

@@ -23,7 +23,9 @@ static ssize_t nki_os_sendfile_masked(int s, int file, int64_t *offset, size_t l
         was_blocked && NKI_SYS_sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
     ssize_t sent = NKI_SYS_sendfile(s, file, offset, len);
     int error = errno;
-    if (sent < 0 && error == EPIPE && !was_pending) {
+    /* Inside it is many sends: one that raises the signal may follow others that went. */
+    bool may_be_raised = sent < 0 ? error == EPIPE : (size_t)sent < len;
+    if (may_be_raised && !was_pending) {
         struct timespec now = {0, 0};
         while (NKI_SYS_sigtimedwait(&pipe, NULL, &now) < 0 && errno == EINTR) {
         }

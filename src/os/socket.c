@@ -323,15 +323,32 @@ NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint
                                            uint64_t len, int timeout_ms, uint64_t *done) {
     uintptr_t native = nki_socket_native(s);
     uint64_t moved = 0;
+    int is_blocking = 0;
     int rc = s.value == 0 ? NETKIT_E_INVALID : nki_file_range(file, offset, &len);
     uint64_t deadline = rc == NETKIT_OK ? nki_socket_deadline(timeout_ms) : 0;
+    if (rc == NETKIT_OK) {
+        rc = nki_os_get_option(native, NETKIT_OPT_BLOCKING, &is_blocking);
+    }
+    /* sendfile knows no MSG_DONTWAIT: a blocking socket would hold it past the deadline. */
+    if (rc == NETKIT_OK && is_blocking != 0) {
+        rc = nki_os_set_option(native, NETKIT_OPT_BLOCKING, 0);
+    }
     while (rc == NETKIT_OK && moved < len) {
-        rc = nki_os_wait(native, NETKIT_POLL_WRITE, deadline); /* sendfile knows no MSG_DONTWAIT */
+        rc = nki_os_wait(native, NETKIT_POLL_WRITE, deadline);
         if (rc >= 0) {
             rc = nki_os_send_file(native, file, offset + moved, len - moved, false);
         }
         moved += rc > 0 ? (uint64_t)rc : 0u;
         rc = rc < 0 && rc != NETKIT_E_AGAIN ? rc : NETKIT_OK;
+    }
+    if (is_blocking != 0) {
+        int os_code = nki_os_code();
+        int error = nki_os_set_option(native, NETKIT_OPT_BLOCKING, 1);
+        if (rc == NETKIT_OK) {
+            rc = error;
+        } else {
+            (void)nki_os_fail(os_code);
+        }
     }
     if (done != NULL) {
         *done = moved;
