@@ -9286,7 +9286,14 @@ NETKIT_API int netkit_socket_recv_datagrams(netkit_socket s, netkit_datagram *da
     memset(scratch.bytes, 0, 64); /* no heads were made yet */
     int rc = nki_os_recv_dgrams(native, scratch.bytes, datagrams, &room);
     /* What failed is told by the error queue, if that was asked for; after the error itself. */
-    if (rc < 0 && nki_os_recv_failed(native, datagrams, memory, room.size) == NETKIT_OK) {
+    int family = NETKIT_AF_NONE;
+    if (rc < 0) { /* unix sockets have no such queue: there Linux would receive a datagram */
+        int os_code = nki_os_code();
+        (void)nki_os_family(native, &family);
+        (void)nki_os_fail(os_code);
+    }
+    bool has_reports = family == NETKIT_AF_IPV4 || family == NETKIT_AF_IPV6;
+    if (has_reports && nki_os_recv_failed(native, datagrams, memory, room.size) == NETKIT_OK) {
         return 1;
     }
     return rc;
@@ -11554,6 +11561,7 @@ typedef struct nki_dgrams {
     size_t offset;          /* in a row of segments */
     nki_udp_parked *parked; /* whose items they are, or NULL */
     nki_udp_parked *dead;   /* to be freed when the callback has returned */
+    nki_udp_parked *in_use; /* what the last batch began with, NULL = not parked ones */
     nki_udp_block *spare;
     uint32_t spare_count;
     uint32_t blocks;     /* that exist */
@@ -15493,9 +15501,14 @@ static bool nki_udp_send_failed(netkit_loop *loop, nki_udp *u, const nki_dgram_o
     return true;
 }
 
+/* Whether one more datagram fits: an empty queue takes any that may be sent at all. */
+static bool nki_udp_fits(const nki_udp *u, size_t len) {
+    return u->records == 0 || len + NKI_UDP_COST <= nki_udp_room(u);
+}
+
 /* The queue has shrunk: who waited for that? */
 static void nki_udp_progress(netkit_loop *loop, nki_udp *u) {
-    if ((u->flags & NKI_D_REFUSED) != 0 && u->refused <= nki_udp_room(u)) {
+    if ((u->flags & NKI_D_REFUSED) != 0 && nki_udp_fits(u, u->refused)) {
         u->flags = (u->flags & ~(uint32_t)NKI_D_REFUSED) | NKI_D_DRAIN_DUE;
         nki_enqueue_later(loop, &u->source);
     }
@@ -15645,6 +15658,7 @@ static void nki_udp_batch_begin(netkit_loop *loop, nki_udp *u, const netkit_data
     d->at = 0;
     d->count = count;
     d->offset = 0;
+    d->in_use = NULL;
     loop->udp_batch = u;
 }
 
@@ -15669,10 +15683,8 @@ static const netkit_datagram *nki_udp_batch_next(const nki_udp *u, nki_dgrams *d
         d->at++;
         return item;
     }
-    if (d->offset == 0) {
-        d->one = *item;
-        d->one.segment_size = 0;
-    }
+    d->one = *item; /* each time: another udp's may have been told in between */
+    d->one.segment_size = 0;
     size_t left = item->len - d->offset;
     d->one.data = (const char *)item->data + d->offset;
     d->one.len = NKI_MIN(left, (size_t)item->segment_size);
@@ -15768,6 +15780,7 @@ static void nki_udp_unpark(netkit_loop *loop, nki_udp *u) {
     u->parked = NULL;
     nki_udp_batch_begin(loop, u, nki_udp_parked_items(p), p->count);
     d->parked = p;
+    d->in_use = p;
     d->at = p->at;
     d->offset = p->offset;
 }
@@ -16014,6 +16027,19 @@ static void nki_udp_closed(netkit_loop *loop, nki_udp *u) {
 }
 
 /* From anywhere: nothing more is received or told but the end. */
+/* A callback that has paused its udp may still look at them. */
+static void nki_udp_drop_parked(netkit_loop *loop, nki_udp *u) {
+    nki_dgrams *d = loop->dgrams;
+    nki_udp_parked *p = u->parked;
+    u->parked = NULL;
+    if (p != NULL && p == d->in_use) {
+        nki_dgrams_bury(loop);
+        d->dead = p;
+    } else if (p != NULL) {
+        nki_free(&loop->allocator, p, p->size);
+    }
+}
+
 static void nki_udp_close(netkit_loop *loop, nki_udp *u) {
     if ((u->flags & NKI_D_CLOSING) != 0) {
         return;
@@ -16027,10 +16053,7 @@ static void nki_udp_close(netkit_loop *loop, nki_udp *u) {
     if (loop->udp_batch == u) {
         nki_udp_batch_end(loop);
     }
-    if (u->parked != NULL) {
-        nki_free(&loop->allocator, u->parked, u->parked->size);
-        u->parked = NULL;
-    }
+    nki_udp_drop_parked(loop, u);
     u->flags |= NKI_D_CLOSING;
     nki_timers_stop(&loop->timers, &u->more->timer);
     loop->driver->shut(loop, &u->source, false);
@@ -16104,9 +16127,9 @@ static int nki_udp_put(netkit_loop *loop, nki_udp *u, const nki_route *route, co
     if (len >= NKI_UDP_DIRECT_MIN && nki_udp_send_direct(loop, u, route, data, len, segment)) {
         return NETKIT_OK;
     }
-    if (NKI_UNLIKELY(len > nki_udp_room(u))) {
+    if (NKI_UNLIKELY(!nki_udp_fits(u, len))) {
         nki_udp_flush(loop, u);
-        if (len > nki_udp_room(u)) {
+        if (!nki_udp_fits(u, len)) {
             return nki_udp_refuse(u, len);
         }
     }

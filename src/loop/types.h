@@ -328,6 +328,7 @@ typedef struct nki_dgrams {
     size_t offset;          /* in a row of segments */
     nki_udp_parked *parked; /* whose items they are, or NULL */
     nki_udp_parked *dead;   /* to be freed when the callback has returned */
+    nki_udp_parked *in_use; /* what the last batch began with, NULL = not parked ones */
     nki_udp_block *spare;
     uint32_t spare_count;
     uint32_t blocks;     /* that exist */

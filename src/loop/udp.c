@@ -100,6 +100,7 @@ static void nki_udp_batch_begin(netkit_loop *loop, nki_udp *u, const netkit_data
     d->at = 0;
     d->count = count;
     d->offset = 0;
+    d->in_use = NULL;
     loop->udp_batch = u;
 }
 
@@ -124,10 +125,8 @@ static const netkit_datagram *nki_udp_batch_next(const nki_udp *u, nki_dgrams *d
         d->at++;
         return item;
     }
-    if (d->offset == 0) {
-        d->one = *item;
-        d->one.segment_size = 0;
-    }
+    d->one = *item; /* each time: another udp's may have been told in between */
+    d->one.segment_size = 0;
     size_t left = item->len - d->offset;
     d->one.data = (const char *)item->data + d->offset;
     d->one.len = NKI_MIN(left, (size_t)item->segment_size);
@@ -223,6 +222,7 @@ static void nki_udp_unpark(netkit_loop *loop, nki_udp *u) {
     u->parked = NULL;
     nki_udp_batch_begin(loop, u, nki_udp_parked_items(p), p->count);
     d->parked = p;
+    d->in_use = p;
     d->at = p->at;
     d->offset = p->offset;
 }
@@ -469,6 +469,19 @@ static void nki_udp_closed(netkit_loop *loop, nki_udp *u) {
 }
 
 /* From anywhere: nothing more is received or told but the end. */
+/* A callback that has paused its udp may still look at them. */
+static void nki_udp_drop_parked(netkit_loop *loop, nki_udp *u) {
+    nki_dgrams *d = loop->dgrams;
+    nki_udp_parked *p = u->parked;
+    u->parked = NULL;
+    if (p != NULL && p == d->in_use) {
+        nki_dgrams_bury(loop);
+        d->dead = p;
+    } else if (p != NULL) {
+        nki_free(&loop->allocator, p, p->size);
+    }
+}
+
 static void nki_udp_close(netkit_loop *loop, nki_udp *u) {
     if ((u->flags & NKI_D_CLOSING) != 0) {
         return;
@@ -482,10 +495,7 @@ static void nki_udp_close(netkit_loop *loop, nki_udp *u) {
     if (loop->udp_batch == u) {
         nki_udp_batch_end(loop);
     }
-    if (u->parked != NULL) {
-        nki_free(&loop->allocator, u->parked, u->parked->size);
-        u->parked = NULL;
-    }
+    nki_udp_drop_parked(loop, u);
     u->flags |= NKI_D_CLOSING;
     nki_timers_stop(&loop->timers, &u->more->timer);
     loop->driver->shut(loop, &u->source, false);

@@ -65,9 +65,9 @@ static int nki_udp_put(netkit_loop *loop, nki_udp *u, const nki_route *route, co
     if (len >= NKI_UDP_DIRECT_MIN && nki_udp_send_direct(loop, u, route, data, len, segment)) {
         return NETKIT_OK;
     }
-    if (NKI_UNLIKELY(len > nki_udp_room(u))) {
+    if (NKI_UNLIKELY(!nki_udp_fits(u, len))) {
         nki_udp_flush(loop, u);
-        if (len > nki_udp_room(u)) {
+        if (!nki_udp_fits(u, len)) {
             return nki_udp_refuse(u, len);
         }
     }

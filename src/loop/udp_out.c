@@ -266,9 +266,14 @@ static bool nki_udp_send_failed(netkit_loop *loop, nki_udp *u, const nki_dgram_o
     return true;
 }
 
+/* Whether one more datagram fits: an empty queue takes any that may be sent at all. */
+static bool nki_udp_fits(const nki_udp *u, size_t len) {
+    return u->records == 0 || len + NKI_UDP_COST <= nki_udp_room(u);
+}
+
 /* The queue has shrunk: who waited for that? */
 static void nki_udp_progress(netkit_loop *loop, nki_udp *u) {
-    if ((u->flags & NKI_D_REFUSED) != 0 && u->refused <= nki_udp_room(u)) {
+    if ((u->flags & NKI_D_REFUSED) != 0 && nki_udp_fits(u, u->refused)) {
         u->flags = (u->flags & ~(uint32_t)NKI_D_REFUSED) | NKI_D_DRAIN_DUE;
         nki_enqueue_later(loop, &u->source);
     }

@@ -73,7 +73,14 @@ NETKIT_API int netkit_socket_recv_datagrams(netkit_socket s, netkit_datagram *da
     memset(scratch.bytes, 0, 64); /* no heads were made yet */
     int rc = nki_os_recv_dgrams(native, scratch.bytes, datagrams, &room);
     /* What failed is told by the error queue, if that was asked for; after the error itself. */
-    if (rc < 0 && nki_os_recv_failed(native, datagrams, memory, room.size) == NETKIT_OK) {
+    int family = NETKIT_AF_NONE;
+    if (rc < 0) { /* unix sockets have no such queue: there Linux would receive a datagram */
+        int os_code = nki_os_code();
+        (void)nki_os_family(native, &family);
+        (void)nki_os_fail(os_code);
+    }
+    bool has_reports = family == NETKIT_AF_IPV4 || family == NETKIT_AF_IPV6;
+    if (has_reports && nki_os_recv_failed(native, datagrams, memory, room.size) == NETKIT_OK) {
         return 1;
     }
     return rc;
