@@ -579,3 +579,72 @@ NKT_LOOP_TEST(file_long_queue_goes_on) {
     CHECK_OK(end.info.code);
     nkt_loop_done(loop);
 }
+
+/* IO08 IO09: a corked conn that has begun to send goes on, whatever the system takes at a time. */
+NKT_LOOP_TEST(cork_goes_on_with_a_file) {
+    netkit_loop *loop = nkt_loop();
+    file_sender s;
+    sup_end peer;
+    char address[32];
+    netkit_handler handler = sup_handler();
+    handler.on_eof = NULL;
+    handler.on_data = NULL;
+    memset(&s, 0, sizeof s);
+    sup_end_init(&s.end);
+    sup_end_init(&peer);
+    netkit_listen_desc listen = sup_listen_desc(&handler, &peer);
+    snprintf(address, sizeof address, "127.0.0.1:%u", sup_listen(loop, &listen, NULL));
+    netkit_connect_desc connect = sup_connect_desc(address, &s.end);
+    connect.handler.on_eof = NULL;
+    s.fd = file_make(FILE_SIZE);
+    CHECK_OK(netkit_connect(loop, &connect, &s.end.conn));
+    SUP_UNTIL(loop, s.end.opens == 1);
+    CHECK_OK(netkit_conn_cork(loop, s.end.conn, true));
+    for (int i = 0; i < 4; i++) {
+        CHECK_OK(netkit_conn_send_file(loop, s.end.conn, (uintptr_t)s.fd, 0, NETKIT_FILE_END,
+                                       file_released, &s));
+    }
+    SUP_UNTIL(loop, s.released == 4);
+    CHECK_OK(s.status);
+    CHECK_OK(netkit_conn_close(loop, s.end.conn));
+    SUP_UNTIL(loop, s.end.closes == 1 && peer.closes == 1);
+    close(s.fd);
+    nkt_loop_done(loop);
+}
+
+static void *file_reader_leaves(void *user) {
+    int fd = *(const int *)user;
+    char byte[4096];
+    nkt_sleep_ms(50); /* the sender is in the middle of its file */
+    (void)!read(fd, byte, sizeof byte);
+    close(fd);
+    return NULL;
+}
+
+/* T-13 IO09: the peer that leaves while the system sends raises no SIGPIPE either, although the
+ * call says how much went. */
+NKT_TEST(file_to_a_peer_that_leaves) {
+    int fd = file_make(FILE_SIZE);
+    for (int i = 0; i < 5; i++) {
+        netkit_socket listener, s, taken;
+        netkit_addr at;
+        pthread_t thread;
+        CHECK_OK(netkit_addr_parse(&at, "127.0.0.1:0", NULL));
+        CHECK_OK(netkit_socket_listen_on(&listener, &at, NETKIT_SOCKET_BLOCKING, 1));
+        CHECK_OK(netkit_socket_local(listener, &at));
+        CHECK_OK(netkit_socket_open(&s, NETKIT_AF_IPV4, NETKIT_SOCK_STREAM, 0));
+        CHECK_OK(netkit_socket_set(s, NETKIT_OPT_RECV_BUFFER, 65536));
+        CHECK_OK(netkit_socket_connect(s, &at, 1000));
+        CHECK_OK(netkit_socket_accept(listener, &taken, NULL));
+        CHECK_OK(netkit_socket_set(taken, NETKIT_OPT_SEND_BUFFER, 65536));
+        CHECK_OK(netkit_socket_set(taken, NETKIT_OPT_BLOCKING, 1));
+        int reader = (int)netkit_socket_native(s);
+        CHECK_EQ(pthread_create(&thread, NULL, file_reader_leaves, &reader), 0);
+        int sent = netkit_socket_send_file(taken, (uintptr_t)fd, 0, NETKIT_FILE_END);
+        CHECK(sent > 0 || sent == NETKIT_E_RESET);
+        CHECK_EQ(pthread_join(thread, NULL), 0);
+        CHECK_OK(netkit_socket_close(&taken));
+        CHECK_OK(netkit_socket_close(&listener));
+    }
+    close(fd);
+}
