@@ -200,6 +200,22 @@ static void nki_dgram_clear(netkit_datagram *out) {
     out->ttl = 0;
 }
 
+/* By hand, since CMSG_NXTHDR does not compile everywhere without a warning (musl). */
+static struct cmsghdr *nki_cmsg_at(const struct msghdr *msg, size_t at) {
+    size_t len = (size_t)msg->msg_controllen;
+    bool is_there = at <= len && len - at >= sizeof(struct cmsghdr);
+    return is_there ? (struct cmsghdr *)(void *)((char *)msg->msg_control + at) : NULL;
+}
+
+static struct cmsghdr *nki_cmsg_next(const struct msghdr *msg, const struct cmsghdr *c) {
+    size_t at = (size_t)((const char *)(const void *)c - (const char *)msg->msg_control);
+    size_t len = (size_t)c->cmsg_len;
+    if (len < CMSG_LEN(0) || len > (size_t)msg->msg_controllen - at) {
+        return NULL;
+    }
+    return nki_cmsg_at(msg, at + CMSG_SPACE(len - CMSG_LEN(0)));
+}
+
 static void nki_dgram_read(netkit_datagram *out, nki_mmsg *head, const nki_dgram_side *side) {
     struct msghdr *msg = &head->msg_hdr;
     nki_dgram_clear(out);
@@ -208,7 +224,7 @@ static void nki_dgram_read(netkit_datagram *out, nki_mmsg *head, const nki_dgram
     out->is_truncated = (msg->msg_flags & MSG_TRUNC) != 0;
     nki_dgram_peer(&out->peer, side, msg->msg_namelen);
     if (msg->msg_controllen != 0) {
-        for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
+        for (struct cmsghdr *c = nki_cmsg_at(msg, 0); c != NULL; c = nki_cmsg_next(msg, c)) {
             nki_dgram_note(out, c);
         }
     }
@@ -478,7 +494,7 @@ typedef struct nki_dgram_report {
 } nki_dgram_report;
 
 static bool nki_dgram_reported(struct msghdr *msg, netkit_datagram *out) {
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
+    for (struct cmsghdr *c = nki_cmsg_at(msg, 0); c != NULL; c = nki_cmsg_next(msg, c)) {
         nki_dgram_report report;
         bool is_report = (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_RECVERR) ||
                          (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_RECVERR);
