@@ -1,9 +1,9 @@
 /* unix_daemon: counts the lines of files that its clients have open.
  *
  *     cc -O2 -o unix_daemon examples/unix_daemon.c
- *     ./unix_daemon --listen unix:/tmp/counter.sock
- *     ./unix_daemon --ask unix:/tmp/counter.sock FILE       (counts FILE's lines)
- *     echo whoami | nc -U /tmp/counter.sock
+ *     ./unix_daemon --listen unix:counter.sock
+ *     ./unix_daemon --ask unix:counter.sock FILE       (counts FILE's lines)
+ *     echo whoami | nc -U counter.sock
  *
  * A client opens a file with its own rights and hands the open descriptor over;
  * the daemon need not be allowed to open it, and never sees its name. It passes
@@ -25,7 +25,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static const char *address = "unix:/tmp/netkit-counter.sock";
+static const char *address = "unix:counter.sock";
 static const char *ask, *file;
 static int backend = NETKIT_BACKEND_AUTO;
 static netkit_loop *volatile running;

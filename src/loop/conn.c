@@ -365,7 +365,7 @@ static NKI_HOT bool nki_conn_flush_stage(netkit_loop *loop, nki_conn *c) {
 }
 
 /* What is staged is about to go: the idle time begins anew. */
-static void nki_conn_is_active(const netkit_loop *loop, nki_conn *c) {
+static void nki_conn_touch(const netkit_loop *loop, nki_conn *c) {
     if ((c->flags & NKI_C_HELD) == 0) {
         c->u.live.active_ms = loop->turn_ms;
     }
@@ -375,7 +375,7 @@ static void nki_conn_is_active(const netkit_loop *loop, nki_conn *c) {
 static NKI_OUTLINE void nki_conn_flush(netkit_loop *loop, nki_conn *c) {
     loop->reserved = NULL;
     if (nki_staged(loop, c) != 0) {
-        nki_conn_is_active(loop, c);
+        nki_conn_touch(loop, c);
         (void)nki_conn_flush_stage(loop, c);
         nki_stage_reopen(loop, c);
     }
@@ -466,7 +466,7 @@ static NKI_OUTLINE void nki_conn_after_slow(netkit_loop *loop, nki_conn *c) {
 static NKI_OUTLINE void nki_conn_after(netkit_loop *loop, nki_conn *c) {
     if (NKI_LIKELY(loop->current == c)) {
         if (loop->stage_len != 0) {
-            nki_conn_is_active(loop, c);
+            nki_conn_touch(loop, c);
             (void)nki_conn_flush_stage(loop, c);
         }
         loop->stage_len = 0;
