@@ -296,10 +296,10 @@ static int nki_out_commit(netkit_loop *loop, nki_conn *c, const unsigned char *a
 NETKIT_API int netkit_conn_commit(netkit_loop *loop, netkit_conn conn, size_t len) {
     nki_conn *c;
     int error = nki_send_check(loop, conn, &c);
-    unsigned char *at = loop != NULL ? loop->reserved : NULL;
     if (error != NETKIT_OK) {
         return error;
     }
+    const unsigned char *at = loop->reserved; /* now that the thread is known to be the loop's */
     if (at == NULL || loop->reserved_id != conn.id || len > nki_out_room(loop, c)) {
         return NETKIT_E_INVALID;
     }
@@ -325,7 +325,7 @@ NETKIT_API int netkit_conn_cork(netkit_loop *loop, netkit_conn conn, bool corked
         return error;
     }
     if (!corked) {
-        c->flags &= ~(uint32_t)NKI_C_CORKED;
+        c->flags &= ~(uint32_t)(NKI_C_CORKED | NKI_C_FLUSHING);
         nki_conn_mark_dirty(loop, c);
         return NETKIT_OK;
     }
