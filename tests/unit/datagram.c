@@ -293,3 +293,27 @@ NKT_TEST(datagram_unix) {
     CHECK_OK(netkit_socket_close(&pair[0]));
     CHECK_OK(netkit_socket_close(&pair[1]));
 }
+
+/* X-05 U-03: a receive that fails looks for reports of failures, which unix sockets do not have: no
+ * datagram is lost by that. */
+NKT_TEST(datagram_unix_has_no_reports) {
+    static const int errors[] = {EAGAIN, EIO, ENOBUFS};
+    unsigned char memory[64];
+    netkit_datagram out, in;
+    netkit_socket pair[2];
+    CHECK_OK(netkit_socket_pair(pair, NETKIT_SOCK_DGRAM, 0));
+    memset(&out, 0, sizeof(out));
+    out.data = "unix";
+    for (size_t i = 0; i < 3; i++) {
+        out.len = i + 1;
+        CHECK_EQ(netkit_socket_send_datagrams(pair[0], &out, 1), 1);
+        nkt_fault_at(NKT_RECV_DATAGRAMS, 1, errors[i], false);
+        CHECK(netkit_socket_recv_datagrams(pair[1], &in, 1, memory, sizeof(memory)) < 0);
+        CHECK_EQ(netkit_socket_os_code(), errors[i]);
+        nkt_fault_clear();
+        CHECK_EQ(netkit_socket_recv_datagrams(pair[1], &in, 1, memory, sizeof(memory)), 1);
+        CHECK_EQ(in.len, i + 1);
+    }
+    CHECK_OK(netkit_socket_close(&pair[0]));
+    CHECK_OK(netkit_socket_close(&pair[1]));
+}
