@@ -492,11 +492,13 @@ NKT_LOOP_TEST(udp_small_control_buffer) {
 static void ud_group(netkit_loop *loop, const char *any, const char *group_text,
                      const char *source_text) {
     static ud_end end, from;
-    netkit_addr group = ud_addr(group_text), source = ud_addr(source_text);
+    netkit_addr group = ud_addr(group_text), source = ud_addr(source_text), other = source;
+    netkit_addr wrong = ud_addr(group.family == NETKIT_AF_IPV6 ? "127.0.0.1:0" : "[::1]:0");
+    other.ip[group.family == NETKIT_AF_IPV6 ? 15 : 3] = 77;
     netkit_udp_desc desc = ud_desc(&end, any);
     int value;
     netkit_addr addr = ud_open_with(loop, &end, &desc);
-    desc = ud_desc(&from, any);
+    desc = ud_desc(&from, source_text);
     ud_open_with(loop, &from, &desc);
     group.port = addr.port;
     CHECK_OK(netkit_udp_join(loop, end.udp, &group, 1, NULL));
@@ -523,8 +525,20 @@ static void ud_group(netkit_loop *loop, const char *any, const char *group_text,
     CHECK_OK(netkit_udp_leave(loop, end.udp, &group, 1, NULL));
     CHECK_ERR(netkit_udp_leave(loop, end.udp, &group, 1, NULL), NETKIT_E_ADDRNOTAVAIL);
     CHECK_OK(netkit_udp_join(loop, end.udp, &group, 1, &source));
-    CHECK_ERR(netkit_udp_join(loop, end.udp, &group, 1, &source), NETKIT_E_ADDRNOTAVAIL);
+    CHECK_ERR(netkit_udp_join(loop, end.udp, &group, 1, &source), NETKIT_E_ADDRINUSE);
+    from.errors = 0;
+    CHECK_OK(netkit_udp_send(loop, from.udp, &group, "from the source", 15));
+    SUP_UNTIL(loop, end.last.len == 15 || from.errors == 1);
     CHECK_OK(netkit_udp_leave(loop, end.udp, &group, 1, &source));
+    CHECK_ERR(netkit_udp_leave(loop, end.udp, &group, 1, &source), NETKIT_E_ADDRNOTAVAIL);
+    CHECK_OK(netkit_udp_join(loop, end.udp, &group, 1, &other));
+    CHECK_ERR(netkit_udp_leave(loop, end.udp, &group, 1, &source), NETKIT_E_ADDRNOTAVAIL);
+    int had = end.datagrams;
+    CHECK_OK(netkit_udp_send(loop, from.udp, &group, "x", 1)); /* from the wrong one */
+    sup_settle(loop);
+    CHECK_EQ(end.datagrams, had);
+    CHECK_ERR(netkit_udp_join(loop, end.udp, &group, 1, &wrong), NETKIT_E_INVALID);
+    CHECK(netkit_udp_join(loop, end.udp, &group, 9999, NULL) < 0);
     CHECK_ERR(netkit_udp_join(loop, end.udp, &source, 1, NULL), NETKIT_E_INVALID);
     CHECK_ERR(netkit_udp_join(loop, end.udp, NULL, 1, NULL), NETKIT_E_INVALID);
     ud_close(&end);

@@ -247,7 +247,9 @@ NKT_TEST(datagram_groups) {
     CHECK_OK(netkit_socket_leave(s, &group, 1, NULL));
     CHECK_ERR(netkit_socket_leave(s, &group, 1, NULL), NETKIT_E_ADDRNOTAVAIL);
     CHECK_OK(netkit_socket_join(s, &group, 1, &source));
+    CHECK_ERR(netkit_socket_join(s, &group, 1, &source), NETKIT_E_ADDRINUSE);
     CHECK_OK(netkit_socket_leave(s, &group, 1, &source));
+    CHECK_ERR(netkit_socket_leave(s, &group, 1, &source), NETKIT_E_ADDRNOTAVAIL);
     CHECK_ERR(netkit_socket_join(s, &source, 1, NULL), NETKIT_E_INVALID);
     CHECK_ERR(netkit_socket_join(none, &group, 1, NULL), NETKIT_E_INVALID);
     CHECK_OK(netkit_socket_pair(pair, NETKIT_SOCK_DGRAM, 0));
