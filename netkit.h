@@ -2271,7 +2271,8 @@ typedef struct netkit_udp_handler {
      * NULL: errors are not asked for, and passed over. */
     void (*on_error)(netkit_loop *loop, netkit_udp udp, const netkit_datagram *failed, void *user);
 
-    /* The end, exactly once, last; info->unsent bytes were never sent. */
+    /* The end, exactly once, last; info->unsent bytes were never sent, of which nobody
+     * was told. */
     void (*on_close)(netkit_loop *loop, netkit_udp udp, const netkit_close_info *info, void *user);
 } netkit_udp_handler;
 
@@ -2346,7 +2347,8 @@ NETKIT_API int netkit_udp_flush(netkit_loop *loop, netkit_udp udp);
 /* ---- receiving, groups --------------------------------------------------------- */
 
 /* Stop and restart on_datagram and on_error; pausing in the callback is legal.
- * Meanwhile datagrams wait in the socket, as far as its buffer goes. */
+ * Meanwhile datagrams wait in the socket, as far as its buffer goes, and of the sends
+ * that fail 16 are told later. */
 NETKIT_API int netkit_udp_pause(netkit_loop *loop, netkit_udp udp);
 NETKIT_API int netkit_udp_resume(netkit_loop *loop, netkit_udp udp);
 
@@ -11541,6 +11543,7 @@ typedef struct nki_udp_more {
     uint32_t armed;    /* NETKIT_POLL_* the driver was told last */
     uint32_t caps;
     unsigned failed_count;
+    size_t lost;   /* bytes of sends that failed without anybody being told */
     uint8_t level; /* of a connected one: family of the peer */
     bool is_wildcard;
     netkit_addr bound;
@@ -15459,16 +15462,42 @@ static void nki_udp_sent(netkit_loop *loop, nki_udp *u, const nki_dgram_out *out
     u->more->send_ms = 0;
 }
 
+/* Of more than there is place for, nobody is told, nor after the end. */
 static void nki_udp_note_failed(netkit_loop *loop, nki_udp *u, const nki_udp_record *r, int code,
                                 int os_code) {
     nki_udp_more *m = u->more;
-    if (nki_udp_tells_errors(loop, u)) {
+    bool is_closing = (u->flags & NKI_D_CLOSING) != 0;
+    bool is_told = nki_udp_tells_errors(loop, u) && !is_closing;
+    if (is_closing || (is_told && m->failed_count == NKI_UDP_FAILED_MAX)) {
+        m->lost += r->len - r->sent;
+    } else if (is_told) {
         nki_udp_failed *f = &m->failed[m->failed_count++];
         f->route = r->route;
         f->len = r->len - r->sent;
         f->code = code;
         f->os_code = os_code;
         nki_enqueue(loop, &u->source);
+    }
+}
+
+/* Codes that tell of a datagram sent before. */
+static bool nki_udp_is_news(int code) {
+    return code == NETKIT_E_REFUSED || code == NETKIT_E_UNREACHABLE || code == NETKIT_E_RESET ||
+           code == NETKIT_E_TIMEOUT || code == NETKIT_E_TOOBIG || code == NETKIT_E_ACCESS ||
+           code == NETKIT_E_NOSYS;
+}
+
+/* A call failed by news. Who it is about stands in the system's reports; where there are none it
+ * can only be the peer of a connected one. */
+static void nki_udp_heard(netkit_loop *loop, nki_udp *u, int code, int os_code) {
+    if ((u->flags & NKI_D_TELL_ERRORS) != 0) {
+        u->flags |= NKI_D_ERRORS;
+        nki_enqueue(loop, &u->source);
+    } else if (u->more->level != NETKIT_AF_NONE && nki_udp_is_news(code)) {
+        nki_udp_record none;
+        memset(&none, 0, sizeof none);
+        none.route.level = u->more->level;
+        nki_udp_note_failed(loop, u, &none, code, os_code);
     }
 }
 
@@ -15495,13 +15524,13 @@ static bool nki_udp_send_failed(netkit_loop *loop, nki_udp *u, const nki_dgram_o
         nki_udp_stall(loop, u, code == NETKIT_E_AGAIN);
         return false;
     }
-    if ((u->flags & NKI_D_TELL_ERRORS) != 0) {
-        u->flags |= NKI_D_ERRORS;
-        nki_enqueue(loop, &u->source);
-    }
     bool is_final = code == NETKIT_E_INVALID || code == NETKIT_E_TOOBIG ||
                     code == NETKIT_E_ACCESS || code == NETKIT_E_ADDRNOTAVAIL;
-    if (!is_final && r->tries < NKI_UDP_RETRIES) {
+    bool is_retried = !is_final && r->tries < NKI_UDP_RETRIES;
+    if (is_retried || (u->flags & NKI_D_TELL_ERRORS) != 0) {
+        nki_udp_heard(loop, u, code, os_code);
+    }
+    if (is_retried) {
         r->tries++;
         return true;
     }
@@ -15530,12 +15559,17 @@ static void nki_udp_progress(netkit_loop *loop, nki_udp *u) {
     }
 }
 
-/* Send what is queued as far as the system takes it. Calls nobody back. When there is no place to
- * note more failures, the rest waits until they have been told. */
+/* When there is no place to note more failures, the rest waits until they have been told; but not
+ * for the end of a pause. */
+static bool nki_udp_may_fail(const nki_udp *u) {
+    return u->more->failed_count < NKI_UDP_FAILED_MAX ||
+           (u->flags & (NKI_D_PAUSED | NKI_D_CLOSING)) != 0;
+}
+
+/* Send what is queued as far as the system takes it. Calls nobody back. */
 static void nki_udp_flush(netkit_loop *loop, nki_udp *u) {
     nki_dgram_out out[NKI_DGRAM_BATCH];
-    while (u->out != NULL && (u->flags & NKI_D_HELD) == 0 &&
-           u->more->failed_count < NKI_UDP_FAILED_MAX) {
+    while (u->out != NULL && (u->flags & NKI_D_HELD) == 0 && nki_udp_may_fail(u)) {
         unsigned count = nki_udp_gather(u, out);
         int n = loop->driver->udp_send(loop, u, out, count);
         if (n > 0) {
@@ -15781,9 +15815,7 @@ static void nki_udp_park(netkit_loop *loop, nki_udp *u) {
         if (u->parked == NULL) { /* as if the socket's buffer had been full, but told */
             nki_udp_record none;
             memset(&none, 0, sizeof none);
-            if (u->more->failed_count < NKI_UDP_FAILED_MAX) {
-                nki_udp_note_failed(loop, u, &none, NETKIT_E_NOMEM, 0);
-            }
+            nki_udp_note_failed(loop, u, &none, NETKIT_E_NOMEM, 0);
         }
     }
     nki_udp_batch_end(loop);
@@ -15809,6 +15841,8 @@ static void nki_udp_fill_local(const nki_udp *u, netkit_datagram *items, unsigne
     for (unsigned i = 0; i < count; i++) {
         if (items[i].local.family != NETKIT_AF_NONE) {
             items[i].local.port = m->bound.port;
+        } else if (m->bound.family == NETKIT_AF_UNIX) {
+            items[i].local = m->bound;
         } else if (!m->is_wildcard) {
             memcpy(&items[i].local, &m->bound, offsetof(netkit_addr, path));
         }
@@ -15832,7 +15866,7 @@ static void nki_udp_starve(netkit_loop *loop, nki_udp *u, int code) {
     u->flags |= NKI_D_STARVED;
     m->recv_due_ns = nki_after_ms(loop, m->recv_ms);
     nki_udp_set_timer(loop, u);
-    if (is_first && m->failed_count < NKI_UDP_FAILED_MAX) {
+    if (is_first) {
         nki_udp_record none;
         memset(&none, 0, sizeof none);
         nki_udp_note_failed(loop, u, &none, code, loop->driver->os_code());
@@ -15841,14 +15875,11 @@ static void nki_udp_starve(netkit_loop *loop, nki_udp *u, int code) {
 }
 
 static void nki_udp_recv_failed(netkit_loop *loop, nki_udp *u, int code) {
-    bool is_news = code == NETKIT_E_REFUSED || code == NETKIT_E_UNREACHABLE ||
-                   code == NETKIT_E_RESET || code == NETKIT_E_TIMEOUT || code == NETKIT_E_TOOBIG ||
-                   code == NETKIT_E_ACCESS || code == NETKIT_E_NOSYS;
     u->tally += NKI_UDP_READ_COST;
-    if (!is_news || ++u->more->failures > NKI_UDP_FAILURES_MAX) {
+    if (!nki_udp_is_news(code) || ++u->more->failures > NKI_UDP_FAILURES_MAX) {
         nki_udp_starve(loop, u, code);
-    } else if ((u->flags & NKI_D_TELL_ERRORS) != 0) {
-        u->flags |= NKI_D_ERRORS; /* who it is about stands there */
+    } else {
+        nki_udp_heard(loop, u, code, loop->driver->os_code());
     }
 }
 
@@ -15893,6 +15924,7 @@ static void nki_udp_tell_failed(netkit_loop *loop, nki_udp *u) {
     nki_udp_more *m = u->more;
     netkit_datagram *d = &loop->dgrams->one;
     nki_udp_failed f = m->failed[0];
+    u->tally += NKI_UDP_READ_COST; /* who sends it again at once must not keep the turn for ever */
     m->failed_count--;
     memmove(m->failed, m->failed + 1, m->failed_count * sizeof m->failed[0]);
     memset(d, 0, sizeof *d);
@@ -15953,14 +15985,15 @@ static void nki_udp_step_input(netkit_loop *loop, nki_udp *u) {
         (u->flags & NKI_D_TELL_ERRORS) != 0 &&
         ((u->flags & NKI_D_ERRORS) != 0 || (u->source.ready & NETKIT_POLL_ERROR) != 0);
     bool may_read = (u->source.ready & NKI_READABLE) != 0 && (u->flags & NKI_D_STARVED) == 0;
-    if (u->more->failed_count != 0) {
+    bool has_failed = u->more->failed_count != 0;
+    if (u->tally >= loop->desc.conn_budget && (has_failed || has_reports || may_read)) {
+        u->tally = 0;
+        nki_enqueue_later(loop, &u->source);
+    } else if (has_failed) {
         nki_udp_tell_failed(loop, u);
     } else if (u->parked != NULL) {
         nki_dgrams_bury(loop);
         nki_udp_unpark(loop, u);
-    } else if (u->tally >= loop->desc.conn_budget && (has_reports || may_read)) {
-        u->tally = 0;
-        nki_enqueue_later(loop, &u->source);
     } else if (has_reports) {
         nki_udp_report(loop, u);
     } else if (may_read) {
@@ -16028,7 +16061,7 @@ static void nki_udp_closed(netkit_loop *loop, nki_udp *u) {
     info.op = NETKIT_OP_CLOSE;
     info.phase = NETKIT_PHASE_OPEN;
     info.text = is_destroyed ? "the loop was destroyed" : "closed here";
-    info.unsent = u->queued;
+    info.unsent = u->queued + u->more->lost;
     if (u->more->handler.on_close != NULL) {
         uint64_t started = nki_call_begin(loop);
         u->more->handler.on_close(loop, nki_udp_handle(u), &info, u->user);
@@ -16042,7 +16075,6 @@ static void nki_udp_closed(netkit_loop *loop, nki_udp *u) {
     nki_udp_dispose(loop, u);
 }
 
-/* From anywhere: nothing more is received or told but the end. */
 /* A callback that has paused its udp may still look at them. */
 static void nki_udp_drop_parked(netkit_loop *loop, nki_udp *u) {
     nki_dgrams *d = loop->dgrams;
@@ -16056,11 +16088,21 @@ static void nki_udp_drop_parked(netkit_loop *loop, nki_udp *u) {
     }
 }
 
+/* Failures that have not been told never will be. */
+static void nki_udp_drop_failed(nki_udp_more *m) {
+    for (unsigned i = 0; i < m->failed_count; i++) {
+        m->lost += m->failed[i].len;
+    }
+    m->failed_count = 0;
+}
+
+/* From anywhere: nothing more is received or told but the end. */
 static void nki_udp_close(netkit_loop *loop, nki_udp *u) {
     if ((u->flags & NKI_D_CLOSING) != 0) {
         return;
     }
-    u->more->failed_count = 0;
+    nki_udp_drop_failed(u->more);
+    u->flags |= NKI_D_CLOSING;
     nki_udp_flush(loop, u);
     if (u->out != NULL) {
         u->queued -= nki_udp_record_at(u->out, u->out->begin)->sent;
@@ -16070,7 +16112,6 @@ static void nki_udp_close(netkit_loop *loop, nki_udp *u) {
         nki_udp_batch_end(loop);
     }
     nki_udp_drop_parked(loop, u);
-    u->flags |= NKI_D_CLOSING;
     nki_timers_stop(&loop->timers, &u->more->timer);
     loop->driver->shut(loop, &u->source, false);
 }
@@ -19764,15 +19805,25 @@ static NKI_COLD void nki_log_leak(netkit_loop *loop, const char *what, uint64_t 
     nki_log(loop, NETKIT_LOG_WARN, NETKIT_LOGID_LEAKED_HANDLE, text, 0);
 }
 
+/* Closed already, and only not told yet. */
+static bool nki_source_is_ending(const nki_source *source) {
+    switch (nki_id_kind(source->id)) {
+    case NKI_KIND_CONN:
+        return (((const nki_conn *)(const void *)source)->flags & (NKI_C_DEAD | NKI_C_CLOSING)) !=
+               0;
+    case NKI_KIND_LISTENER: return ((const nki_listener *)(const void *)source)->is_closing != 0;
+    case NKI_KIND_UDP: return (((const nki_udp *)(const void *)source)->flags & NKI_D_CLOSING) != 0;
+    default: return false;
+    }
+}
+
 static void nki_abort_source(netkit_loop *loop, nki_source *source) {
     static const char *const names[] = {"free slot", "conn", "listener", "watch", "timer", "udp"};
     uint32_t kind = nki_id_kind(source->id);
     if (kind == 0) {
         return;
     }
-    bool is_ending = kind == NKI_KIND_CONN &&
-                     (((nki_conn *)(void *)source)->flags & (NKI_C_DEAD | NKI_C_CLOSING)) != 0;
-    if (loop->desc.debug && !is_ending) {
+    if (loop->desc.debug && !nki_source_is_ending(source)) {
         nki_log_leak(loop, names[kind], source->id);
     }
     if (kind == NKI_KIND_CONN) {
@@ -19781,7 +19832,9 @@ static void nki_abort_source(netkit_loop *loop, nki_source *source) {
     } else if (kind == NKI_KIND_LISTENER) {
         nki_listener_close(loop, (nki_listener *)(void *)source);
     } else if (kind == NKI_KIND_UDP) {
-        ((nki_udp *)(void *)source)->flags |= NKI_D_DESTROYED;
+        if (!nki_source_is_ending(source)) {
+            ((nki_udp *)(void *)source)->flags |= NKI_D_DESTROYED;
+        }
         nki_udp_close(loop, (nki_udp *)(void *)source);
     } else {
         nki_watch_stop(loop, (nki_watch *)(void *)source);

@@ -292,6 +292,7 @@ typedef struct nki_udp_more {
     uint32_t armed;    /* NETKIT_POLL_* the driver was told last */
     uint32_t caps;
     unsigned failed_count;
+    size_t lost;   /* bytes of sends that failed without anybody being told */
     uint8_t level; /* of a connected one: family of the peer */
     bool is_wildcard;
     netkit_addr bound;

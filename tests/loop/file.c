@@ -317,6 +317,41 @@ NKT_TEST(file_all_with_a_deadline) {
     close(fd);
 }
 
+/* IO09 IO19 OP13: so it does on a socket that blocks, whose mode is as before then; a peer that
+ * reads gets all of it. */
+NKT_TEST(file_all_on_a_blocking_socket) {
+    static unsigned char got[2000000], want[2000000];
+    netkit_socket pair[2];
+    uint64_t done;
+    int fd = file_make(2000000), is_blocking = 0;
+    sup_fill(want, sizeof want, 0);
+    for (int i = 0; i < 3; i++) {
+        int timeout = i == 0 ? 50 : 0;
+        CHECK_OK(netkit_socket_pair(pair, NETKIT_SOCK_STREAM, NETKIT_SOCKET_BLOCKING));
+        uint64_t began = nkt_now_ns();
+        if (i == 2) { /* an error is no reason to forget the mode */
+            nkt_fault_at("sendfile", 2, EIO, false);
+        }
+        int code =
+            netkit_socket_send_file_all(pair[0], (uintptr_t)fd, 0, NETKIT_FILE_END, timeout, &done);
+        CHECK_ERR(code, i == 2 && nkt_faults() != 0 ? NETKIT_E_IO : NETKIT_E_TIMEOUT);
+        nkt_fault_clear();
+        CHECK(nkt_now_ns() - began < 3000000000u * nkt_slowness);
+        CHECK(done > 0 && done < 2000000);
+        CHECK_OK(netkit_socket_get(pair[0], NETKIT_OPT_BLOCKING, &is_blocking));
+        CHECK_EQ(is_blocking, 1);
+        CHECK_OK(netkit_socket_recv_all(pair[1], got, (size_t)done, 1000, NULL));
+        CHECK_MEM(got, want, (size_t)done);
+        CHECK_OK(netkit_socket_send_file_all(pair[0], (uintptr_t)fd, 1000, 10, 1000, &done));
+        CHECK_EQ(done, 10);
+        CHECK_OK(netkit_socket_get(pair[0], NETKIT_OPT_BLOCKING, &is_blocking));
+        CHECK_EQ(is_blocking, 1);
+        CHECK_OK(netkit_socket_close(&pair[0]));
+        CHECK_OK(netkit_socket_close(&pair[1]));
+    }
+    close(fd);
+}
+
 /* ---- places in the queue ---- */
 
 typedef struct place_sender {

@@ -247,7 +247,9 @@ NKT_TEST(datagram_groups) {
     CHECK_OK(netkit_socket_leave(s, &group, 1, NULL));
     CHECK_ERR(netkit_socket_leave(s, &group, 1, NULL), NETKIT_E_ADDRNOTAVAIL);
     CHECK_OK(netkit_socket_join(s, &group, 1, &source));
+    CHECK_ERR(netkit_socket_join(s, &group, 1, &source), NETKIT_E_ADDRINUSE);
     CHECK_OK(netkit_socket_leave(s, &group, 1, &source));
+    CHECK_ERR(netkit_socket_leave(s, &group, 1, &source), NETKIT_E_ADDRNOTAVAIL);
     CHECK_ERR(netkit_socket_join(s, &source, 1, NULL), NETKIT_E_INVALID);
     CHECK_ERR(netkit_socket_join(none, &group, 1, NULL), NETKIT_E_INVALID);
     CHECK_OK(netkit_socket_pair(pair, NETKIT_SOCK_DGRAM, 0));
@@ -290,6 +292,30 @@ NKT_TEST(datagram_unix) {
     CHECK_EQ(in[0].len, 3);
     CHECK_OK(netkit_socket_close(&from));
     CHECK_OK(netkit_socket_close(&s));
+    CHECK_OK(netkit_socket_close(&pair[0]));
+    CHECK_OK(netkit_socket_close(&pair[1]));
+}
+
+/* X-05 U-03: a receive that fails looks for reports of failures, which unix sockets do not have: no
+ * datagram is lost by that. */
+NKT_TEST(datagram_unix_has_no_reports) {
+    static const int errors[] = {EAGAIN, EIO, ENOBUFS};
+    unsigned char memory[64];
+    netkit_datagram out, in;
+    netkit_socket pair[2];
+    CHECK_OK(netkit_socket_pair(pair, NETKIT_SOCK_DGRAM, 0));
+    memset(&out, 0, sizeof(out));
+    out.data = "unix";
+    for (size_t i = 0; i < 3; i++) {
+        out.len = i + 1;
+        CHECK_EQ(netkit_socket_send_datagrams(pair[0], &out, 1), 1);
+        nkt_fault_at(NKT_RECV_DATAGRAMS, 1, errors[i], false);
+        CHECK(netkit_socket_recv_datagrams(pair[1], &in, 1, memory, sizeof(memory)) < 0);
+        CHECK_EQ(netkit_socket_os_code(), errors[i]);
+        nkt_fault_clear();
+        CHECK_EQ(netkit_socket_recv_datagrams(pair[1], &in, 1, memory, sizeof(memory)), 1);
+        CHECK_EQ(in.len, i + 1);
+    }
     CHECK_OK(netkit_socket_close(&pair[0]));
     CHECK_OK(netkit_socket_close(&pair[1]));
 }
