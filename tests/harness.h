@@ -36,6 +36,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "emulator.h"
 #include "plain.h"
 
 /* Where sockets are not born with flags (macOS), tests may say them all the same. */
@@ -146,6 +147,11 @@ static inline int nkt_no_thread(pthread_t *thread) {
 
 static inline uint64_t nkt_scale(uint64_t full, uint64_t quick) {
     return nkt_long ? full : quick;
+}
+
+/* How many times less to do where all is very slow: emulators, valgrind. */
+static inline uint64_t nkt_thrift(void) {
+    return nkt_slowness < 8 ? 1 : nkt_slowness;
 }
 
 /* The same numbers on each thread. */
@@ -538,12 +544,6 @@ static int nkt_open_fds(void) {
     }
     closedir(folder);
     return count - own;
-}
-
-/* What a program made for another machine is started with (NKT_EMULATOR), or nothing. */
-static inline const char *nkt_emulator(void) {
-    const char *named = getenv("NKT_EMULATOR");
-    return named != NULL ? named : "";
 }
 
 /* Resident memory of this process, now on Linux, at its highest elsewhere. */

@@ -313,6 +313,9 @@ static void nkt_child(const nkt_slot *slot, pid_t runner) {
         SKIP(nkt_libkqueue_why(slot->job->test->name));
     }
 #endif
+    if (nkt_lack_why(slot->job->test->name) != NULL) {
+        SKIP(nkt_lack_why(slot->job->test->name));
+    }
     slot->job->test->run();
     nkt_fault_clear();
     nkt_check_end(fds);

@@ -410,7 +410,8 @@ NKT_LOOP_TEST(udp_segments) {
     for (int round = 0; round < 5; round++) {
         for (int i = 0; i < 3; i++) {
             ud_segments(loop, &from, &to[i], &addr[i], i == 2);
-            CHECK(to[i].last.ttl != 0 && to[i].last.time_ns != 0);
+            CHECK(to[i].last.ttl != 0);
+            CHECK((to[i].last.time_ns != 0) == !nkt_lacks("time"));
             CHECK(netkit_addr_equal(&to[i].last.local, &addr[i]));
             CHECK(to[i].last.interface_index != 0);
         }
@@ -630,7 +631,7 @@ static void ud_numbers(netkit_loop *loop, const char *address) {
     CHECK_OK(netkit_udp_send(loop, a.udp, &to_b, "x", 1));
     SUP_UNTIL(loop, b.datagrams == 1);
     CHECK(b.last.ttl == 42 && b.last.tos == 0x20);
-    CHECK(b.last.time_ns / 1000000000u >= (uint64_t)time(NULL) - 5);
+    CHECK(nkt_lacks("time") || b.last.time_ns / 1000000000u >= (uint64_t)time(NULL) - 5);
     memset(&d, 0, sizeof(d));
     d.data = "y";
     d.len = 1;

@@ -133,6 +133,7 @@ NKT_LOOP_TEST(write_drains_when_the_refused_size_fits) {
     memset(&d, 0, sizeof(d));
     sup_end_init(&d.end);
     setup.handler.on_drain = write_on_drain;
+    setup.rcvbuf = 16384;
     peer = sup_open(loop, &d.end, &setup);
     CHECK_OK(netkit_conn_native(loop, d.end.conn, &native));
     CHECK_EQ(setsockopt((int)native, SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof(sndbuf)), 0);
