@@ -3832,7 +3832,8 @@ static int nki_addr_set_path(netkit_addr *out, const char *path, size_t len, boo
  * handle is alive, of this loop and of the right kind. A free slot has kind 0, which no handle
  * has. Generations start at a random number and grow when a slot is freed; free slots are
  * reused first in, first out, to put as long as possible between two lives of one. Slabs are
- * aligned to a cache line: a timer is one line, not two. */
+ * aligned to a cache line: a small object is in one line, not two. What of an object is seldom
+ * looked at may lie beside its slot, behind the slots of the slab (beside_size). */
 
 enum {
     NKI_SLOT_BITS = 24,
@@ -3857,7 +3858,8 @@ typedef struct nki_slots {
     uint32_t count_max;
     uint32_t count; /* slots in use */
     uint32_t slot_size;
-    uint32_t free_first; /* first to be reused */
+    uint32_t beside_size; /* bytes of each slot behind all slots of its slab */
+    uint32_t free_first;  /* first to be reused */
     uint32_t free_last;
     uint32_t first_generation;
 } nki_slots;
@@ -3881,9 +3883,13 @@ static void nki_slots_init(nki_slots *s, const netkit_allocator *allocator, uint
     s->free_last = NKI_NO_SLOT;
 }
 
-/* A slab has room for its alignment, and behind its slots the address it was allocated at. */
+static size_t nki_slab_used(const nki_slots *s) {
+    return (size_t)(s->slot_size + s->beside_size) << NKI_SLAB_BITS;
+}
+
+/* A slab has room for its alignment, and at its end the address it was allocated at. */
 static size_t nki_slab_bytes(const nki_slots *s) {
-    return ((size_t)s->slot_size << NKI_SLAB_BITS) + NKI_CACHE_LINE;
+    return nki_slab_used(s) + NKI_CACHE_LINE;
 }
 
 static unsigned char *nki_slab_alloc(nki_slots *s) {
@@ -3893,13 +3899,13 @@ static unsigned char *nki_slab_alloc(nki_slots *s) {
     }
     size_t skip = (NKI_CACHE_LINE - (uintptr_t)memory % NKI_CACHE_LINE) % NKI_CACHE_LINE;
     unsigned char *slab = memory + skip;
-    memcpy(slab + ((size_t)s->slot_size << NKI_SLAB_BITS), &memory, sizeof memory);
+    memcpy(slab + nki_slab_used(s), &memory, sizeof memory);
     return slab;
 }
 
 static void nki_slab_free(nki_slots *s, const unsigned char *slab) {
     unsigned char *memory;
-    memcpy(&memory, slab + ((size_t)s->slot_size << NKI_SLAB_BITS), sizeof memory);
+    memcpy(&memory, slab + nki_slab_used(s), sizeof memory);
     nki_free(s->allocator, memory, nki_slab_bytes(s));
 }
 
@@ -3917,6 +3923,12 @@ static void nki_slots_free_all(nki_slots *s) {
 static nki_slot *nki_slots_at(const nki_slots *s, uint32_t slot) {
     size_t offset = (size_t)(slot & (NKI_SLAB_SLOTS - 1)) * s->slot_size;
     return (nki_slot *)(void *)(s->slabs[slot >> NKI_SLAB_BITS] + offset);
+}
+
+/* The beside_size bytes of a slot: not zeroed when the slot is taken. */
+static void *nki_slots_beside(const nki_slots *s, uint32_t slot) {
+    size_t offset = (size_t)(slot & (NKI_SLAB_SLOTS - 1)) * s->beside_size;
+    return s->slabs[slot >> NKI_SLAB_BITS] + ((size_t)s->slot_size << NKI_SLAB_BITS) + offset;
 }
 
 /* What a handle names, or NULL. */
@@ -4601,11 +4613,13 @@ typedef struct nki_timer_node {
     uint64_t due_ns;
     uint64_t order; /* of the last start: breaks ties */
     uint32_t at;    /* where the queue keeps it, 0 = not in it */
-    uint16_t slot;  /* the slot of that place */
-    uint8_t kind;   /* whose node this is: the queue does not look */
+    /* Bits of one word, so that a user's timer is half a cache line. */
+    unsigned slot : 16; /* the slot of that place */
+    unsigned kind : 8;  /* whose node this is: the queue does not look */
+    unsigned mark : 1;  /* its owner's: the queue does not look */
     /* Its memory stays until the queue is freed, and whatever lives there meanwhile, nobody but
      * the queue writes to `at` (but a 0): then leaving a slot need not touch the slot. */
-    uint8_t is_lasting;
+    unsigned is_lasting : 1;
 } nki_timer_node;
 
 /* What the heap moves about: comparing seldom touches the node. */
@@ -4893,7 +4907,7 @@ static void nki_timers_slot_add(nki_timers *t, uint32_t slot, nki_timer_node *n)
     t->places++;
     t->slots[slot] = end + 1;
     n->at = end + 1;
-    n->slot = (uint16_t)slot;
+    n->slot = slot & 0xFFFFu;
 }
 
 /* Make the slot an empty one. Returns where its chain ended. */
@@ -11602,15 +11616,19 @@ typedef struct nki_dgrams {
     unsigned char report[NKI_UDP_REPORT_SIZE];
 } nki_dgrams;
 
+/* A user's timer: its slot, which is all that starting again and stopping look at. With a
+ * million of them the cache misses are the price, so it is half a cache line. */
 typedef struct nki_timer {
-    uint64_t id; /* the handle */
-    nki_timer_node node;
+    uint64_t id;         /* the handle */
+    nki_timer_node node; /* its mark: the timer does not keep the loop running */
+} nki_timer;
+
+/* What firing it needs: beside the slot. */
+typedef struct nki_timer_call {
     netkit_timer_fn fn;
     void *user;
     uint64_t period_ns;
-    uint8_t is_firing; /* in its callback */
-    uint8_t is_unreferenced;
-} nki_timer;
+} nki_timer_call;
 
 /* A block of received bytes, refcounted by being in one place: the loop's, or a user's who has
  * kept it. It goes back through the keeper, which outlives the loop. */
@@ -16766,7 +16784,7 @@ static void nki_watch_step(netkit_loop *loop, nki_watch *w) {
 /* Timers of users: handles over the pure queue of src/base/timers.c. Keeps I7. */
 
 enum {
-    NKI_TIMER_SIZE_MAX = 80
+    NKI_TIMER_SIZE_MAX = 32
 };
 
 NKI_STATIC_ASSERT(timer_size, sizeof(nki_timer) <= NKI_TIMER_SIZE_MAX);
@@ -16776,6 +16794,10 @@ NKI_STATIC_ASSERT(timer_lasts, offsetof(nki_timer, node.at) >= sizeof(nki_slot))
 
 static nki_timer *nki_timer_of_node(nki_timer_node *node) {
     return (nki_timer *)(void *)((char *)node - offsetof(nki_timer, node));
+}
+
+static nki_timer_call *nki_timer_call_of(const netkit_loop *loop, const nki_timer *t) {
+    return (nki_timer_call *)nki_slots_beside(&loop->timer_slots, nki_id_slot(t->id));
 }
 
 static NKI_HOT int nki_timer_find(netkit_loop *loop, netkit_timer timer, nki_timer **out) {
@@ -16819,9 +16841,10 @@ NETKIT_API int netkit_timer_start(netkit_loop *loop, netkit_timer *out, uint64_t
     nki_timer *t = (nki_timer *)object;
     t->node.kind = NKI_KIND_TIMER;
     t->node.is_lasting = 1; /* slots stay with the loop */
-    t->fn = fn;
-    t->user = user;
-    t->period_ns =
+    nki_timer_call *call = nki_timer_call_of(loop, t);
+    call->fn = fn;
+    call->user = user;
+    call->period_ns =
         period_us > (UINT64_MAX >> 2) / NKI_NS_PER_US ? UINT64_MAX >> 2 : period_us * NKI_NS_PER_US;
     error = nki_timers_start(&loop->timers, &t->node, nki_timer_due(loop, delay_us));
     if (error != NETKIT_OK) {
@@ -16847,7 +16870,7 @@ NETKIT_API int netkit_timer_restart(netkit_loop *loop, netkit_timer timer, uint6
 
 static void nki_timer_free(netkit_loop *loop, nki_timer *t) {
     nki_timers_stop(&loop->timers, &t->node);
-    if (!t->is_unreferenced) {
+    if (t->node.mark == 0) {
         loop->references--;
     }
     nki_slots_give(&loop->timer_slots, t);
@@ -16877,8 +16900,8 @@ NETKIT_API int netkit_timer_remaining(netkit_loop *loop, netkit_timer timer, uin
 NETKIT_API int netkit_timer_set_referenced(netkit_loop *loop, netkit_timer timer, bool referenced) {
     nki_timer *t;
     int error = nki_timer_find(loop, timer, &t);
-    if (error == NETKIT_OK && referenced == (t->is_unreferenced != 0)) {
-        t->is_unreferenced = !referenced;
+    if (error == NETKIT_OK && referenced == (t->node.mark != 0)) {
+        t->node.mark = referenced ? 0 : 1;
         loop->references = referenced ? loop->references + 1 : loop->references - 1;
     }
     return error;
@@ -16892,27 +16915,28 @@ static void nki_timer_after(netkit_loop *loop, nki_timer *t) {
 }
 
 /* The next time of a repeating timer keeps the phase and skips what was missed. */
-static uint64_t nki_timer_next_due(const netkit_loop *loop, const nki_timer *t, uint64_t was_due) {
-    uint64_t missed = (loop->turn_ns - was_due) / t->period_ns;
-    uint64_t due = was_due + (missed + 1) * t->period_ns;
+static uint64_t nki_timer_next_due(const netkit_loop *loop, uint64_t period_ns, uint64_t was_due) {
+    uint64_t missed = (loop->turn_ns - was_due) / period_ns;
+    uint64_t due = was_due + (missed + 1) * period_ns;
     return due < was_due ? NKI_NEVER - 1 : due;
 }
 
 static void nki_timer_fire(netkit_loop *loop, nki_timer *t) {
     netkit_timer handle;
     handle.id = t->id;
-    if (t->period_ns != 0) {
-        nki_timers_restart(&loop->timers, &t->node, nki_timer_next_due(loop, t, t->node.due_ns));
-    } else {
-        nki_timers_restart(&loop->timers, &t->node, NKI_NEVER); /* keeps its place for a restart */
+    nki_timer_call *call = nki_timer_call_of(loop, t);
+    uint64_t due = NKI_NEVER; /* keeps its place for a restart */
+    if (call->period_ns != 0) {
+        due = nki_timer_next_due(loop, call->period_ns, t->node.due_ns);
     }
-    if (t->fn == NULL) {
-        netkit_event *ev = nki_pull(loop, NETKIT_EVENT_TIMER, t, t->user);
+    nki_timers_restart(&loop->timers, &t->node, due);
+    if (call->fn == NULL) {
+        netkit_event *ev = nki_pull(loop, NETKIT_EVENT_TIMER, t, call->user);
         ev->timer = handle;
         return;
     }
     uint64_t started = nki_call_begin(loop);
-    t->fn(loop, handle, t->user);
+    call->fn(loop, handle, call->user);
     nki_call_end(loop, started);
     /* The slot may be another timer's by now. */
     t = (nki_timer *)nki_slots_find(&loop->timer_slots, handle.id, NKI_KIND_TIMER);
@@ -19767,6 +19791,7 @@ static int nki_loop_init(netkit_loop *loop) {
                    generations[0]);
     nki_slots_init(&loop->timer_slots, &loop->allocator, sizeof(nki_timer), loop->desc.timers_max,
                    generations[1]);
+    loop->timer_slots.beside_size = sizeof(nki_timer_call);
     loop->stage = (unsigned char *)nki_alloc(&loop->allocator, NKI_FLUSH_AT);
     error = nki_ext_create(&loop->allocator, loop->desc.ext_size, &loop->ext);
     if (error == NETKIT_OK) {

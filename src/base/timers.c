@@ -248,7 +248,7 @@ static void nki_timers_slot_add(nki_timers *t, uint32_t slot, nki_timer_node *n)
     t->places++;
     t->slots[slot] = end + 1;
     n->at = end + 1;
-    n->slot = (uint16_t)slot;
+    n->slot = slot & 0xFFFFu;
 }
 
 /* Make the slot an empty one. Returns where its chain ended. */
