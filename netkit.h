@@ -11849,6 +11849,10 @@ typedef struct nki_driver {
     int (*set_text)(netkit_loop *loop, uintptr_t socket, netkit_option option, const char *value);
     int (*get_text)(netkit_loop *loop, uintptr_t socket, netkit_option option, char *text,
                     size_t size);
+
+    /* How a stream fares whose peer has ended: NETKIT_OK, NETKIT_E_NOTCONN: it is no more, or the
+     * error that came behind the end. */
+    int (*failed)(netkit_loop *loop, nki_conn *c);
 } nki_driver;
 
 /* ---- src/loop/objects.c ---- */
@@ -13184,6 +13188,11 @@ static NKI_OUTLINE void nki_conn_arm(netkit_loop *loop, nki_conn *c) {
     if (nki_conn_room(c) > 0 && (c->flags & (NKI_C_CONNECTING | NKI_C_EOF)) == 0) {
         wanted |= NETKIT_POLL_READ;
     }
+    const uint32_t ended = NKI_C_EOF | NKI_C_EOF_TOLD | NKI_C_TCP;
+    if ((c->flags & (ended | NKI_C_FIN_SENT)) == ended) {
+        wanted |=
+            NETKIT_POLL_PRIORITY; /* nothing but a reset can come, and it is not to be missed */
+    }
     loop->driver->arm(loop, &c->source, wanted);
 }
 
@@ -13643,7 +13652,7 @@ static void nki_conn_read_failed(netkit_loop *loop, nki_conn *c, int error) {
     } else if (error == NETKIT_E_EOF) {
         bool is_news = (c->flags & NKI_C_EOF) == 0;
         c->flags |= NKI_C_EOF;
-        c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
+        c->source.ready = (uint16_t)(c->source.ready & (NKI_POLL_ALWAYS | ~(uint32_t)NKI_READABLE));
         if ((c->flags & NKI_C_CLOSING) != 0) {
             nki_conn_after(loop, c);
         } else if (is_news) {
@@ -13676,10 +13685,24 @@ static NKI_OUTLINE void nki_conn_read_span(netkit_loop *loop, nki_conn *c, size_
     }
 }
 
+/* After the peer's end only a reset can still come. Reading would go on to say that it has ended
+ * (Linux), and nobody may be going to send. */
+static NKI_COLD void nki_conn_after_end(netkit_loop *loop, nki_conn *c) {
+    bool is_over = (c->flags & NKI_C_FIN_SENT) != 0 || (c->flags & NKI_C_TCP) == 0;
+    uint32_t trouble = c->source.ready & (is_over ? (uint32_t)NETKIT_POLL_ERROR : NKI_POLL_ALWAYS);
+    c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
+    int error = trouble == 0 ? NETKIT_OK : loop->driver->failed(loop, c);
+    if (error == NETKIT_E_NOTCONN) { /* the error itself was read before, or there was none */
+        error = is_over ? NETKIT_OK : NETKIT_E_RESET;
+    }
+    if (error != NETKIT_OK && error != NETKIT_E_AGAIN) {
+        nki_conn_fail(loop, c, NETKIT_OP_READ, error, NKI_WHY_READ, loop->driver->os_code(), false);
+    }
+}
+
 static void nki_conn_read(netkit_loop *loop, nki_conn *c) {
-    /* After the peer's end only an error can still come. */
-    if ((c->flags & NKI_C_EOF) != 0 && (c->source.ready & NETKIT_POLL_ERROR) == 0) {
-        c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
+    if ((c->flags & NKI_C_EOF) != 0) {
+        nki_conn_after_end(loop, c);
         return;
     }
     size_t max = nki_conn_room(c);
@@ -13752,11 +13775,12 @@ static void nki_conn_step_slow(netkit_loop *loop, nki_conn *c) {
             return;
         }
     }
-    if ((c->source.ready & NKI_READABLE) != 0) {
+    if ((c->flags & (NKI_C_EOF | NKI_C_EOF_TOLD | NKI_C_CLOSING)) == NKI_C_EOF) {
+        if (is_reading && !nki_conn_owes_rest(c)) {
+            nki_conn_tell_eof(loop, c); /* a reset behind it comes after it */
+        }
+    } else if ((c->source.ready & NKI_READABLE) != 0) {
         nki_conn_read(loop, c);
-    } else if ((c->flags & (NKI_C_EOF | NKI_C_EOF_TOLD | NKI_C_CLOSING)) == NKI_C_EOF &&
-               is_reading && !nki_conn_owes_rest(c)) {
-        nki_conn_tell_eof(loop, c);
     }
 }
 
@@ -17784,6 +17808,7 @@ static const nki_driver *nki_readiness_driver(void) {
         nki_r_process,
         nki_r_set_text,
         nki_r_get_text,
+        nki_r_connected,
     };
     return &driver;
 }
@@ -18246,8 +18271,9 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if ((c->flags & NKI_C_CONNECTING) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, NETKIT_POLL_WRITE, false);
     }
-    if ((s->state & NKI_U_ENDED) != 0) {
-        return nki_u_begin_poll(loop, u, &c->source, s, 0, false);
+    if ((s->state & NKI_U_ENDED) != 0) { /* PEER_END is always told: by one that goes on, once */
+        return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
+               nki_u_begin_poll(loop, u, &c->source, s, 0, true);
     }
     if ((s->busy & NKI_U_BIT(NKI_U_RECV)) != 0) {
         return true;
@@ -18636,6 +18662,17 @@ static void nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *source, nki_
     nki_ready(loop, source, NETKIT_POLL_READ); /* served when all are known, for its budget */
 }
 
+/* Of a conn whose peer has ended: only a reset is news. */
+static nki_source *nki_u_polled_end(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
+                                    const nki_uring_cqe *cqe) {
+    uint32_t events = cqe->res < 0 ? NETKIT_POLL_ERROR : (uint32_t)cqe->res & NKI_POLL_ALWAYS;
+    if (events == 0 && (cqe->flags & NKI_URING_CQE_MORE) == 0) {
+        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
+    }
+    source->ready = (uint16_t)(source->ready | events);
+    return events == 0 ? NULL : source;
+}
+
 static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
                                 const nki_uring_cqe *cqe) {
     if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
@@ -18647,8 +18684,11 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
     if (cqe->res == -ECANCELED) {
         return NULL;
     }
+    if ((s->state & NKI_U_ENDED) != 0) {
+        return nki_u_polled_end(loop, u, source, s, cqe);
+    }
     uint32_t events = cqe->res < 0 ? NETKIT_POLL_READ | NETKIT_POLL_ERROR : (uint32_t)cqe->res;
-    if (nki_id_kind(source->id) == NKI_KIND_CONN && (s->state & NKI_U_ENDED) == 0 &&
+    if (nki_id_kind(source->id) == NKI_KIND_CONN &&
         (((const nki_conn *)(const void *)source)->flags & NKI_C_CONNECTING) == 0 &&
         (events & NKI_POLL_ALWAYS) != 0) {
         /* Reading will tell. A send that is in flight ends by its own completion: taken for room
@@ -19318,6 +19358,11 @@ static int nki_u_connected(netkit_loop *loop, nki_conn *c) {
     return error;
 }
 
+static int nki_u_failed(netkit_loop *loop, nki_conn *c) {
+    NKI_UNUSED(loop);
+    return nki_os_connect_result(c->source.socket);
+}
+
 /* All that has come by completions was read. */
 static void nki_u_update_ready(nki_conn *c, const nki_u_slot *s) {
     if (s->first == NKI_POOL_NONE && s->blob == NULL && s->error == 0 &&
@@ -19631,6 +19676,7 @@ static const nki_driver *nki_uring_driver(void) {
         nki_r_process,
         nki_r_set_text,
         nki_r_get_text,
+        nki_u_failed,
     };
     return &driver;
 }

@@ -569,6 +569,7 @@ static const nki_driver *nki_readiness_driver(void) {
         nki_r_process,
         nki_r_set_text,
         nki_r_get_text,
+        nki_r_connected,
     };
     return &driver;
 }

@@ -583,6 +583,11 @@ static int nki_u_connected(netkit_loop *loop, nki_conn *c) {
     return error;
 }
 
+static int nki_u_failed(netkit_loop *loop, nki_conn *c) {
+    NKI_UNUSED(loop);
+    return nki_os_connect_result(c->source.socket);
+}
+
 /* All that has come by completions was read. */
 static void nki_u_update_ready(nki_conn *c, const nki_u_slot *s) {
     if (s->first == NKI_POOL_NONE && s->blob == NULL && s->error == 0 &&
@@ -896,6 +901,7 @@ static const nki_driver *nki_uring_driver(void) {
         nki_r_process,
         nki_r_set_text,
         nki_r_get_text,
+        nki_u_failed,
     };
     return &driver;
 }

@@ -132,8 +132,9 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if ((c->flags & NKI_C_CONNECTING) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, NETKIT_POLL_WRITE, false);
     }
-    if ((s->state & NKI_U_ENDED) != 0) {
-        return nki_u_begin_poll(loop, u, &c->source, s, 0, false);
+    if ((s->state & NKI_U_ENDED) != 0) { /* PEER_END is always told: by one that goes on, once */
+        return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
+               nki_u_begin_poll(loop, u, &c->source, s, 0, true);
     }
     if ((s->busy & NKI_U_BIT(NKI_U_RECV)) != 0) {
         return true;
@@ -522,6 +523,17 @@ static void nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *source, nki_
     nki_ready(loop, source, NETKIT_POLL_READ); /* served when all are known, for its budget */
 }
 
+/* Of a conn whose peer has ended: only a reset is news. */
+static nki_source *nki_u_polled_end(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
+                                    const nki_uring_cqe *cqe) {
+    uint32_t events = cqe->res < 0 ? NETKIT_POLL_ERROR : (uint32_t)cqe->res & NKI_POLL_ALWAYS;
+    if (events == 0 && (cqe->flags & NKI_URING_CQE_MORE) == 0) {
+        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
+    }
+    source->ready = (uint16_t)(source->ready | events);
+    return events == 0 ? NULL : source;
+}
+
 static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
                                 const nki_uring_cqe *cqe) {
     if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
@@ -533,8 +545,11 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
     if (cqe->res == -ECANCELED) {
         return NULL;
     }
+    if ((s->state & NKI_U_ENDED) != 0) {
+        return nki_u_polled_end(loop, u, source, s, cqe);
+    }
     uint32_t events = cqe->res < 0 ? NETKIT_POLL_READ | NETKIT_POLL_ERROR : (uint32_t)cqe->res;
-    if (nki_id_kind(source->id) == NKI_KIND_CONN && (s->state & NKI_U_ENDED) == 0 &&
+    if (nki_id_kind(source->id) == NKI_KIND_CONN &&
         (((const nki_conn *)(const void *)source)->flags & NKI_C_CONNECTING) == 0 &&
         (events & NKI_POLL_ALWAYS) != 0) {
         /* Reading will tell. A send that is in flight ends by its own completion: taken for room
