@@ -18016,6 +18016,7 @@ typedef struct nki_u_slot {
     uint32_t turn;       /* of the loop, in which */
     uint32_t taken;      /* bytes have come in by completions */
     int32_t sent;        /* what a zero-copy send has said, whose memory is still out */
+    uint64_t owed;       /* a poll that the ring, being full, has not been told to cancel; or 0 */
     nki_u_blob *blob;    /* older than what is parked */
 } nki_u_slot;
 
@@ -18185,6 +18186,21 @@ static bool nki_u_cancel_all(netkit_loop *loop, nki_u *u, const nki_source *sour
         }
     }
     return true;
+}
+
+/* A poll of which nothing more may come. One that cannot be cancelled now, as the ring is full, is
+ * owed, and nothing else is begun in its slot before, whoever has that by then: at most one is. */
+static void nki_u_give_up_poll(netkit_loop *loop, nki_u *u, const nki_source *source,
+                               nki_u_slot *s) {
+    if ((s->busy & NKI_U_BIT(NKI_U_POLL)) != 0) {
+        uint64_t name = nki_u_name(source, s, NKI_U_POLL);
+        if (!nki_u_cancel(loop, u, name)) {
+            s->owed = name;
+            nki_u_want(loop, u, source, s, 0);
+        }
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_POLL));
+        s->polls = (uint8_t)((s->polls + 1) & 15);
+    }
 }
 
 /* End a receive whose bytes are not wanted this way; what comes before its end is still parked. */
@@ -18383,6 +18399,15 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
 }
 
 static bool nki_u_begin(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
+    if (NKI_UNLIKELY(s->owed != 0)) {
+        if (!nki_u_cancel(loop, u, s->owed)) {
+            return false;
+        }
+        s->owed = 0;
+    }
+    if (source->token == 0) {
+        return true; /* it has died meanwhile */
+    }
     if ((s->state & NKI_U_CLOSING) != 0) {
         return nki_u_cancel_all(loop, u, source, s);
     }
@@ -18401,7 +18426,7 @@ static void nki_u_begin_all(netkit_loop *loop, nki_u *u) {
         uint32_t slot = u->want_first;
         nki_u_slot *s = nki_u_at(u, slot);
         nki_source *source = (nki_source *)(void *)nki_slots_at(&loop->sources, slot);
-        if (source->token != 0 && !nki_u_begin(loop, u, source, s)) {
+        if (!nki_u_begin(loop, u, source, s)) {
             return;
         }
         u->want_first = s->next;
@@ -18665,7 +18690,8 @@ static void nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *source, nki_
 /* Of a conn whose peer has ended: only a reset is news. */
 static nki_source *nki_u_polled_end(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
                                     const nki_uring_cqe *cqe) {
-    uint32_t events = cqe->res < 0 ? NETKIT_POLL_ERROR : (uint32_t)cqe->res & NKI_POLL_ALWAYS;
+    uint32_t said = cqe->res < 0 ? (uint32_t)NETKIT_POLL_ERROR : (uint32_t)cqe->res;
+    uint32_t events = said & NKI_POLL_ALWAYS;
     if (events == 0 && (cqe->flags & NKI_URING_CQE_MORE) == 0) {
         nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     }
@@ -18984,7 +19010,7 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
     nki_u_begin_all(loop, u);
     nki_pool_publish(&u->pool);
     loop->is_unsubmitted = u->want_first != NKI_NO_SLOT;
-    if (loop->is_unsubmitted || nki_uring_unread(&u->ring) != 0) {
+    if (loop->is_unsubmitted || !u->is_wake_armed || nki_uring_unread(&u->ring) != 0) {
         timeout_ns = 0;
     }
     int os_code = nki_uring_enter(&u->ring, timeout_ns);
@@ -19000,10 +19026,28 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
     return os_code;
 }
 
+static nki_source *nki_u_next(netkit_loop *loop) {
+    nki_u *u = nki_u_of(loop);
+    while (u->next != u->end) {
+        nki_uring_cqe cqe = u->ring.cqes[u->next & u->ring.cq_mask];
+        u->next++;
+        nki_atomic_store(u->ring.cq_head, u->next);
+        nki_source *source = nki_u_completed(loop, u, &cqe);
+        if (source != NULL) {
+            return source;
+        }
+    }
+    return NULL;
+}
+
 /* A loop that is being destroyed cannot wait for completions that a failing ring never brings.
  * With the ring closed the kernel runs none of its operations any more: those that waited for
  * their descriptor are cancelled without touching memory. So all of them are over. */
 static void nki_u_lose(netkit_loop *loop, nki_u *u) {
+    u->next = *u->ring.cq_head;
+    u->end = u->next + nki_uring_unread(&u->ring);
+    while (nki_u_next(loop) != NULL) { /* accepted connections are among what has completed */
+    }
     nki_uring_close(&u->ring);
     u->is_lost = true;
     u->next = u->end;
@@ -19064,20 +19108,6 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
     return os_code != 0 ? nki_os_error() : (int)count;
 }
 
-static nki_source *nki_u_next(netkit_loop *loop) {
-    nki_u *u = nki_u_of(loop);
-    while (u->next != u->end) {
-        nki_uring_cqe cqe = u->ring.cqes[u->next & u->ring.cq_mask];
-        u->next++;
-        nki_atomic_store(u->ring.cq_head, u->next);
-        nki_source *source = nki_u_completed(loop, u, &cqe);
-        if (source != NULL) {
-            return source;
-        }
-    }
-    return NULL;
-}
-
 /* Nobody is going to wait soon. */
 static void nki_u_commit(netkit_loop *loop) {
     nki_u *u = nki_u_of(loop);
@@ -19119,6 +19149,7 @@ static int nki_u_reserve(netkit_loop *loop, nki_u *u, uint32_t slot, nki_u_slot 
     s->next = old.next; /* it may be in the list still */
     s->want = old.want & NKI_U_PENDING;
     s->polls = old.polls;
+    s->owed = old.owed;
     s->first = NKI_POOL_NONE;
     *out = s;
     return NETKIT_OK;
@@ -19142,12 +19173,11 @@ static int nki_u_attach(netkit_loop *loop, nki_source *source) {
 }
 
 /* Submit the cancelling and take the ends of these operations out of what has completed, so that
- * the descriptor is closed, and the peer knows, before the call returns. */
+ * the descriptor is closed, and the peer knows, before the call returns. A ring that fails may
+ * have accepted connections there, too. */
 static void nki_u_settle(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
     nki_uring *r = &u->ring;
-    if (nki_uring_enter(r, 0) != 0) {
-        return;
-    }
+    (void)nki_uring_enter(r, 0);
     uint32_t tail = nki_atomic_load(r->cq_tail);
     for (uint32_t i = *r->cq_head; i != tail && s->busy != 0; i++) {
         nki_uring_cqe *cqe = &r->cqes[i & r->cq_mask];
@@ -19174,7 +19204,7 @@ static void nki_u_shut(netkit_loop *loop, nki_source *source, bool reset) {
     nki_u *u = nki_u_of(loop);
     nki_u_slot *s = nki_u_slot_of(u, source);
     bool is_child = nki_u_is_child(u);
-    s->state |= NKI_U_CLOSING | (reset ? NKI_U_RESET : 0);
+    s->state |= NKI_U_CLOSING | (reset && !is_child ? NKI_U_RESET : 0); /* it is the parent's too */
     s->want &= NKI_U_PENDING;
     if (nki_id_kind(source->id) == NKI_KIND_LISTENER) {
         nki_u_forget_sockets(loop, s);
@@ -19184,7 +19214,8 @@ static void nki_u_shut(netkit_loop *loop, nki_source *source, bool reset) {
     if (s->busy != 0 && !is_child) {
         if (!nki_u_cancel_all(loop, u, source, s)) {
             nki_u_want(loop, u, source, s, 0);
-        } else if (!loop->is_destroying) {
+        }
+        if (!loop->is_destroying) {
             nki_u_settle(loop, u, source, s);
         }
     }
@@ -19226,16 +19257,6 @@ static int nki_u_watch_new(netkit_loop *loop, nki_u *u, nki_source *source, uint
     s->events = events;
     nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     return NETKIT_OK;
-}
-
-/* A poll of which nothing more may come. */
-static void nki_u_give_up_poll(netkit_loop *loop, nki_u *u, const nki_source *source,
-                               nki_u_slot *s) {
-    if ((s->busy & NKI_U_BIT(NKI_U_POLL)) != 0) {
-        (void)nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_POLL));
-        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_POLL));
-        s->polls = (uint8_t)((s->polls + 1) & 15);
-    }
 }
 
 static int nki_u_watch(netkit_loop *loop, nki_source *source, uint32_t events, bool is_new) {

@@ -48,6 +48,21 @@ static bool nki_u_cancel_all(netkit_loop *loop, nki_u *u, const nki_source *sour
     return true;
 }
 
+/* A poll of which nothing more may come. One that cannot be cancelled now, as the ring is full, is
+ * owed, and nothing else is begun in its slot before, whoever has that by then: at most one is. */
+static void nki_u_give_up_poll(netkit_loop *loop, nki_u *u, const nki_source *source,
+                               nki_u_slot *s) {
+    if ((s->busy & NKI_U_BIT(NKI_U_POLL)) != 0) {
+        uint64_t name = nki_u_name(source, s, NKI_U_POLL);
+        if (!nki_u_cancel(loop, u, name)) {
+            s->owed = name;
+            nki_u_want(loop, u, source, s, 0);
+        }
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_POLL));
+        s->polls = (uint8_t)((s->polls + 1) & 15);
+    }
+}
+
 /* End a receive whose bytes are not wanted this way; what comes before its end is still parked. */
 static void nki_u_turn_away(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s) {
     if ((s->busy & NKI_U_BIT(NKI_U_RECV)) != 0 && (s->state & NKI_U_TURNED_AWAY) == 0 &&
@@ -244,6 +259,15 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
 }
 
 static bool nki_u_begin(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
+    if (NKI_UNLIKELY(s->owed != 0)) {
+        if (!nki_u_cancel(loop, u, s->owed)) {
+            return false;
+        }
+        s->owed = 0;
+    }
+    if (source->token == 0) {
+        return true; /* it has died meanwhile */
+    }
     if ((s->state & NKI_U_CLOSING) != 0) {
         return nki_u_cancel_all(loop, u, source, s);
     }
@@ -262,7 +286,7 @@ static void nki_u_begin_all(netkit_loop *loop, nki_u *u) {
         uint32_t slot = u->want_first;
         nki_u_slot *s = nki_u_at(u, slot);
         nki_source *source = (nki_source *)(void *)nki_slots_at(&loop->sources, slot);
-        if (source->token != 0 && !nki_u_begin(loop, u, source, s)) {
+        if (!nki_u_begin(loop, u, source, s)) {
             return;
         }
         u->want_first = s->next;
@@ -526,7 +550,8 @@ static void nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *source, nki_
 /* Of a conn whose peer has ended: only a reset is news. */
 static nki_source *nki_u_polled_end(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
                                     const nki_uring_cqe *cqe) {
-    uint32_t events = cqe->res < 0 ? NETKIT_POLL_ERROR : (uint32_t)cqe->res & NKI_POLL_ALWAYS;
+    uint32_t said = cqe->res < 0 ? (uint32_t)NETKIT_POLL_ERROR : (uint32_t)cqe->res;
+    uint32_t events = said & NKI_POLL_ALWAYS;
     if (events == 0 && (cqe->flags & NKI_URING_CQE_MORE) == 0) {
         nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     }

@@ -58,6 +58,7 @@ typedef struct nki_u_slot {
     uint32_t turn;       /* of the loop, in which */
     uint32_t taken;      /* bytes have come in by completions */
     int32_t sent;        /* what a zero-copy send has said, whose memory is still out */
+    uint64_t owed;       /* a poll that the ring, being full, has not been told to cancel; or 0 */
     nki_u_blob *blob;    /* older than what is parked */
 } nki_u_slot;
 
