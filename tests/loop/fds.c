@@ -1,6 +1,5 @@
 /* Descriptors over conns. The far end is a raw descriptor of the test's, or another conn. */
 #include "support.h"
-#include <sys/stat.h>
 
 /* Files by which a descriptor can be told from another: the k-th is k bytes long. */
 static uintptr_t fds_file(int k) {

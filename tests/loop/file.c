@@ -1,9 +1,6 @@
 /* Files, places in the queue, and corks. */
 #include "support.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-
 enum {
     FILE_SIZE = 3 * 1024 * 1024 + 321
 };

@@ -6,13 +6,6 @@
 #ifndef NKT_LOOP_SUPPORT_H
 #define NKT_LOOP_SUPPORT_H
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-
 /* ---- the bytes of a stream ------------------------------------------------- */
 
 static inline unsigned char sup_byte(uint64_t at) {

@@ -3,14 +3,6 @@
 #ifndef NKT_SUPPORT_LOOP_H
 #define NKT_SUPPORT_LOOP_H
 
-#include <arpa/inet.h>
-#include <limits.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-
 /* ---- waiting ----------------------------------------------------------------- */
 
 static inline uint64_t tl_deadline(void) {

@@ -1,7 +1,6 @@
 /* Conns over paths and abstract names. */
 #include "support.h"
 #include "support_loop.h"
-#include <sys/stat.h>
 
 /* A path as long as the system takes: "unix:" and 107 bytes. */
 static void unix_long_path(char *out, size_t size, size_t len) {

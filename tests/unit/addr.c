@@ -1,11 +1,5 @@
 /* Addresses: parser, formatter, equality, hash, and the kernel's form of them. All text goes to
  * the parser against a page that must not be touched, so that reading one byte too many traps. */
-#include <arpa/inet.h>
-#include <net/if.h>
-#include <netinet/in.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
 enum {
     ADDR_TEXT = 8192,

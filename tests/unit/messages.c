@@ -1,7 +1,5 @@
 /* Messages of plain sockets: descriptors, addresses, credentials, other ancillary data; and
  * transfers of many pieces. */
-#include <sys/stat.h>
-#include <sys/time.h>
 
 static void message_pair(netkit_socket s[2], int type) {
     CHECK_OK(netkit_socket_pair(s, type, 0));

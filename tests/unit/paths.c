@@ -1,7 +1,5 @@
 /* Unix sockets and their files: what may be replaced, permissions, removal, who is at the other
  * end, addresses nobody has. */
-#include <sys/stat.h>
-#include <sys/un.h>
 
 static netkit_addr path_addr(const char *path) {
     netkit_addr addr;

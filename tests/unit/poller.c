@@ -1,5 +1,4 @@
 /* The pollers by themselves, each test on every backend there is. */
-#include <sys/time.h>
 
 /* ---- helpers --------------------------------------------------------------- */
 

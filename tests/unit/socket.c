@@ -1,6 +1,4 @@
 /* Plain sockets: netkit_socket_*, on loopback, with every peer in this process. */
-#include <sys/time.h>
-#include <sys/un.h>
 
 /* ---- helpers --------------------------------------------------------------- */
 
