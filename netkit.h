@@ -989,6 +989,9 @@
 #if defined(NETKIT_IMPLEMENTATION) && defined(__APPLE__) && !defined(__APPLE_USE_RFC_3542)
 #define __APPLE_USE_RFC_3542 1 /* NOLINT(bugprone-reserved-identifier): IPV6_HOPLIMIT and others */
 #endif
+#if defined(NETKIT_IMPLEMENTATION) && defined(_WIN32) && !defined(_WIN32_WINNT)
+#define _WIN32_WINNT 0x0A00 /* NOLINT(bugprone-reserved-identifier): Windows 10, of its headers */
+#endif
 #ifndef NETKIT_H
 #define NETKIT_H
 #include <stdbool.h>
@@ -2887,6 +2890,8 @@ typedef struct netkit_try {
 
 #define NKI_HAS_EPOLL NKI_LINUX
 #define NKI_HAS_POLL NKI_POSIX
+#define NKI_HAS_AFD NKI_WINDOWS
+#define NKI_HAS_WSAPOLL NKI_WINDOWS
 
 /* Kqueues that have EVFILT_USER in every version; OpenBSD and NetBSD have poll. And by
  * NETKIT_FORCE_KQUEUE on Linux, over libkqueue and without what macOS has not, so that the code for
@@ -2949,6 +2954,27 @@ typedef struct netkit_try {
 #include <unistd.h>
 #if NKI_HAS_THREADS
 #include <pthread.h>
+#endif
+#endif
+
+/* Winsock 2 must come before windows.h, which otherwise brings Winsock 1. */
+#if NKI_WINDOWS
+#if defined(_WINSOCKAPI_) && !defined(_WINSOCK2API_)
+#error "include netkit.h, or winsock2.h, before windows.h in the file with NETKIT_IMPLEMENTATION"
+#endif
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
+#ifndef NOMINMAX
+#define NOMINMAX
+#endif
+#include <winsock2.h>
+#include <ws2tcpip.h>
+#include <mswsock.h>
+#include <windows.h>
+#include <ntsecapi.h>
+#if defined(_MSC_VER)
+#pragma comment(lib, "ws2_32")
 #endif
 #endif
 
@@ -5399,11 +5425,166 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 
 #endif /* NKI_POSIX */
 
+/* ---- src/os/seam_windows.h ---- */
+/* The seam on Windows: every system call the library makes, by name, as seam_posix.h.
+ *
+ * NKI_FAIL(name) is 0, or in tests a function that counts the call, may set WSAGetLastError and
+ * returns true to have it fail. Where a call of POSIX does the same the name is the same, so that
+ * a test need not know the system. close is special: it must really close.
+ * Functions that only a socket can give (WSARecvMsg, ...) and those of ntdll come as a pointer, by
+ * NKI_SYS_extension and NKI_SYS_ntdll: nothing is linked but ws2_32 and what every program has.
+ * Counts are ints and ULONGs here; whoever calls has cut them. */
+
+#if NKI_WINDOWS
+
+/* Not in every SDK. */
+#ifndef WSA_FLAG_NO_HANDLE_INHERIT
+#define WSA_FLAG_NO_HANDLE_INHERIT 0x80
+#endif
+
+#define NKI_SYS_startup(version, data) \
+    (NKI_FAIL(startup) ? WSASYSNOTREADY : WSAStartup((version), (data)))
+#define NKI_SYS_cleanup() WSACleanup()
+
+/* Overlapped, which costs nothing and lets a socket be used in every way there is. */
+#define NKI_SYS_socket(f, t, p) \
+    (NKI_FAIL(socket)           \
+         ? INVALID_SOCKET       \
+         : WSASocketW((f), (t), (p), NULL, 0, WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT))
+#define NKI_SYS_bind(s, a, n) (NKI_FAIL(bind) ? -1 : bind((s), (a), (n)))
+#define NKI_SYS_listen(s, n) (NKI_FAIL(listen) ? -1 : listen((s), (n)))
+#define NKI_SYS_connect(s, a, n) (NKI_FAIL(connect) ? -1 : connect((s), (a), (n)))
+#define NKI_SYS_accept(s, a, n) (NKI_FAIL(accept) ? INVALID_SOCKET : accept((s), (a), (n)))
+#define NKI_SYS_recv(s, b, n, f) \
+    (NKI_FAIL(recv) ? -1 : recv((s), (char *)(b), (int)NKI_CLIP(recv, n), (f)))
+#define NKI_SYS_send(s, b, n, f) \
+    (NKI_FAIL(send) ? -1 : send((s), (const char *)(b), (int)NKI_CLIP(send, n), (f)))
+#define NKI_SYS_recvfrom(s, b, n, f, a, an) \
+    (NKI_FAIL(recvfrom) ? -1 : recvfrom((s), (char *)(b), (int)(n), (f), (a), (an)))
+/* Gathered and scattered; the callers ask NKI_CLIP for their total, as those of sendmsg do. */
+#define NKI_SYS_sendv(s, bufs, count, sent, flags, to, to_len) \
+    (NKI_FAIL(sendmsg)                                         \
+         ? -1                                                  \
+         : WSASendTo((s), (bufs), (count), (sent), (flags), (to), (to_len), NULL, NULL))
+#define NKI_SYS_recvv(s, bufs, count, got, flags) \
+    (NKI_FAIL(recvmsg) ? -1 : WSARecv((s), (bufs), (count), (got), (flags), NULL, NULL))
+#define NKI_SYS_sendmsg(call, s, msg, flags, sent) \
+    (NKI_FAIL(sendmsg) ? -1 : (call)((s), (msg), (flags), (sent), NULL, NULL))
+#define NKI_SYS_recvmsg(call, s, msg, got) \
+    (NKI_FAIL(recvmsg) ? -1 : (call)((s), (msg), (got), NULL, NULL))
+#define NKI_SYS_shutdown(s, how) (NKI_FAIL(shutdown) ? -1 : shutdown((s), (how)))
+#define NKI_SYS_close(s) (closesocket(s) != 0 || NKI_FAIL(close) ? -1 : 0)
+#define NKI_SYS_getsockopt(s, l, o, v, n) \
+    (NKI_FAIL(getsockopt) ? -1 : getsockopt((s), (l), (o), (char *)(v), (n)))
+#define NKI_SYS_setsockopt(s, l, o, v, n) \
+    (NKI_FAIL(setsockopt) ? -1 : setsockopt((s), (l), (o), (const char *)(v), (n)))
+#define NKI_SYS_getsockname(s, a, n) (NKI_FAIL(getsockname) ? -1 : getsockname((s), (a), (n)))
+#define NKI_SYS_getpeername(s, a, n) (NKI_FAIL(getpeername) ? -1 : getpeername((s), (a), (n)))
+#define NKI_SYS_ioctl(s, code, value) (NKI_FAIL(ioctl) ? -1 : ioctlsocket((s), (code), (value)))
+#define NKI_SYS_control(s, code, in, in_size, out, out_size, got) \
+    (NKI_FAIL(control)                                            \
+         ? -1                                                     \
+         : WSAIoctl((s), (code), (in), (in_size), (out), (out_size), (got), NULL, NULL))
+/* A function of the socket's provider, by its number. */
+#define NKI_SYS_extension(s, guid, call, size, got)                                  \
+    (NKI_FAIL(extension) ? -1                                                        \
+                         : WSAIoctl((s), SIO_GET_EXTENSION_FUNCTION_POINTER, (guid), \
+                                    (DWORD)sizeof *(guid), (call), (size), (got), NULL, NULL))
+#define NKI_SYS_poll(p, n, ms) (NKI_FAIL(poll) ? -1 : WSAPoll((p), (n), (ms)))
+
+/* Handles. */
+#define NKI_SYS_close_handle(h) CloseHandle(h)
+#define NKI_SYS_set_handle(h, mask, flags) \
+    (NKI_FAIL(set_handle) ? FALSE : SetHandleInformation((h), (mask), (flags)))
+#define NKI_SYS_get_handle(h, flags) \
+    (NKI_FAIL(get_handle) ? FALSE : GetHandleInformation((h), (flags)))
+#define NKI_SYS_dup(h, out)                                                                   \
+    (NKI_FAIL(dup) ? FALSE                                                                    \
+                   : DuplicateHandle(GetCurrentProcess(), (h), GetCurrentProcess(), (out), 0, \
+                                     FALSE, DUPLICATE_SAME_ACCESS))
+#define NKI_SYS_file_type(h) (NKI_FAIL(file_type) ? (DWORD)FILE_TYPE_UNKNOWN : GetFileType(h))
+#define NKI_SYS_file_size(h, out) (NKI_FAIL(file_size) ? FALSE : GetFileSizeEx((h), (out)))
+#define NKI_SYS_pread(h, b, n, got, at) \
+    (NKI_FAIL(pread) ? FALSE : ReadFile((h), (b), (DWORD)NKI_CLIP(pread, n), (got), (at)))
+#define NKI_SYS_open(path, access, flags)                                                        \
+    (NKI_FAIL(open)                                                                              \
+         ? INVALID_HANDLE_VALUE                                                                  \
+         : CreateFileW((path), (access), FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, \
+                       NULL, OPEN_EXISTING, (flags), NULL))
+#define NKI_SYS_file_id(h, out) (NKI_FAIL(file_id) ? FALSE : GetFileInformationByHandle((h), (out)))
+#define NKI_SYS_unlink(path) (NKI_FAIL(unlink) ? FALSE : DeleteFileW(path))
+
+/* Events, for the few calls that are waited for. */
+#define NKI_SYS_event() (NKI_FAIL(event) ? NULL : CreateEventW(NULL, TRUE, FALSE, NULL))
+#define NKI_SYS_wait_handle(h, ms) \
+    (NKI_FAIL(wait_handle) ? WAIT_FAILED : WaitForSingleObject((h), (ms)))
+#define NKI_SYS_cancel(h, overlapped) CancelIoEx((h), (overlapped))
+#define NKI_SYS_result(s, overlapped, got, wait, flags) \
+    WSAGetOverlappedResult((s), (overlapped), (got), (wait), (flags))
+
+/* The system. */
+#define NKI_SYS_clock(out) (NKI_FAIL(clock_gettime) ? FALSE : QueryPerformanceCounter(out))
+#define NKI_SYS_clock_rate(out) QueryPerformanceFrequency(out)
+#define NKI_SYS_getrandom(b, n) (NKI_FAIL(getrandom) ? FALSE : RtlGenRandom((b), (n)))
+#define NKI_SYS_thread_id() GetCurrentThreadId()
+#define NKI_SYS_getpid() ((int)GetCurrentProcessId())
+#define NKI_SYS_library(name) \
+    (NKI_FAIL(library) ? NULL : LoadLibraryExW((name), NULL, LOAD_LIBRARY_SEARCH_SYSTEM32))
+#define NKI_SYS_free_library(library) FreeLibrary(library)
+#define NKI_SYS_symbol(library, name) GetProcAddress((library), (name))
+#define NKI_SYS_if_nametoindex(call, name) (NKI_FAIL(if_nametoindex) ? 0u : (call)(name))
+
+/* ---- completion ports and the device of Winsock's driver --------------------- */
+
+#define NKI_SYS_port_create() \
+    (NKI_FAIL(port_create) ? NULL : CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0, 0))
+#define NKI_SYS_port_add(port, h, key) \
+    (NKI_FAIL(port_add) ? NULL : CreateIoCompletionPort((h), (port), (key), 0))
+#define NKI_SYS_port_wait(port, entries, most, count, ms) \
+    (NKI_FAIL(port_wait)                                  \
+         ? FALSE                                          \
+         : GetQueuedCompletionStatusEx((port), (entries), (most), (count), (ms), FALSE))
+#define NKI_SYS_port_post(port, key, overlapped) \
+    (NKI_FAIL(port_post) ? FALSE : PostQueuedCompletionStatus((port), 0, (key), (overlapped)))
+#define NKI_SYS_port_modes(h, modes) \
+    (NKI_FAIL(port_modes) ? FALSE : SetFileCompletionNotificationModes((h), (modes)))
+
+/* Of ntdll, which every process has: NKI_SYS_ntdll(name) is a FARPROC or NULL. They return an
+ * NTSTATUS; one that is failed by a test is STATUS_INSUFFICIENT_RESOURCES. */
+#define NKI_NT_NO_RESOURCES ((LONG)0xC000009Au)
+#define NKI_SYS_ntdll(name) \
+    (NKI_FAIL(ntdll) ? NULL : GetProcAddress(GetModuleHandleW(L"ntdll.dll"), (name)))
+#define NKI_SYS_nt_open(call, out, access, attributes, status, share, how) \
+    (NKI_FAIL(nt_open)                                                     \
+         ? NKI_NT_NO_RESOURCES                                             \
+         : (call)((out), (access), (attributes), (status), NULL, 0, (share), (how), 0, NULL, 0))
+#define NKI_SYS_nt_control(call, h, context, status, code, in, in_size, out, out_size)            \
+    (NKI_FAIL(nt_control) ? NKI_NT_NO_RESOURCES                                                   \
+                          : (call)((h), NULL, NULL, (context), (status), (code), (in), (in_size), \
+                                   (out), (out_size)))
+#define NKI_SYS_nt_cancel(call, h, which, status) \
+    (NKI_FAIL(nt_cancel) ? NKI_NT_NO_RESOURCES : (call)((h), (which), (status)))
+
+#endif /* NKI_WINDOWS */
+
 /* ---- src/os/os.h ---- */
 /* What the rooms above may ask of the operating system: one set of functions, implemented by
  * *_posix.c and *_windows.c side by side. Each returns 0 or a count, or a negative NETKIT_E_*,
  * and then nki_os_code() is the system's own code. A socket is a uintptr_t nobody interprets;
  * UINTPTR_MAX is none, and every out-parameter is that, or zeroed, on failure. */
+
+/* The longest name of an interface, with its NUL. */
+#if NKI_WINDOWS
+#define NKI_IF_NAMESIZE 257
+#else
+#define NKI_IF_NAMESIZE IF_NAMESIZE
+#endif
+
+/* What must be begun before sockets exist, and ended after the last of them: each loop pairs the
+ * two. begin_for_good is for sockets that no loop owns, which outlive all of them. */
+static int nki_os_begin(void);
+static void nki_os_end(void);
+static int nki_os_begin_for_good(void);
 
 static int nki_os_code(void);
 static int nki_os_fail(int os_code); /* what the system's code is to us; kept as nki_os_code */
@@ -5545,7 +5726,7 @@ static int nki_os_family(uintptr_t s, int *family); /* NETKIT_AF_* */
 static int nki_os_set_ip_option(uintptr_t s, netkit_option option, int value);
 static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value);
 
-/* ---- src/os/sockaddr_posix.c ---- */
+/* ---- src/os/sockaddr.c ---- */
 /* Addresses as the kernel takes and gives them: netkit_addr to and from struct sockaddr_*.
  *
  * For unix sockets the length is part of the address, and the two kinds count it
@@ -5560,16 +5741,24 @@ static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value);
  * is nki_sockaddr_from with the IPv6 form: macOS and the BSDs take no AF_INET address
  * on an AF_INET6 socket. */
 
-#if NKI_POSIX
+#if NKI_WINDOWS
+/* Of <afunix.h>, which not every SDK has. */
+typedef struct nki_sockaddr_un {
+    unsigned short sun_family;
+    char sun_path[108];
+} nki_sockaddr_un;
+#else
+typedef struct sockaddr_un nki_sockaddr_un;
+#endif
 
 /* The limit of a path leaves room for the NUL that other programs need to reach it, the
- * limit of an abstract name room for the NUL in front. */
+ * limit of an abstract name room for the NUL in front. Windows takes abstract names, and lets
+ * nobody connect to them. */
 static const nki_addr_rules nki_os_addr_rules = {
-    sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1,
+    sizeof(((nki_sockaddr_un *)NULL)->sun_path) - 1,
     NKI_LINUX != 0,
 };
-NKI_STATIC_ASSERT(unix_path,
-                  sizeof(((struct sockaddr_un *)NULL)->sun_path) <= NETKIT_UNIX_PATH_MAX);
+NKI_STATIC_ASSERT(unix_path, sizeof(((nki_sockaddr_un *)NULL)->sun_path) <= NETKIT_UNIX_PATH_MAX);
 
 static socklen_t nki_sockaddr_from_ipv4(struct sockaddr_storage *out, const netkit_addr *addr) {
     struct sockaddr_in sa;
@@ -5595,7 +5784,7 @@ static socklen_t nki_sockaddr_from_ipv6(struct sockaddr_storage *out, const netk
 /* The length of an address, or 0 for one the system cannot take exactly. A path that
  * fills sun_path whole can only have come from the kernel, and goes back as it came. */
 static socklen_t nki_sockaddr_from_unix(struct sockaddr_storage *out, const netkit_addr *addr) {
-    struct sockaddr_un sa;
+    nki_sockaddr_un sa;
     size_t len = addr->path_len;
     size_t skip = addr->is_abstract ? 1 : 0;
     if (skip + len > sizeof(sa.sun_path) ||
@@ -5609,7 +5798,7 @@ static socklen_t nki_sockaddr_from_unix(struct sockaddr_storage *out, const netk
     if (skip == 0 && len < sizeof(sa.sun_path)) {
         len++; /* the NUL */
     }
-    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + skip + len);
+    return (socklen_t)(offsetof(nki_sockaddr_un, sun_path) + skip + len);
 }
 
 /* Returns NETKIT_OK or NETKIT_E_INVALID, and then *len is 0. An address of ":port" gives
@@ -5648,9 +5837,9 @@ static void nki_sockaddr_to_ipv6(netkit_addr *out, const struct sockaddr_storage
 /* No path at all is a socket that was never bound; so reads, too, a path longer than
  * netkit_addr has room for (the BSDs take up to 253 bytes): cut, it would name another. */
 static void nki_sockaddr_to_unix(netkit_addr *out, const struct sockaddr_storage *sa, size_t len) {
-    const char *path = (const char *)sa + offsetof(struct sockaddr_un, sun_path);
+    const char *path = (const char *)sa + offsetof(nki_sockaddr_un, sun_path);
     out->family = NETKIT_AF_UNIX;
-    len -= NKI_MIN(len, offsetof(struct sockaddr_un, sun_path));
+    len -= NKI_MIN(len, offsetof(nki_sockaddr_un, sun_path));
     if (len > 0 && path[0] == 0 && nki_os_addr_rules.has_abstract) {
         out->is_abstract = true;
         path++;
@@ -5671,7 +5860,7 @@ static void nki_sockaddr_to_unix(netkit_addr *out, const struct sockaddr_storage
 static void nki_sockaddr_to(netkit_addr *out, const struct sockaddr_storage *sa, socklen_t len) {
     size_t size = NKI_MIN((size_t)len, sizeof(*sa));
     memset(out, 0, sizeof(*out));
-    if (size < offsetof(struct sockaddr_un, sun_path)) {
+    if (size < offsetof(nki_sockaddr_un, sun_path)) {
         return;
     }
     if (sa->ss_family == AF_INET && size >= sizeof(struct sockaddr_in)) {
@@ -5687,8 +5876,6 @@ static void nki_sockaddr_to(netkit_addr *out, const struct sockaddr_storage *sa,
     }
 }
 
-#endif /* NKI_POSIX */
-
 /* ---- src/os/addr.c ---- */
 /* The addresses that need the system: reading one (a zone may name an interface) and
  * making one of a path (its limit is the system's). The work is in src/base/addr.c. */
@@ -5696,7 +5883,7 @@ static void nki_sockaddr_to(netkit_addr *out, const struct sockaddr_storage *sa,
 /* Look up the zone a scanner left. The length is checked here because an overlong name
  * cut to fit could match another interface (musl's if_nametoindex cuts). */
 static uint32_t nki_addr_zone(const nki_addr_scanner *s) {
-    char name[IF_NAMESIZE];
+    char name[NKI_IF_NAMESIZE];
     if (s->zone_len >= sizeof(name)) {
         return 0;
     }
@@ -5758,6 +5945,17 @@ typedef struct nki_os_row {
     int os_code;
     int code;
 } nki_os_row;
+
+static int nki_os_begin(void) {
+    return NETKIT_OK;
+}
+
+static void nki_os_end(void) {
+}
+
+static int nki_os_begin_for_good(void) {
+    return NETKIT_OK;
+}
 
 static int nki_os_code(void) {
     return errno;
@@ -5936,6 +6134,11 @@ static uint32_t nki_os_interface(const char *name) {
 }
 
 #endif /* NKI_POSIX */
+
+/* ---- src/os/system_windows.c ---- */
+/* On its way. */
+#if NKI_WINDOWS
+#endif
 
 /* ---- src/os/wake_posix.c ---- */
 /* The descriptor that wakes a waiting thread: an eventfd, or where there is none a pipe. And what
@@ -6618,6 +6821,16 @@ static int nki_os_reset(uintptr_t s) {
 
 #endif /* NKI_POSIX */
 
+/* ---- src/os/socket_windows.c ---- */
+/* On its way. */
+#if NKI_WINDOWS
+#endif
+
+/* ---- src/os/wake_windows.c ---- */
+/* On its way. */
+#if NKI_WINDOWS
+#endif
+
 /* ---- src/os/option_posix.c ---- */
 /* Options of sockets on POSIX: one table from netkit's names to the system's.
  *
@@ -6932,6 +7145,11 @@ static int nki_os_get_text(uintptr_t s, netkit_option option, char *text, size_t
 
 #endif /* NKI_POSIX */
 
+/* ---- src/os/option_windows.c ---- */
+/* On its way. */
+#if NKI_WINDOWS
+#endif
+
 /* ---- src/os/file_posix.c ---- */
 /* Files to sockets. Linux's sendfile takes no MSG_NOSIGNAL: to a peer that is gone it raises
  * SIGPIPE (seen on 6.18: ECONNRESET once, then the signal). So the signal is held back on this
@@ -7051,6 +7269,11 @@ static int nki_os_file_size(uintptr_t file, uint64_t *out) {
 }
 
 #endif /* NKI_POSIX */
+
+/* ---- src/os/file_windows.c ---- */
+/* On its way. */
+#if NKI_WINDOWS
+#endif
 
 /* ---- src/os/unix_posix.c ---- */
 /* Unix sockets on POSIX: their files, and who is at the other end.
@@ -7373,6 +7596,11 @@ static int nki_os_dup(uintptr_t native, uintptr_t *out) {
 }
 
 #endif /* NKI_POSIX */
+
+/* ---- src/os/unix_windows.c ---- */
+/* On its way. */
+#if NKI_WINDOWS
+#endif
 
 /* ---- src/os/message_posix.c ---- */
 /* Messages on POSIX: sendmsg and recvmsg with all that can go beside bytes.
@@ -7728,6 +7956,11 @@ static int nki_os_recv_fds(uintptr_t s, void *data, size_t len, uintptr_t *fds, 
 
 #endif /* NKI_POSIX */
 
+/* ---- src/os/message_windows.c ---- */
+/* On its way. */
+#if NKI_WINDOWS
+#endif
+
 /* ---- src/os/option_ip_posix.c ---- */
 /* Options of IP on POSIX: IPv4 and IPv6 have each their own, and an IPv6 socket that takes IPv4
  * obeys both, each for its own datagrams. So there both are set, the second as far as the system
@@ -7946,6 +8179,11 @@ static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value) {
 }
 
 #endif /* NKI_POSIX */
+
+/* ---- src/os/option_ip_windows.c ---- */
+/* On its way. */
+#if NKI_WINDOWS
+#endif
 
 /* ---- src/os/datagram_posix.c ---- */
 /* Datagrams on POSIX: many in one call where there is recvmmsg, one by one elsewhere, and what
@@ -8576,6 +8814,11 @@ static uint32_t nki_os_dgram_caps(uintptr_t s) {
 
 #endif /* NKI_POSIX */
 
+/* ---- src/os/datagram_windows.c ---- */
+/* On its way. */
+#if NKI_WINDOWS
+#endif
+
 /* ---- src/os/socket.c ---- */
 /* netkit_socket: plain sockets for programs that wait by themselves.
  *
@@ -8612,8 +8855,11 @@ NETKIT_API int netkit_socket_open(netkit_socket *out, int family, int type, int 
     if ((flags & ~NETKIT_SOCKET_BLOCKING) != 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_os_socket(family, type, (flags & NETKIT_SOCKET_BLOCKING) != 0, &native);
-    *out = nki_socket_wrap(native);
+    int rc = nki_os_begin_for_good();
+    if (rc == NETKIT_OK) {
+        rc = nki_os_socket(family, type, (flags & NETKIT_SOCKET_BLOCKING) != 0, &native);
+        *out = nki_socket_wrap(native);
+    }
     return rc;
 }
 
@@ -8626,9 +8872,12 @@ NETKIT_API int netkit_socket_pair(netkit_socket out[2], int type, int flags) {
     if ((flags & ~NETKIT_SOCKET_BLOCKING) != 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_os_pair(type, (flags & NETKIT_SOCKET_BLOCKING) != 0, natives);
-    out[0] = nki_socket_wrap(natives[0]);
-    out[1] = nki_socket_wrap(natives[1]);
+    int rc = nki_os_begin_for_good();
+    if (rc == NETKIT_OK) {
+        rc = nki_os_pair(type, (flags & NETKIT_SOCKET_BLOCKING) != 0, natives);
+        out[0] = nki_socket_wrap(natives[0]);
+        out[1] = nki_socket_wrap(natives[1]);
+    }
     return rc;
 }
 
@@ -8683,7 +8932,11 @@ NETKIT_API int netkit_socket_listen_on(netkit_socket *out, const netkit_addr *ad
     if (addr == NULL || (flags & ~known) != 0 || backlog < 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_socket_listen_one(&native, addr, flags, backlog);
+    int rc = nki_os_begin_for_good();
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    rc = nki_socket_listen_one(&native, addr, flags, backlog);
     bool may_fall_back = addr->is_any && (flags & NETKIT_SOCKET_V6ONLY) == 0;
     if (may_fall_back && nki_socket_lacks_ipv6(rc)) {
         netkit_addr ipv4;
@@ -10477,6 +10730,7 @@ static const nki_poller_ops *nki_kqueue_ops(void) {
  * wake in between would be emptied away with the flag left set, and every later one be lost. */
 
 static const nki_poller_ops *nki_poller_find(int backend) {
+    NKI_UNUSED(backend);
 #if NKI_HAS_EPOLL
     if (backend == NETKIT_BACKEND_EPOLL) {
         return nki_epoll_ops();
@@ -10595,14 +10849,20 @@ struct netkit_poller {
 static int nki_poller_setup(netkit_poller *poller, int backend, const netkit_allocator *allocator) {
     int rc = nki_os_random(&poller->wake_data, sizeof(poller->wake_data));
     if (rc == NETKIT_OK) {
-        rc = nki_poller_open(&poller->base, backend, allocator);
+        rc = nki_os_begin();
     }
     if (rc != NETKIT_OK) {
         return rc;
     }
-    rc = nki_poller_wake_open(&poller->base, &poller->wake, poller->wake_data);
+    rc = nki_poller_open(&poller->base, backend, allocator);
+    if (rc == NETKIT_OK) {
+        rc = nki_poller_wake_open(&poller->base, &poller->wake, poller->wake_data);
+        if (rc != NETKIT_OK) {
+            nki_poller_close(&poller->base);
+        }
+    }
     if (rc != NETKIT_OK) {
-        nki_poller_close(&poller->base);
+        nki_os_end();
     }
     return rc;
 }
@@ -10638,6 +10898,7 @@ NETKIT_API void netkit_poller_destroy(netkit_poller *poller) {
         netkit_allocator allocator = poller->base.allocator;
         nki_poller_close(&poller->base);
         nki_os_wake_close(&poller->wake);
+        nki_os_end();
         nki_free(&allocator, poller, sizeof(*poller));
     }
 }
@@ -17164,7 +17425,7 @@ static int nki_r_random(netkit_loop *loop, void *out, size_t size) {
     return nki_os_random(out, size);
 }
 
-static int nki_r_open(netkit_loop *loop) {
+static int nki_r_open_poller(netkit_loop *loop) {
     int error = nki_poller_open(&loop->poller, loop->desc.backend, &loop->allocator);
     if (error != NETKIT_OK) {
         return error;
@@ -17181,10 +17442,23 @@ static int nki_r_open(netkit_loop *loop) {
     return error;
 }
 
+static int nki_r_open(netkit_loop *loop) {
+    int error = nki_os_begin();
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    error = nki_r_open_poller(loop);
+    if (error != NETKIT_OK) {
+        nki_os_end();
+    }
+    return error;
+}
+
 static void nki_r_close(netkit_loop *loop) {
     nki_free(&loop->allocator, loop->events, loop->desc.events_max * sizeof *loop->events);
     nki_os_wake_close(&loop->wake);
     nki_poller_close(&loop->poller);
+    nki_os_end();
 }
 
 static int nki_r_wait(netkit_loop *loop, uint64_t timeout_ns) {

@@ -27,7 +27,7 @@ static int nki_r_random(netkit_loop *loop, void *out, size_t size) {
     return nki_os_random(out, size);
 }
 
-static int nki_r_open(netkit_loop *loop) {
+static int nki_r_open_poller(netkit_loop *loop) {
     int error = nki_poller_open(&loop->poller, loop->desc.backend, &loop->allocator);
     if (error != NETKIT_OK) {
         return error;
@@ -44,10 +44,23 @@ static int nki_r_open(netkit_loop *loop) {
     return error;
 }
 
+static int nki_r_open(netkit_loop *loop) {
+    int error = nki_os_begin();
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    error = nki_r_open_poller(loop);
+    if (error != NETKIT_OK) {
+        nki_os_end();
+    }
+    return error;
+}
+
 static void nki_r_close(netkit_loop *loop) {
     nki_free(&loop->allocator, loop->events, loop->desc.events_max * sizeof *loop->events);
     nki_os_wake_close(&loop->wake);
     nki_poller_close(&loop->poller);
+    nki_os_end();
 }
 
 static int nki_r_wait(netkit_loop *loop, uint64_t timeout_ns) {

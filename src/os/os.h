@@ -3,6 +3,19 @@
  * and then nki_os_code() is the system's own code. A socket is a uintptr_t nobody interprets;
  * UINTPTR_MAX is none, and every out-parameter is that, or zeroed, on failure. */
 
+/* The longest name of an interface, with its NUL. */
+#if NKI_WINDOWS
+#define NKI_IF_NAMESIZE 257
+#else
+#define NKI_IF_NAMESIZE IF_NAMESIZE
+#endif
+
+/* What must be begun before sockets exist, and ended after the last of them: each loop pairs the
+ * two. begin_for_good is for sockets that no loop owns, which outlive all of them. */
+static int nki_os_begin(void);
+static void nki_os_end(void);
+static int nki_os_begin_for_good(void);
+
 static int nki_os_code(void);
 static int nki_os_fail(int os_code); /* what the system's code is to us; kept as nki_os_code */
 

@@ -33,8 +33,11 @@ NETKIT_API int netkit_socket_open(netkit_socket *out, int family, int type, int 
     if ((flags & ~NETKIT_SOCKET_BLOCKING) != 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_os_socket(family, type, (flags & NETKIT_SOCKET_BLOCKING) != 0, &native);
-    *out = nki_socket_wrap(native);
+    int rc = nki_os_begin_for_good();
+    if (rc == NETKIT_OK) {
+        rc = nki_os_socket(family, type, (flags & NETKIT_SOCKET_BLOCKING) != 0, &native);
+        *out = nki_socket_wrap(native);
+    }
     return rc;
 }
 
@@ -47,9 +50,12 @@ NETKIT_API int netkit_socket_pair(netkit_socket out[2], int type, int flags) {
     if ((flags & ~NETKIT_SOCKET_BLOCKING) != 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_os_pair(type, (flags & NETKIT_SOCKET_BLOCKING) != 0, natives);
-    out[0] = nki_socket_wrap(natives[0]);
-    out[1] = nki_socket_wrap(natives[1]);
+    int rc = nki_os_begin_for_good();
+    if (rc == NETKIT_OK) {
+        rc = nki_os_pair(type, (flags & NETKIT_SOCKET_BLOCKING) != 0, natives);
+        out[0] = nki_socket_wrap(natives[0]);
+        out[1] = nki_socket_wrap(natives[1]);
+    }
     return rc;
 }
 
@@ -104,7 +110,11 @@ NETKIT_API int netkit_socket_listen_on(netkit_socket *out, const netkit_addr *ad
     if (addr == NULL || (flags & ~known) != 0 || backlog < 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_socket_listen_one(&native, addr, flags, backlog);
+    int rc = nki_os_begin_for_good();
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    rc = nki_socket_listen_one(&native, addr, flags, backlog);
     bool may_fall_back = addr->is_any && (flags & NETKIT_SOCKET_V6ONLY) == 0;
     if (may_fall_back && nki_socket_lacks_ipv6(rc)) {
         netkit_addr ipv4;

@@ -10,6 +10,17 @@ typedef struct nki_os_row {
     int code;
 } nki_os_row;
 
+static int nki_os_begin(void) {
+    return NETKIT_OK;
+}
+
+static void nki_os_end(void) {
+}
+
+static int nki_os_begin_for_good(void) {
+    return NETKIT_OK;
+}
+
 static int nki_os_code(void) {
     return errno;
 }

@@ -9,6 +9,7 @@
  * wake in between would be emptied away with the flag left set, and every later one be lost. */
 
 static const nki_poller_ops *nki_poller_find(int backend) {
+    NKI_UNUSED(backend);
 #if NKI_HAS_EPOLL
     if (backend == NETKIT_BACKEND_EPOLL) {
         return nki_epoll_ops();
@@ -127,14 +128,20 @@ struct netkit_poller {
 static int nki_poller_setup(netkit_poller *poller, int backend, const netkit_allocator *allocator) {
     int rc = nki_os_random(&poller->wake_data, sizeof(poller->wake_data));
     if (rc == NETKIT_OK) {
-        rc = nki_poller_open(&poller->base, backend, allocator);
+        rc = nki_os_begin();
     }
     if (rc != NETKIT_OK) {
         return rc;
     }
-    rc = nki_poller_wake_open(&poller->base, &poller->wake, poller->wake_data);
+    rc = nki_poller_open(&poller->base, backend, allocator);
+    if (rc == NETKIT_OK) {
+        rc = nki_poller_wake_open(&poller->base, &poller->wake, poller->wake_data);
+        if (rc != NETKIT_OK) {
+            nki_poller_close(&poller->base);
+        }
+    }
     if (rc != NETKIT_OK) {
-        nki_poller_close(&poller->base);
+        nki_os_end();
     }
     return rc;
 }
@@ -170,6 +177,7 @@ NETKIT_API void netkit_poller_destroy(netkit_poller *poller) {
         netkit_allocator allocator = poller->base.allocator;
         nki_poller_close(&poller->base);
         nki_os_wake_close(&poller->wake);
+        nki_os_end();
         nki_free(&allocator, poller, sizeof(*poller));
     }
 }

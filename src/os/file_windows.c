@@ -1,0 +1,3 @@
+/* On its way. */
+#if NKI_WINDOWS
+#endif
