@@ -96,6 +96,62 @@ static inline uint64_t nkt_rss_bytes(void) {
     return (uint64_t)usage.ru_maxrss * 1024;
 }
 
+/* Call a function of signal handlers after so long, and again every so often; 0 and 0 = no more.
+ * By a signal without SA_RESTART. */
+static inline bool nkt_alarm(unsigned first_us, unsigned every_us, void (*handler)(int)) {
+    struct sigaction action;
+    struct itimerval timer;
+    memset(&action, 0, sizeof(action));
+    action.sa_handler = handler;
+    memset(&timer, 0, sizeof(timer));
+    timer.it_value.tv_sec = (time_t)(first_us / 1000000);
+    timer.it_value.tv_usec = (suseconds_t)(first_us % 1000000);
+    timer.it_interval.tv_sec = (time_t)(every_us / 1000000);
+    timer.it_interval.tv_usec = (suseconds_t)(every_us % 1000000);
+    return sigaction(SIGALRM, &action, NULL) == 0 && setitimer(ITIMER_REAL, &timer, NULL) == 0;
+}
+
+/* Not on this thread, or again. */
+static inline void nkt_alarm_mask(bool is_blocked) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGALRM);
+    (void)pthread_sigmask(is_blocked ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
+}
+
+/* SIGPIPE does what it does in a program that has not asked, from now on; and does it still? */
+static inline bool nkt_sigpipe_reset(void) {
+    return signal(SIGPIPE, SIG_DFL) != SIG_ERR;
+}
+
+static inline bool nkt_sigpipe_is_default(void) {
+    struct sigaction action;
+    return sigaction(SIGPIPE, NULL, &action) == 0 && action.sa_handler == SIG_DFL;
+}
+
+/* Only so many descriptors more can be had, when all numbers below the lowest free one are
+ * taken; a negative count: as many as before. */
+static inline bool nkt_spare_descriptors(int count) {
+    static struct rlimit before;
+    struct rlimit limit;
+    int lowest = dup(STDOUT_FILENO);
+    if (count < 0) {
+        return (lowest < 0 || close(lowest) == 0) && setrlimit(RLIMIT_NOFILE, &before) == 0;
+    }
+    if (lowest < 0 || close(lowest) != 0 || getrlimit(RLIMIT_NOFILE, &before) != 0) {
+        return false;
+    }
+    limit = before;
+    limit.rlim_cur = (rlim_t)(lowest + count);
+    return setrlimit(RLIMIT_NOFILE, &limit) == 0;
+}
+
+/* Whether a call fails for want of descriptors: the system sees to it. */
+static inline bool nkt_is_starved(const char *call) {
+    (void)call;
+    return false;
+}
+
 /* Room for so many descriptors, or as many as may be had; returns the limit. */
 static inline uint64_t nkt_want_descriptors(uint64_t count) {
     struct rlimit limit;
@@ -108,6 +164,42 @@ static inline uint64_t nkt_want_descriptors(uint64_t count) {
         (void)getrlimit(RLIMIT_NOFILE, &limit);
     }
     return (uint64_t)limit.rlim_cur;
+}
+
+/* Send what is printed to a file, and back: then how much it was. */
+static int nkt_printed_to[3];
+
+static inline bool nkt_capture(const char *path) {
+    int *saved = nkt_printed_to;
+    fflush(NULL);
+    saved[0] = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    saved[1] = dup(STDOUT_FILENO);
+    saved[2] = dup(STDERR_FILENO);
+    return dup2(saved[0], STDOUT_FILENO) >= 0 && dup2(saved[0], STDERR_FILENO) >= 0;
+}
+
+static inline int64_t nkt_captured(void) {
+    const int *saved = nkt_printed_to;
+    int64_t size;
+    fflush(NULL);
+    size = lseek(saved[0], 0, SEEK_END);
+    if (dup2(saved[1], STDOUT_FILENO) < 0 || dup2(saved[2], STDERR_FILENO) < 0) {
+        return -1;
+    }
+    return close(saved[0]) + close(saved[1]) + close(saved[2]) == 0 ? size : -1;
+}
+
+/* How many threads this process has, where that is known. */
+static inline int nkt_threads(void) {
+    int count = 0;
+    DIR *folder = opendir("/proc/self/task");
+    while (folder != NULL && readdir(folder) != NULL) {
+        count++;
+    }
+    if (folder != NULL) {
+        closedir(folder);
+    }
+    return count;
 }
 
 #endif /* NKT_POSIX_H */

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <io.h>
 #include <iphlpapi.h>
+#include <tlhelp32.h>
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
@@ -169,6 +170,25 @@ static inline int nkt_dup(int fd) {
     s = WSASocketW(FROM_PROTOCOL_INFO, FROM_PROTOCOL_INFO, FROM_PROTOCOL_INFO, &info, 0,
                    WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT);
     return s == INVALID_SOCKET ? nkt_failed() : nkt_native_fd((uintptr_t)s);
+}
+
+/* The same under a number that is given up for it: numbers go out again soon, so it comes. */
+static inline int nkt_dup2(int fd, int number) {
+    int missed[64], count = 0, got = -1;
+    if (fd == number) {
+        return number;
+    }
+    (void)nkt_close(number);
+    while (got != number && count < 64) {
+        got = nkt_dup(fd);
+        if (got != number) {
+            missed[count++] = got;
+        }
+    }
+    while (count > 0) {
+        (void)nkt_close(missed[--count]);
+    }
+    return got == number ? number : -1;
 }
 
 #define F_GETFD 1
@@ -434,6 +454,22 @@ static inline ssize_t nkt_write(int fd, const void *data, size_t len) {
     return WriteFile(nkt_handle(fd), data, most, &put, NULL) ? (ssize_t)put : nkt_failed();
 }
 
+/* Where the file is read and written next stays what it was. */
+static inline ssize_t nkt_pwrite(int fd, const void *data, size_t len, uint64_t offset) {
+    OVERLAPPED at;
+    DWORD put = 0;
+    LARGE_INTEGER zero, now;
+    zero.QuadPart = 0;
+    memset(&at, 0, sizeof(at));
+    at.Offset = (DWORD)offset;
+    at.OffsetHigh = (DWORD)(offset >> 32);
+    if (!SetFilePointerEx(nkt_handle(fd), zero, &now, FILE_CURRENT) ||
+        !WriteFile(nkt_handle(fd), data, (DWORD)len, &put, &at)) {
+        return nkt_failed();
+    }
+    return SetFilePointerEx(nkt_handle(fd), now, NULL, FILE_BEGIN) ? (ssize_t)put : nkt_failed();
+}
+
 static inline int64_t nkt_lseek(int fd, int64_t offset, int whence) {
     LARGE_INTEGER by, at;
     by.QuadPart = offset;
@@ -560,6 +596,117 @@ static inline uint64_t nkt_rss_bytes(void) {
     return ask != NULL && ask(GetCurrentProcess(), &now, sizeof(now)) ? now.set : 0;
 }
 
+/* How many threads this process has. */
+static inline int nkt_threads(void) {
+    HANDLE all = CreateToolhelp32Snapshot(TH32CS_SNAPTHREAD, 0);
+    THREADENTRY32 thread;
+    int count = 0;
+    thread.dwSize = sizeof(thread);
+    for (BOOL is_one = Thread32First(all, &thread); is_one; is_one = Thread32Next(all, &thread)) {
+        count += thread.th32OwnerProcessID == GetCurrentProcessId();
+    }
+    CloseHandle(all);
+    return count;
+}
+
+/* Send what is printed to a file, and back: then how much it was. These numbers are the C
+ * library's. */
+static int nkt_printed_to[3];
+
+static inline bool nkt_capture(const char *path) {
+    int *saved = nkt_printed_to;
+    fflush(NULL);
+    saved[0] = _open(path, _O_RDWR | _O_CREAT | _O_BINARY, 0600);
+    saved[1] = _dup(1);
+    saved[2] = _dup(2);
+    return _dup2(saved[0], 1) == 0 && _dup2(saved[0], 2) == 0;
+}
+
+static inline int64_t nkt_captured(void) {
+    const int *saved = nkt_printed_to;
+    int64_t size;
+    fflush(NULL);
+    size = _lseeki64(saved[0], 0, SEEK_END);
+    if (_dup2(saved[1], 1) != 0 || _dup2(saved[2], 2) != 0) {
+        return -1;
+    }
+    return _close(saved[0]) + _close(saved[1]) + _close(saved[2]) == 0 ? size : -1;
+}
+
+/* ---- signals ------------------------------------------------------------------------ */
+
+/* Call a function of signal handlers after so long, and again every so often; 0 and 0 = no more.
+ * From a thread, as the system does with those of the console. */
+typedef struct nkt_alarm_clock {
+    pthread_t thread;
+    unsigned first_us, every_us;
+    void (*handler)(int);
+    HANDLE over;
+} nkt_alarm_clock;
+
+static nkt_alarm_clock nkt_alarms;
+
+static void *nkt_alarm_run(void *user) {
+    nkt_alarm_clock *a = (nkt_alarm_clock *)user;
+    unsigned us = a->first_us;
+    while (us != 0 && WaitForSingleObject(a->over, us / 1000) == WAIT_TIMEOUT) {
+        a->handler(SIGINT);
+        us = a->every_us;
+    }
+    return NULL;
+}
+
+static inline bool nkt_alarm(unsigned first_us, unsigned every_us, void (*handler)(int)) {
+    nkt_alarm_clock *a = &nkt_alarms;
+    if (a->over != NULL) {
+        SetEvent(a->over);
+        pthread_join(a->thread, NULL);
+        CloseHandle(a->over);
+    }
+    memset(a, 0, sizeof(*a));
+    a->first_us = first_us;
+    a->every_us = every_us;
+    a->handler = handler;
+    a->over = first_us != 0 ? CreateEventA(NULL, TRUE, FALSE, NULL) : NULL;
+    return a->over == NULL || pthread_create(&a->thread, NULL, nkt_alarm_run, a) == 0;
+}
+
+static inline void nkt_alarm_mask(bool is_blocked) {
+    (void)is_blocked;
+}
+
+/* There is no SIGPIPE. */
+static inline bool nkt_sigpipe_reset(void) {
+    return true;
+}
+
+static inline bool nkt_sigpipe_is_default(void) {
+    return true;
+}
+
+/* ---- a shortage of descriptors --------------------------------------------------------
+ *
+ * A process has no limit of its own here. What the library asks of the system fails instead, as
+ * it would, for as long as there are as many handles as were allowed. */
+static int nkt_handles_most = -1;
+
+static inline bool nkt_spare_descriptors(int count) {
+    nkt_handles_most = count < 0 ? -1 : nkt_open_fds() + count;
+    return true;
+}
+
+static inline bool nkt_is_starved(const char *call) {
+    static const char *const takers[] = {"socket", "accept",      "dup",
+                                         "open",   "port_create", "nt_open"};
+    for (size_t i = 0; nkt_handles_most >= 0 && i < sizeof(takers) / sizeof(takers[0]); i++) {
+        if (strcmp(call, takers[i]) == 0 && nkt_open_fds() >= nkt_handles_most) {
+            nkt_set_os_error(EMFILE);
+            return true;
+        }
+    }
+    return false;
+}
+
 /* There is no limit but memory. */
 static inline uint64_t nkt_want_descriptors(uint64_t count) {
     return count;
@@ -571,6 +718,7 @@ static inline uint64_t nkt_want_descriptors(uint64_t count) {
 #define close(fd) nkt_close(fd)
 #define connect(fd, addr, len) nkt_connect((fd), (addr), (len))
 #define dup(fd) nkt_dup(fd)
+#define dup2(fd, number) nkt_dup2((fd), (number))
 #define fcntl(...) nkt_fcntl(__VA_ARGS__)
 #define ftruncate(fd, size) nkt_ftruncate((fd), (size))
 #define getpeername(fd, addr, len) nkt_getpeername((fd), (addr), (len))
@@ -584,6 +732,7 @@ static inline uint64_t nkt_want_descriptors(uint64_t count) {
 #define pipe(fds) nkt_pipe(fds)
 #define poll(fds, count, timeout) nkt_poll((fds), (count), (timeout))
 #define pollfd nkt_pollfd
+#define pwrite(fd, data, len, offset) nkt_pwrite((fd), (data), (len), (offset))
 #define read(fd, data, len) nkt_read((fd), (data), (len))
 #define recv(fd, data, len, flags) nkt_recv((fd), (data), (len), (flags))
 #define recvfrom(fd, data, len, flags, addr, addr_len) \

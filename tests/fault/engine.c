@@ -550,20 +550,14 @@ static bool torture_run(const torture_scenario *s, const torture_fault *fault) {
 /* The process may open `spare` descriptors more, and no other. */
 static void torture_starve(const torture_scenario *s, int spare) {
     static const torture_fault shortage = {"descriptors", 0, EMFILE, true, 0, false};
-    struct rlimit before, limit;
     int fds = nkt_open_fds();
-    int highest = dup(STDOUT_FILENO);
-    off_t at;
+    int64_t at;
     torture_begin(&shortage);
     torture.is_starved = true;
     torture_say(s, &shortage, &at);
-    CHECK(highest >= 0 && close(highest) == 0);
-    CHECK(getrlimit(RLIMIT_NOFILE, &before) == 0);
-    limit = before;
-    limit.rlim_cur = (rlim_t)(highest + spare);
-    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    CHECK(nkt_spare_descriptors(spare));
     s->run();
-    CHECK(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    CHECK(nkt_spare_descriptors(-1));
     torture_judge(true, false);
     CHECK_EQ(nkt_open_fds(), fds);
     torture_unsay(at);

@@ -514,7 +514,6 @@ NKT_LOOP_TEST(fds_too_many_wait) {
  * leaks, and others go on. */
 NKT_LOOP_TEST(fds_are_lost) {
     netkit_loop *loop = nkt_loop();
-    struct rlimit limit, old;
     fds_taker t, other;
     uintptr_t mine[8];
     int peer = fds_take_from(loop, &t, 100);
@@ -523,16 +522,10 @@ NKT_LOOP_TEST(fds_are_lost) {
         mine[k] = fds_file(k);
     }
     int fds = fds_total(loop);
-    int next = dup(0);
-    CHECK(next >= 0);
-    CHECK_EQ(close(next), 0);
-    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &old), 0);
-    limit = old;
-    limit.rlim_cur = (rlim_t)next + 3;
-    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    CHECK(nkt_spare_descriptors(3));
     fds_raw_send(peer, "!!!!!!!!", 8, mine, 8);
     SUP_UNTIL(loop, t.closes == 1);
-    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &old), 0);
+    CHECK(nkt_spare_descriptors(-1));
     CHECK_ERR(t.info.code, NETKIT_E_TRUNCATED);
     CHECK(strstr(t.info.text, "descriptors") != NULL);
     CHECK_EQ(t.marks, 0);

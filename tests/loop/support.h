@@ -191,7 +191,7 @@ static inline size_t sup_unread(const sup_end *end) {
 /* ---- raw sockets ---------------------------------------------------------------- */
 
 static inline void sup_nonblocking(int fd) {
-    CHECK_EQ(fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK), 0);
+    CHECK_EQ(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
 }
 
 static inline struct sockaddr_in sup_loopback(uint16_t port) {

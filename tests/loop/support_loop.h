@@ -197,17 +197,6 @@ static inline int tl_dial(uint16_t port) {
     return fd;
 }
 
-/* Room for so many descriptors, or as many as may be had; returns the limit. */
-static inline uint64_t tl_want_descriptors(uint64_t count) {
-    struct rlimit limit;
-    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
-    if (limit.rlim_cur < count) {
-        limit.rlim_cur = limit.rlim_max < count ? limit.rlim_max : (rlim_t)count;
-        CHECK_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
-    }
-    return (uint64_t)limit.rlim_cur;
-}
-
 /* ---- a clock that the test turns ------------------------------------------------- */
 
 typedef struct tl_clock {

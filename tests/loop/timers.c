@@ -811,7 +811,7 @@ NKT_LOOP_TEST(timers_of_many_idle_conns) {
     int closes = 0;
     memset(&options, 0, sizeof(options));
     options.idle_timeout_ms = 300000;
-    tl_want_descriptors(2 * COUNT + 50);
+    nkt_want_descriptors(2 * COUNT + 50);
     for (int i = 0; i < COUNT; i++) {
         tl_adopt_as(loop, &all[i], &handler, &options);
     }

@@ -374,12 +374,7 @@ NKT_TEST(poller_closed_descriptor) {
 
 /* SD03: descriptors beyond 1024 and with gaps between them. */
 NKT_TEST(poller_high_descriptor) {
-    struct rlimit limit;
-    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
-    if (limit.rlim_cur < 3000) {
-        limit.rlim_cur = limit.rlim_max < 3000 ? limit.rlim_max : 3000;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
+    (void)nkt_want_descriptors(3000);
     for (int i = 0; i < POLLER_BACKENDS; i++) {
         netkit_poller *p = poller_open(poller_backends[i]);
         int fds[2];
@@ -693,19 +688,12 @@ static void poller_on_signal(int number) {
 NKT_TEST(poller_wake_from_signal) {
     for (int i = 0; i < POLLER_BACKENDS; i++) {
         netkit_poll_event event;
-        struct sigaction action;
-        struct itimerval timer;
         poller_of_signal = poller_open(poller_backends[i]);
-        memset(&action, 0, sizeof(action));
-        action.sa_handler = poller_on_signal;
-        action.sa_flags = SA_RESTART;
-        CHECK_EQ(sigaction(SIGALRM, &action, NULL), 0);
-        memset(&timer, 0, sizeof(timer));
-        timer.it_value.tv_usec = 5000;
-        CHECK_EQ(setitimer(ITIMER_REAL, &timer, NULL), 0);
+        CHECK(nkt_alarm(5000, 0, poller_on_signal));
         CHECK_EQ(netkit_poller_wait(poller_of_signal, &event, 1, -1), 0);
+        CHECK(nkt_alarm(0, 0, poller_on_signal));
         errno = 123;
-        raise(SIGALRM);
+        poller_on_signal(0);
         CHECK_EQ(errno, 123);
         CHECK_EQ(netkit_poller_wait(poller_of_signal, &event, 1, -1), 0);
         poller_done(poller_of_signal);
