@@ -489,12 +489,6 @@ static inline int64_t nkt_live_bytes(void) {
 
 /* ---- the process ----------------------------------------------------------- */
 
-/* What a program made for another machine is started with (NKT_EMULATOR), or nothing. */
-static inline const char *nkt_emulator(void) {
-    const char *named = getenv("NKT_EMULATOR");
-    return named != NULL ? named : "";
-}
-
 /* A path under TMPDIR that nothing has; whatever is there is removed at the end. */
 static char nkt_folder[128];
 

@@ -189,6 +189,62 @@ static inline int64_t nkt_captured(void) {
     return close(saved[0]) + close(saved[1]) + close(saved[2]) == 0 ? size : -1;
 }
 
+/* Memory that ends where nothing may be read any more; `size` is made that of whole pages. */
+static inline char *nkt_guarded(size_t *size) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    char *memory;
+    *size = (*size + page - 1) / page * page;
+    memory = (char *)mmap(NULL, *size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                          -1, 0);
+    return memory != MAP_FAILED && mprotect(memory + *size, page, PROT_NONE) == 0 ? memory : NULL;
+}
+
+static inline bool nkt_has_unix(void) {
+    return true;
+}
+
+/* A duplicate with a number that is not below another one, or -1. */
+static inline int nkt_dup_above(int fd, int number) {
+    return fcntl(fd, F_DUPFD_CLOEXEC, number);
+}
+
+/* What a program made for another machine is started with (NKT_EMULATOR), or nothing. */
+static inline const char *nkt_emulator(void) {
+    const char *named = getenv("NKT_EMULATOR");
+    return named != NULL ? named : "";
+}
+
+/* This program again: its output, and its exit status or -1. */
+static inline int nkt_run_program(const char *program, const char *arguments, char *out,
+                                  size_t size) {
+    char command[600];
+    size_t len;
+    int status;
+    FILE *f;
+    snprintf(command, sizeof(command), "%s '%s' %s 2>&1", nkt_emulator(), program, arguments);
+    f = popen(command, "r");
+    if (f == NULL) {
+        return -1;
+    }
+    len = fread(out, 1, size - 1, f);
+    out[len] = '\0';
+    status = pclose(f);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* Ways to die, and what the runner is to say of them. */
+#define NKT_CRASH_TEXT "died of signal 11"
+#define NKT_KILL_TEXT "died of signal 9"
+
+static inline void nkt_crash(void) {
+    signal(SIGSEGV, SIG_DFL); /* a sanitizer has its own handler */
+    raise(SIGSEGV);
+}
+
+static inline void nkt_kill_oneself(void) {
+    raise(SIGKILL);
+}
+
 /* How many threads this process has, where that is known. */
 static inline int nkt_threads(void) {
     int count = 0;

@@ -13,6 +13,7 @@
 #include <windows.h>
 #include <afunix.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <io.h>
 #include <iphlpapi.h>
 #include <tlhelp32.h>
@@ -29,6 +30,11 @@
 #include <sys/types.h>
 #include <time.h>
 #include <unistd.h>
+
+/* Of old compilers, and in the way. */
+#undef far
+#undef near
+#undef interface
 
 /* ---- errors ------------------------------------------------------------------ */
 
@@ -191,12 +197,40 @@ static inline int nkt_dup2(int fd, int number) {
     return got == number ? number : -1;
 }
 
+/* A duplicate with a number that is not below another one, or -1. */
+static inline int nkt_dup_above(int fd, int number) {
+    static int below[65536];
+    int count = 0, got = nkt_dup(fd);
+    while (got >= 0 && got < number && count < 65536) {
+        below[count++] = got;
+        got = nkt_dup(fd);
+    }
+    while (count > 0) {
+        (void)nkt_close(below[--count]);
+    }
+    return got;
+}
+
 #define F_GETFD 1
+#define F_GETFL 3
 #define F_SETFL 4
 #define FD_CLOEXEC 1
 #define O_NONBLOCK 0x4000
 
-/* Whether a handle is there and stays with this process; and not to wait, from now on. */
+/* Nobody tells whether a socket waits: a look at what it has, which is to be nothing, tells. */
+static inline bool nkt_is_nonblocking(int fd) {
+    DWORD ms = 1, before = 0;
+    int len = sizeof(before), rc, code;
+    char byte;
+    (void)getsockopt(nkt_native(fd), SOL_SOCKET, SO_RCVTIMEO, (char *)&before, &len);
+    (void)setsockopt(nkt_native(fd), SOL_SOCKET, SO_RCVTIMEO, (const char *)&ms, sizeof(ms));
+    rc = recv(nkt_native(fd), &byte, 1, MSG_PEEK);
+    code = WSAGetLastError();
+    (void)setsockopt(nkt_native(fd), SOL_SOCKET, SO_RCVTIMEO, (const char *)&before, len);
+    return rc < 0 && code == WSAEWOULDBLOCK;
+}
+
+/* Whether a handle is there and stays with this process; not to wait, from now on, or whether. */
 static inline int nkt_fcntl(int fd, int what, ...) {
     DWORD now = 0;
     if (what == F_SETFL) {
@@ -206,6 +240,9 @@ static inline int nkt_fcntl(int fd, int what, ...) {
         is_nonblocking = (va_arg(args, int) & O_NONBLOCK) != 0;
         va_end(args);
         return nkt_said(ioctlsocket(nkt_native(fd), (int)FIONBIO, &is_nonblocking));
+    }
+    if (what == F_GETFL) {
+        return nkt_is_nonblocking(fd) ? O_NONBLOCK : 0;
     }
     if (!GetHandleInformation(nkt_handle(fd), &now)) {
         return nkt_failed();
@@ -266,6 +303,12 @@ static inline int nkt_socket(int family, int type, int protocol) {
         (void)ioctlsocket(s, (int)FIONBIO, &one);
     }
     return s == INVALID_SOCKET ? nkt_failed() : nkt_native_fd((uintptr_t)s);
+}
+
+/* Windows has unix sockets since 10, wine none. */
+static inline bool nkt_has_unix(void) {
+    int fd = nkt_socket(AF_UNIX, SOCK_STREAM, 0);
+    return fd >= 0 && nkt_close(fd) == 0;
 }
 
 static inline int nkt_bind(int fd, const struct sockaddr *addr, socklen_t len) {
@@ -596,6 +639,17 @@ static inline uint64_t nkt_rss_bytes(void) {
     return ask != NULL && ask(GetCurrentProcess(), &now, sizeof(now)) ? now.set : 0;
 }
 
+/* Memory that ends where nothing may be read any more; `size` is made that of whole pages. */
+static inline char *nkt_guarded(size_t *size) {
+    const size_t page = 65536;
+    char *memory;
+    DWORD before;
+    *size = (*size + page - 1) / page * page;
+    memory = (char *)VirtualAlloc(NULL, *size + page, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+    return memory != NULL && VirtualProtect(memory + *size, page, PAGE_NOACCESS, &before) ? memory
+                                                                                          : NULL;
+}
+
 /* How many threads this process has. */
 static inline int nkt_threads(void) {
     HANDLE all = CreateToolhelp32Snapshot(TH32CS_SNAPTHREAD, 0);
@@ -607,6 +661,52 @@ static inline int nkt_threads(void) {
     }
     CloseHandle(all);
     return count;
+}
+
+/* This program again: its output, and its exit status or -1. */
+static inline int nkt_run_program(const char *program, const char *arguments, char *out,
+                                  size_t size) {
+    SECURITY_ATTRIBUTES inherited = {sizeof(inherited), NULL, TRUE};
+    PROCESS_INFORMATION info;
+    STARTUPINFOA how;
+    HANDLE reader, writer;
+    DWORD got = 0, status = 0;
+    char command[600];
+    size_t len = 0;
+    snprintf(command, sizeof(command), "\"%s\" %s", program, arguments);
+    if (!CreatePipe(&reader, &writer, &inherited, 0)) {
+        return -1;
+    }
+    memset(&how, 0, sizeof(how));
+    how.cb = sizeof(how);
+    how.dwFlags = STARTF_USESTDHANDLES;
+    how.hStdOutput = how.hStdError = writer;
+    if (!CreateProcessA(NULL, command, NULL, NULL, TRUE, 0, NULL, NULL, &how, &info)) {
+        return -1;
+    }
+    CloseHandle(writer);
+    CloseHandle(info.hThread);
+    while (len + 1 < size && ReadFile(reader, out + len, (DWORD)(size - 1 - len), &got, NULL)) {
+        len += got;
+    }
+    out[len] = '\0';
+    CloseHandle(reader);
+    (void)WaitForSingleObject(info.hProcess, INFINITE);
+    (void)GetExitCodeProcess(info.hProcess, &status);
+    CloseHandle(info.hProcess);
+    return (int)status;
+}
+
+/* Ways to die, and what the runner is to say of them. */
+#define NKT_CRASH_TEXT "died of exception 0xc0000005"
+#define NKT_KILL_TEXT "died of exception 0xc000013a"
+
+static inline void nkt_crash(void) {
+    RaiseException(EXCEPTION_ACCESS_VIOLATION, EXCEPTION_NONCONTINUABLE, 0, NULL);
+}
+
+static inline void nkt_kill_oneself(void) {
+    (void)TerminateProcess(GetCurrentProcess(), 0xC000013Au);
 }
 
 /* Send what is printed to a file, and back: then how much it was. These numbers are the C
@@ -720,6 +820,8 @@ static inline uint64_t nkt_want_descriptors(uint64_t count) {
 #define dup(fd) nkt_dup(fd)
 #define dup2(fd, number) nkt_dup2((fd), (number))
 #define fcntl(...) nkt_fcntl(__VA_ARGS__)
+#undef ftruncate
+#undef lseek
 #define ftruncate(fd, size) nkt_ftruncate((fd), (size))
 #define getpeername(fd, addr, len) nkt_getpeername((fd), (addr), (len))
 #define getsockname(fd, addr, len) nkt_getsockname((fd), (addr), (len))

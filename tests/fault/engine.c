@@ -491,7 +491,7 @@ static void torture_disarm(void) {
 }
 
 /* What is being tried stands in the output while it is, so that it is there when the run fails. */
-static void torture_say(const torture_scenario *s, const torture_fault *f, off_t *at) {
+static void torture_say(const torture_scenario *s, const torture_fault *f, int64_t *at) {
     fflush(stdout);
     *at = lseek(STDOUT_FILENO, 0, SEEK_CUR);
     printf("%s: failing %s number %" PRIu64 "%s with %s\n", s->name,
@@ -500,7 +500,7 @@ static void torture_say(const torture_scenario *s, const torture_fault *f, off_t
     fflush(stdout);
 }
 
-static void torture_unsay(off_t at) {
+static void torture_unsay(int64_t at) {
     if (at >= 0 && ftruncate(STDOUT_FILENO, at) == 0) {
         lseek(STDOUT_FILENO, at, SEEK_SET);
     }
@@ -534,7 +534,7 @@ static bool torture_run(const torture_scenario *s, const torture_fault *fault) {
     int fds = nkt_open_fds();
     uint64_t began = nkt_now_ns();
     bool was_hit;
-    off_t at;
+    int64_t at;
     torture_begin(fault);
     torture_say(s, fault, &at);
     torture_arm(fault);

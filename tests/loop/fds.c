@@ -1,6 +1,8 @@
 /* Descriptors over conns. The far end is a raw descriptor of the test's, or another conn. */
 #include "support.h"
 
+#if NKI_POSIX /* Windows hands no descriptors over */
+
 /* Files by which a descriptor can be told from another: the k-th is k bytes long. */
 static uintptr_t fds_file(int k) {
     char path[160];
@@ -643,3 +645,24 @@ NKT_LOOP_TEST(fds_are_pulled) {
     CHECK_EQ(close(pair[1]), 0);
     nkt_loop_done(loop);
 }
+
+#else
+
+/* IO10 X-04: where descriptors cannot be handed over that is said, and nothing is sent. */
+NKT_LOOP_TEST(fds_are_not_to_be_had) {
+    netkit_loop *loop = nkt_loop();
+    uintptr_t fd;
+    sup_end end;
+    sup_peer peer = sup_open_default(loop, &end);
+    char byte;
+    fd = (uintptr_t)peer.fd;
+    CHECK_ERR(netkit_conn_send_fds(loop, end.conn, "x", 1, &fd, 1), NETKIT_E_NOSYS);
+    CHECK(netkit_conn_take_fd(loop, end.conn, &fd) < 0);
+    sup_settle(loop);
+    CHECK(recv(peer.fd, &byte, 1, 0) < 0 && errno == EAGAIN);
+    CHECK_EQ(end.closes, 0);
+    sup_peer_close(&peer);
+    nkt_loop_done(loop);
+}
+
+#endif /* NKI_POSIX */

@@ -49,13 +49,10 @@ static const char *const addr_good[] = {
 /* Bring text to the end of readable memory. */
 static const char *addr_guarded(const char *text, size_t len) {
     static char *memory;
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    size_t size = (ADDR_TEXT + page - 1) / page * page;
+    static size_t size = ADDR_TEXT;
     if (memory == NULL) {
-        memory = (char *)mmap(NULL, size + page, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        CHECK(memory != MAP_FAILED);
-        CHECK(mprotect(memory + size, page, PROT_NONE) == 0);
+        memory = nkt_guarded(&size);
+        CHECK(memory != NULL);
     }
     CHECK(len <= size);
     memcpy(memory + size - len, text, len);

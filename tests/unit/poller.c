@@ -3,13 +3,19 @@
 /* ---- helpers --------------------------------------------------------------- */
 
 static const int poller_backends[] = {
+#if NKI_WINDOWS
+    NETKIT_BACKEND_AFD,    NETKIT_BACKEND_WSAPOLL,
+#endif
 #if NKI_HAS_EPOLL
     NETKIT_BACKEND_EPOLL,
 #endif
 #if NKI_HAS_KQUEUE
     NETKIT_BACKEND_KQUEUE,
 #endif
-    NETKIT_BACKEND_POLL};
+#if NKI_HAS_POLL
+    NETKIT_BACKEND_POLL,
+#endif
+};
 enum {
     POLLER_BACKENDS = (int)(sizeof(poller_backends) / sizeof(poller_backends[0]))
 };
@@ -364,7 +370,7 @@ NKT_TEST(poller_closed_descriptor) {
         CHECK_EQ(seen, poller_backends[i] == NETKIT_BACKEND_POLL ? 1 : 0);
         int rc = netkit_poller_remove(p, (uintptr_t)fds[0]);
         CHECK(rc == NETKIT_OK || rc == NETKIT_E_INVALID || rc == NETKIT_E_NOTFOUND);
-        CHECK_EQ(fcntl(fds[1], F_DUPFD, fds[0]), fds[0]);
+        CHECK_EQ(dup2(fds[1], fds[0]), fds[0]);
         CHECK_OK(netkit_poller_add(p, (uintptr_t)fds[0], NETKIT_POLL_WRITE, 2));
         CHECK((poller_look(p, 2) & NETKIT_POLL_WRITE) != 0);
         poller_close(fds);
@@ -379,7 +385,7 @@ NKT_TEST(poller_high_descriptor) {
         netkit_poller *p = poller_open(poller_backends[i]);
         int fds[2];
         poller_pair(fds);
-        int high = fcntl(fds[0], F_DUPFD_CLOEXEC, 2500);
+        int high = nkt_dup_above(fds[0], 2500);
         if (high < 0) {
             SKIP("no descriptor above 1024 allowed");
         }

@@ -990,7 +990,7 @@ NKT_TEST(socket_high_descriptor) {
     char text[4];
     (void)nkt_want_descriptors(1500);
     CHECK_OK(netkit_socket_pair(s, NETKIT_SOCK_STREAM, 0));
-    int high = fcntl(socket_fd(s[0]), F_DUPFD_CLOEXEC, 1400);
+    int high = nkt_dup_above(socket_fd(s[0]), 1400);
     if (high < 0) {
         SKIP("no descriptor above 1024 allowed");
     }
