@@ -11985,8 +11985,8 @@ NETKIT_API int netkit_socket_datagram_caps(netkit_socket s, uint32_t *caps) {
 }
 
 /* ---- src/poll/poll.h ---- */
-/* Pollers: one small interface, one file for each backend (epoll.c, poll.c, kqueue.c; afd.c
- * beside them). The loop's readiness driver and the public netkit_poller stand on it. */
+/* Pollers: one small interface, one file for each backend (epoll.c, poll.c, kqueue.c,
+ * afd.c, wsapoll.c). The loop's readiness driver and the public netkit_poller stand on it. */
 
 typedef struct nki_poller nki_poller;
 
@@ -12018,6 +12018,9 @@ typedef struct nki_poller_ops {
     /* The system's error that an event took out of a socket, once; 0 = none. NULL = it takes none,
      * the socket still has it. */
     int (*take_error)(nki_poller *p, uintptr_t native);
+    /* Tell the system what add, modify and wait left to the next wait: somebody is going to wait
+     * for `native` without us. NULL = it knows at once. */
+    void (*commit)(nki_poller *p);
 } nki_poller_ops;
 
 struct nki_poller {
@@ -12045,9 +12048,10 @@ static void nki_poller_wake_drain(const nki_poller *p, const nki_wake *wake);
 static int nki_poller_open(nki_poller *p, int backend, const netkit_allocator *allocator);
 static void nki_poller_close(nki_poller *p);
 
+#if NKI_POSIX
 /* From a descriptor to the backend's place for it, in constant time: a table as long as the
- * highest descriptor seen, which POSIX keeps low (the lowest free one is always the next). 0 is
- * no place. All zero is an empty table. */
+ * highest descriptor seen, which POSIX keeps low (the lowest free one is always the next; for
+ * Windows see table.h). 0 is no place. All zero is an empty table. */
 typedef struct nki_fd_table {
     uint32_t *places;
     size_t count;
@@ -12091,7 +12095,6 @@ static void nki_fd_table_free(nki_fd_table *table, const netkit_allocator *a) {
     table->count = 0;
 }
 
-#if NKI_POSIX
 /* What epoll refuses is refused here too, so that programs behave alike on both: plain files and
  * folders are always ready, watching them would only spin. */
 static int nki_poller_check_file(uintptr_t native) {
@@ -12102,6 +12105,145 @@ static int nki_poller_check_file(uintptr_t native) {
     return S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) ? NETKIT_E_ACCESS : NETKIT_OK;
 }
 #endif
+
+#if NKI_WINDOWS
+/* Nothing but sockets can be watched, and what other handles get an answer from them is chance. */
+static int nki_poller_check_socket(uintptr_t native) {
+    int type = 0;
+    int size = (int)sizeof(type);
+    int rc = NKI_SYS_getsockopt((SOCKET)native, SOL_SOCKET, SO_TYPE, &type, &size);
+    return rc != 0 ? nki_os_error() : NETKIT_OK;
+}
+
+/* What was asked for, and what is told without. */
+static uint32_t nki_poller_allowed(uint32_t events) {
+    uint32_t allowed = (events & NKI_POLL_SPEAKS) | NKI_POLL_ALWAYS;
+    return allowed | ((events & NETKIT_POLL_READ) != 0 ? (uint32_t)NETKIT_POLL_PEER_END : 0u);
+}
+
+/* Waits on Windows may end a little before their time, so the clock decides. */
+static uint64_t nki_poller_deadline(uint64_t timeout_ns) {
+    if (timeout_ns == 0 || timeout_ns == NKI_NEVER) {
+        return timeout_ns;
+    }
+    uint64_t now = nki_os_now_ns();
+    return timeout_ns < NKI_NEVER - now ? now + timeout_ns : NKI_NEVER;
+}
+
+/* Milliseconds until then, rounded up and cut to what an int holds; -1 for NKI_NEVER. */
+static int nki_poller_left_ms(uint64_t deadline_ns) {
+    if (deadline_ns == 0 || deadline_ns == NKI_NEVER) {
+        return deadline_ns == 0 ? 0 : -1;
+    }
+    uint64_t now = nki_os_now_ns();
+    uint64_t left = now != 0 && now < deadline_ns ? deadline_ns - now : 0;
+    uint64_t ms = left / NKI_NS_PER_MS + (left % NKI_NS_PER_MS != 0 ? 1u : 0u);
+    return ms > (uint64_t)INT_MAX ? INT_MAX : (int)ms;
+}
+#endif
+
+/* ---- src/poll/table.h ---- */
+/* From a socket to the backend's place for it where sockets are no small numbers (a SOCKET is a
+ * handle of the system's, any multiple of four). A hash table with open addressing: the cell of a
+ * number is the first free one from where its hash points, at most three of four are in use, and
+ * what is taken out leaves no mark, as those behind it that may move up do. Place 0 is no place.
+ * All zero is an empty table. */
+
+#ifndef NKI_HAS_SOCKET_TABLE
+#define NKI_HAS_SOCKET_TABLE NKI_WINDOWS
+#endif
+
+#if NKI_HAS_SOCKET_TABLE
+
+typedef struct nki_socket_cell {
+    uintptr_t socket;
+    uint32_t place; /* 0 = a free cell */
+} nki_socket_cell;
+
+typedef struct nki_socket_table {
+    nki_socket_cell *cells;
+    uint32_t capacity; /* a power of two, or 0 */
+    uint32_t count;
+} nki_socket_table;
+
+/* Neighbours' hashes are far apart: the upper bits of a product with 2^64 divided by the golden
+ * ratio (Knuth, The Art of Computer Programming 3, 6.4). */
+static uint32_t nki_socket_table_home(const nki_socket_table *t, uintptr_t socket) {
+    uint64_t hash = (uint64_t)socket * UINT64_C(0x9E3779B97F4A7C15);
+    return (uint32_t)(hash >> 32) & (t->capacity - 1);
+}
+
+/* Where a socket is, or where it would be put. There is a free cell. */
+static uint32_t nki_socket_table_at(const nki_socket_table *t, uintptr_t socket) {
+    uint32_t at = nki_socket_table_home(t, socket);
+    while (t->cells[at].place != 0 && t->cells[at].socket != socket) {
+        at = (at + 1) & (t->capacity - 1);
+    }
+    return at;
+}
+
+static uint32_t nki_socket_table_get(const nki_socket_table *t, uintptr_t socket) {
+    return t->capacity == 0 ? 0 : t->cells[nki_socket_table_at(t, socket)].place;
+}
+
+/* Room for one more has been reserved. */
+static void nki_socket_table_put(nki_socket_table *t, uintptr_t socket, uint32_t place) {
+    nki_socket_cell *cell = &t->cells[nki_socket_table_at(t, socket)];
+    t->count += cell->place == 0 ? 1 : 0;
+    cell->socket = socket;
+    cell->place = place;
+}
+
+/* Make sure that putting one more cannot fail. */
+static int nki_socket_table_reserve(nki_socket_table *t, const netkit_allocator *a) {
+    nki_socket_table grown;
+    if (t->count < t->capacity / 4 * 3) {
+        return NETKIT_OK;
+    }
+    grown.capacity = t->capacity == 0 ? 64 : t->capacity * 2;
+    grown.count = 0;
+    if (grown.capacity > 1u << 26) { /* more than there can be slots */
+        return NETKIT_E_NOMEM;
+    }
+    grown.cells = (nki_socket_cell *)nki_alloc_zero(a, grown.capacity * sizeof(*grown.cells));
+    if (grown.cells == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    for (uint32_t i = 0; i < t->capacity; i++) {
+        if (t->cells[i].place != 0) {
+            nki_socket_table_put(&grown, t->cells[i].socket, t->cells[i].place);
+        }
+    }
+    nki_free(a, t->cells, t->capacity * sizeof(*t->cells));
+    *t = grown;
+    return NETKIT_OK;
+}
+
+/* Take a socket out; it may be absent. Those behind it up to the next free cell move up when the
+ * gap lies between their home and them: so none is ever cut off from its home. */
+static void nki_socket_table_drop(nki_socket_table *t, uintptr_t socket) {
+    uint32_t mask = t->capacity - 1;
+    if (nki_socket_table_get(t, socket) == 0) {
+        return;
+    }
+    uint32_t gap = nki_socket_table_at(t, socket);
+    for (uint32_t at = (gap + 1) & mask; t->cells[at].place != 0; at = (at + 1) & mask) {
+        uint32_t home = nki_socket_table_home(t, t->cells[at].socket);
+        if (((at - home) & mask) >= ((at - gap) & mask)) {
+            t->cells[gap] = t->cells[at];
+            gap = at;
+        }
+    }
+    t->cells[gap].place = 0;
+    t->count--;
+}
+
+static void nki_socket_table_free(nki_socket_table *t, const netkit_allocator *a) {
+    nki_free(a, t->cells, t->capacity * sizeof(*t->cells));
+    memset(t, 0, sizeof(*t));
+}
+
+#endif /* NKI_HAS_SOCKET_TABLE */
 
 /* ---- src/poll/epoll.c ---- */
 /* The epoll backend (Linux).
@@ -12313,6 +12455,7 @@ static const nki_poller_ops *nki_epoll_ops(void) {
         NULL,
         NULL,
         NULL,
+        NULL,
     };
     return &ops;
 }
@@ -12496,6 +12639,7 @@ static const nki_poller_ops *nki_poll_ops(void) {
         nki_poll_modify,
         nki_poll_remove,
         nki_poll_wait,
+        NULL,
         NULL,
         NULL,
         NULL,
@@ -13021,11 +13165,1061 @@ static const nki_poller_ops *nki_kqueue_ops(void) {
         nki_kqueue_wake,
         nki_kqueue_held,
         nki_kqueue_take_error,
+        NULL,
     };
     return &ops;
 }
 
 #endif /* NKI_HAS_KQUEUE */
+
+/* ---- src/poll/afd.c ---- */
+/* The AFD backend (Windows): readiness out of Winsock's driver, through a completion port.
+ *
+ * IOCTL_AFD_POLL is the call behind select and WSAPoll. Sent to the driver's device for one socket
+ * at a time, it completes when the socket is ready, and that comes out of a port that takes any
+ * number of them. It is level-triggered and ends with its completion, so each wait first asks again
+ * for what it reported before. The driver is not documented; what is used here is what select is
+ * made of, and what others have relied on for years. Facts and rules behind the rest:
+ * - While it is out, the driver owns the request's memory: status, buffer, and so the slot they
+ *   stand in. Slots never move, and are given back when the packet has come; a poller that closes
+ *   calls its requests off and waits for their packets.
+ * - Two requests for one socket at a time, in one port, lose events. There is one, always: what
+ *   has changed meanwhile, or was removed and added again, waits for the packet of the old one.
+ *   Such a packet tells nothing: the slot's state says that it was dropped.
+ * - A closed socket completes its request, late: by then its number may be another's. That
+ *   closes nothing here; who is removed is called off at once, and who is closed without
+ *   being removed hears an error, once.
+ * - A packet carries a token, the slot's number with its generation: never an address.
+ * - Requests to call off are searched for in the list of their device. So 32 slots share one.
+ * - Sockets of layered providers are unknown to the driver; it knows the one at the base.
+ * - A request ends with its thread on some versions: one that was not called off is asked again. */
+
+#if NKI_HAS_AFD
+
+enum {
+    NKI_AFD_POLL_CODE = 0x12024,
+    NKI_AFD_BATCH = 256,    /* packets in one call */
+    NKI_AFD_GROUP_BITS = 5, /* slots with one device */
+    NKI_AFD_KIND = 1,
+    NKI_AFD_PATIENCE_MS = 100, /* for the packets of a poller that closes, */
+    NKI_AFD_ROUNDS = 50        /* so many times */
+};
+
+/* Keys of packets. */
+enum {
+    NKI_AFD_KEY_DEVICE = 1,
+    NKI_AFD_KEY_WAKE = 2
+};
+
+/* What a request asks and tells (AFD_POLL_*). */
+enum {
+    NKI_AFD_RECEIVE = 0x1,
+    NKI_AFD_URGENT = 0x2,
+    NKI_AFD_SEND = 0x4,
+    NKI_AFD_DISCONNECT = 0x8,
+    NKI_AFD_ABORT = 0x10,
+    NKI_AFD_CLOSED = 0x20, /* on this side */
+    NKI_AFD_ACCEPT = 0x80,
+    NKI_AFD_REFUSED = 0x100,
+    NKI_AFD_ALWAYS = NKI_AFD_ABORT | NKI_AFD_CLOSED | NKI_AFD_REFUSED
+};
+
+#define NKI_NT_PENDING ((LONG)0x103)
+#define NKI_NT_INVALID_HANDLE ((LONG)0xC0000008u)
+#define NKI_NT_CANCELLED ((LONG)0xC0000120u)
+#define NKI_NT_NOT_FOUND ((LONG)0xC0000225u)
+
+/* Providers that break the rule of handing SIO_BASE_HANDLE on answer these. Not in every SDK. */
+#define NKI_SIO_BASE_HANDLE 0x48000022u
+#define NKI_SIO_BSP_HANDLE_POLL 0x4800001Du
+
+/* Of <winternl.h>, which has no good names for a header that others include. */
+typedef struct nki_nt_string {
+    USHORT len;
+    USHORT size;
+    WCHAR *text;
+} nki_nt_string;
+
+typedef struct nki_nt_attributes {
+    ULONG size;
+    HANDLE root;
+    nki_nt_string *name;
+    ULONG flags;
+    void *security;
+    void *quality;
+} nki_nt_attributes;
+
+typedef struct nki_nt_status {
+    union {
+        LONG status;
+        void *pointer;
+    } u;
+    ULONG_PTR information;
+} nki_nt_status;
+
+typedef LONG(NTAPI *nki_nt_open_fn)(HANDLE *, ACCESS_MASK, nki_nt_attributes *, nki_nt_status *,
+                                    LARGE_INTEGER *, ULONG, ULONG, ULONG, ULONG, void *, ULONG);
+typedef LONG(NTAPI *nki_nt_control_fn)(HANDLE, HANDLE, void *, void *, nki_nt_status *, ULONG,
+                                       void *, ULONG, void *, ULONG);
+typedef LONG(NTAPI *nki_nt_cancel_fn)(HANDLE, nki_nt_status *, nki_nt_status *);
+typedef ULONG(NTAPI *nki_nt_code_fn)(LONG);
+
+/* The driver's record (AFD_POLL_INFO) with one socket. */
+typedef struct nki_afd_request {
+    LARGE_INTEGER timeout;
+    ULONG count;
+    ULONG is_exclusive;
+    HANDLE socket;
+    ULONG events;
+    LONG status;
+} nki_afd_request;
+
+enum {
+    NKI_AFD_IDLE,
+    NKI_AFD_OUT,    /* the driver has the request, or its packet is in the port */
+    NKI_AFD_DROPPED /* the same, but nobody wants to know */
+};
+
+typedef struct nki_afd_slot {
+    nki_slot slot;           /* first; its id is the token */
+    nki_nt_status status;    /* the driver's, as is */
+    nki_afd_request request; /* this, while state is not IDLE */
+    uint64_t data;
+    uintptr_t socket; /* as added */
+    uintptr_t base;   /* as the driver knows it */
+    ULONG asked;      /* by the request that is out */
+    uint32_t events;  /* wanted */
+    uint32_t next;    /* in its queue */
+    int error;        /* why connecting failed, for who asks */
+    uint8_t state;
+    bool is_queued;
+    bool is_removed;
+    bool is_stuck; /* dropped, but calling it off failed */
+} nki_afd_slot;
+
+typedef struct nki_afd_queue {
+    uint32_t first;
+    uint32_t last;
+} nki_afd_queue;
+
+typedef struct nki_afd {
+    HANDLE port;
+    HANDLE *devices;
+    uint32_t device_count;
+    uint32_t out; /* packets that will come */
+    nki_nt_open_fn nt_open;
+    nki_nt_control_fn nt_control;
+    nki_nt_cancel_fn nt_cancel;
+    nki_nt_code_fn nt_code;
+    nki_slots slots;
+    nki_socket_table table; /* slot plus one */
+    nki_afd_queue due;      /* to be looked at before the wait, */
+    nki_afd_queue later;    /* but these only before the next one */
+    uint64_t wake_data;
+    OVERLAPPED_ENTRY packets[NKI_AFD_BATCH];
+} nki_afd;
+
+/* ---- slots and queues ---- */
+
+static nki_afd_slot *nki_afd_at(const nki_afd *afd, uint32_t slot) {
+    return (nki_afd_slot *)(void *)nki_slots_at(&afd->slots, slot);
+}
+
+static uint32_t nki_afd_number(const nki_afd_slot *s) {
+    return nki_id_slot(s->slot.id);
+}
+
+/* The token of a slot: all of its id, or where that is too long slot 24 and generation 8. */
+static void *nki_afd_token(const nki_afd_slot *s) {
+    uint64_t id = s->slot.id;
+    uint64_t token = sizeof(void *) >= sizeof(id) ? id : (id >> 32) << NKI_SLOT_BITS;
+    return (void *)(uintptr_t)(token | nki_afd_number(s));
+}
+
+/* The slot of a token that is waited for, or NULL. */
+static nki_afd_slot *nki_afd_of_token(const nki_afd *afd, const void *token) {
+    uint32_t number = (uint32_t)(uintptr_t)token & NKI_SLOT_MASK;
+    if (number >= afd->slots.capacity) {
+        return NULL;
+    }
+    nki_afd_slot *s = nki_afd_at(afd, number);
+    bool is_alive = nki_id_kind(s->slot.id) == NKI_AFD_KIND && nki_afd_token(s) == token;
+    return is_alive && s->state != NKI_AFD_IDLE ? s : NULL;
+}
+
+/* A socket's slot, one of an earlier life too. */
+static nki_afd_slot *nki_afd_any(const nki_afd *afd, uintptr_t native) {
+    uint32_t place = nki_socket_table_get(&afd->table, native);
+    return place == 0 ? NULL : nki_afd_at(afd, place - 1);
+}
+
+static nki_afd_slot *nki_afd_find(const nki_afd *afd, uintptr_t native) {
+    nki_afd_slot *s = nki_afd_any(afd, native);
+    return s != NULL && !s->is_removed ? s : NULL;
+}
+
+static void nki_afd_push(nki_afd *afd, nki_afd_queue *q, nki_afd_slot *s) {
+    if (s->is_queued) {
+        return;
+    }
+    s->is_queued = true;
+    s->next = NKI_NO_SLOT;
+    if (q->first == NKI_NO_SLOT) {
+        q->first = nki_afd_number(s);
+    } else {
+        nki_afd_at(afd, q->last)->next = nki_afd_number(s);
+    }
+    q->last = nki_afd_number(s);
+}
+
+static nki_afd_slot *nki_afd_pop(nki_afd *afd, nki_afd_queue *q) {
+    if (q->first == NKI_NO_SLOT) {
+        return NULL;
+    }
+    nki_afd_slot *s = nki_afd_at(afd, q->first);
+    q->first = s->next;
+    s->is_queued = false;
+    return s;
+}
+
+/* Everything is due that was left for later. */
+static void nki_afd_advance(nki_afd *afd) {
+    if (afd->later.first == NKI_NO_SLOT) {
+        return;
+    }
+    if (afd->due.first == NKI_NO_SLOT) {
+        afd->due.first = afd->later.first;
+    } else {
+        nki_afd_at(afd, afd->due.last)->next = afd->later.first;
+    }
+    afd->due.last = afd->later.last;
+    afd->later.first = NKI_NO_SLOT;
+}
+
+/* Neither the driver nor a queue nor the user has it. */
+static void nki_afd_give(nki_afd *afd, nki_afd_slot *s) {
+    if (s->is_removed && !s->is_queued && s->state == NKI_AFD_IDLE) {
+        nki_socket_table_drop(&afd->table, s->socket);
+        nki_slots_give(&afd->slots, s);
+    }
+}
+
+/* ---- the device ---- */
+
+static HANDLE nki_afd_device(const nki_afd *afd, const nki_afd_slot *s) {
+    return afd->devices[nki_afd_number(s) >> NKI_AFD_GROUP_BITS];
+}
+
+static int nki_afd_code(const nki_afd *afd, LONG status) {
+    return (int)afd->nt_code(status);
+}
+
+/* Why connecting failed, in Winsock's own words: as SO_ERROR has it. */
+static int nki_afd_connect_code(const nki_afd *afd, LONG status) {
+    switch ((ULONG)status) {
+    case 0xC0000236u: return WSAECONNREFUSED;
+    case 0xC00000B5u: return WSAETIMEDOUT;
+    case 0xC000023Cu: return WSAENETUNREACH;
+    case 0xC000023Du: return WSAEHOSTUNREACH;
+    case 0xC000013Cu: /* disconnected by the peer */
+    case 0xC000020Du: return WSAECONNRESET;
+    case 0xC000013Bu: /* and by ourselves */
+    case 0xC0000241u: return WSAECONNABORTED;
+    case 0xC0000022u: return WSAEACCES;
+    default: return nki_afd_code(afd, status);
+    }
+}
+
+static int nki_afd_open_device(nki_afd *afd, HANDLE *out) {
+    static const WCHAR path[] = L"\\Device\\Afd\\netkit";
+    WCHAR text[NKI_COUNT(path)];
+    nki_nt_string name;
+    nki_nt_attributes attributes;
+    nki_nt_status ignored;
+    memcpy(text, path, sizeof(path));
+    name.len = (USHORT)(sizeof(path) - sizeof(path[0]));
+    name.size = (USHORT)sizeof(path);
+    name.text = text;
+    memset(&attributes, 0, sizeof(attributes));
+    attributes.size = (ULONG)sizeof(attributes);
+    attributes.name = &name;
+    *out = NULL;
+    LONG status = NKI_SYS_nt_open(afd->nt_open, out, SYNCHRONIZE, &attributes, &ignored,
+                                  FILE_SHARE_READ | FILE_SHARE_WRITE, 1 /* FILE_OPEN */);
+    if (status < 0) {
+        return nki_os_fail(nki_afd_code(afd, status));
+    }
+    if (NKI_SYS_port_add(afd->port, *out, NKI_AFD_KEY_DEVICE) == NULL) {
+        int os_code = (int)GetLastError();
+        NKI_SYS_close_handle(*out);
+        return nki_os_fail(os_code);
+    }
+    /* The device's own event is signalled for nobody; that it goes on is no harm. */
+    (void)NKI_SYS_port_modes(*out, FILE_SKIP_SET_EVENT_ON_HANDLE);
+    return NETKIT_OK;
+}
+
+/* Devices for slots up to `slot`. */
+static int nki_afd_open_devices(nki_poller *p, uint32_t slot) {
+    nki_afd *afd = (nki_afd *)p->state;
+    uint32_t group = slot >> NKI_AFD_GROUP_BITS;
+    if (group < afd->device_count && afd->devices[group] != NULL) {
+        return NETKIT_OK;
+    }
+    if (group >= afd->device_count) {
+        uint32_t count = NKI_MAX(group + 1, afd->device_count * 2);
+        HANDLE *devices = (HANDLE *)nki_alloc_zero(&p->allocator, count * sizeof(*devices));
+        if (devices == NULL) {
+            return NETKIT_E_NOMEM;
+        }
+        if (afd->device_count > 0) {
+            memcpy(devices, afd->devices, afd->device_count * sizeof(*devices));
+        }
+        nki_free(&p->allocator, afd->devices, afd->device_count * sizeof(*devices));
+        afd->devices = devices;
+        afd->device_count = count;
+    }
+    return nki_afd_open_device(afd, &afd->devices[group]);
+}
+
+static void nki_afd_close_devices(nki_afd *afd) {
+    for (uint32_t i = 0; i < afd->device_count; i++) {
+        if (afd->devices[i] != NULL) {
+            NKI_SYS_close_handle(afd->devices[i]);
+            afd->devices[i] = NULL;
+        }
+    }
+}
+
+/* The socket that the driver knows. */
+static int nki_afd_base(uintptr_t native, uintptr_t *out) {
+    SOCKET s = (SOCKET)native;
+    for (int layers = 0; layers < 32; layers++) {
+        SOCKET base = INVALID_SOCKET;
+        DWORD got = 0;
+        int rc = NKI_SYS_control(s, NKI_SIO_BASE_HANDLE, NULL, 0, &base, (DWORD)sizeof(base), &got);
+        if (rc == 0 && base != INVALID_SOCKET) {
+            *out = (uintptr_t)base;
+            return NETKIT_OK;
+        }
+        int os_code = WSAGetLastError();
+        if (os_code == WSAENOTSOCK || os_code == WSANOTINITIALISED) {
+            return nki_os_fail(os_code);
+        }
+        rc = NKI_SYS_control(s, NKI_SIO_BSP_HANDLE_POLL, NULL, 0, &base, (DWORD)sizeof(base), &got);
+        if (rc != 0 || base == INVALID_SOCKET || base == s) {
+            return nki_os_fail(os_code);
+        }
+        s = base; /* one layer down */
+    }
+    return nki_os_fail(WSAEINVAL);
+}
+
+/* ---- requests ---- */
+
+static ULONG nki_afd_from(uint32_t events) {
+    int bits = NKI_AFD_ALWAYS;
+    if ((events & NKI_POLL_SPEAKS) == 0) {
+        return 0;
+    }
+    bits |= (events & NETKIT_POLL_READ) != 0 ? NKI_AFD_RECEIVE | NKI_AFD_ACCEPT | NKI_AFD_DISCONNECT
+                                             : 0;
+    bits |= (events & NETKIT_POLL_PRIORITY) != 0 ? NKI_AFD_URGENT : 0;
+    bits |= (events & NETKIT_POLL_WRITE) != 0 ? NKI_AFD_SEND : 0;
+    bits |= (events & NETKIT_POLL_PEER_END) != 0 ? NKI_AFD_DISCONNECT : 0;
+    return (ULONG)bits;
+}
+
+/* As Linux tells it: after a refusal or a reset both directions are over, and neither blocks. */
+static uint32_t nki_afd_to(ULONG bits) {
+    int events = (bits & (NKI_AFD_RECEIVE | NKI_AFD_ACCEPT)) != 0 ? NETKIT_POLL_READ : 0;
+    events |= (bits & NKI_AFD_URGENT) != 0 ? NETKIT_POLL_PRIORITY : 0;
+    events |= (bits & NKI_AFD_SEND) != 0 ? NETKIT_POLL_WRITE : 0;
+    events |= (bits & NKI_AFD_DISCONNECT) != 0 ? NETKIT_POLL_READ | NETKIT_POLL_PEER_END : 0;
+    if ((bits & (NKI_AFD_ABORT | NKI_AFD_REFUSED)) != 0) {
+        events |= NETKIT_POLL_READ | NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END;
+        events |= NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP;
+    }
+    return (uint32_t)events;
+}
+
+/* Call the request off: its packet comes, and tells nobody. Returns 0 or the system's code. */
+static int nki_afd_drop(nki_afd *afd, nki_afd_slot *s) {
+    nki_nt_status ignored;
+    LONG status = NKI_SYS_nt_cancel(afd->nt_cancel, nki_afd_device(afd, s), &s->status, &ignored);
+    s->state = NKI_AFD_DROPPED;
+    s->is_stuck = status < 0 && status != NKI_NT_NOT_FOUND;
+    return s->is_stuck ? nki_afd_code(afd, status) : 0;
+}
+
+/* The driver knows no such socket: closed, as others are told, by a packet of our own. */
+static int nki_afd_tell_closed(nki_afd *afd, nki_afd_slot *s) {
+    s->status.u.status = 0;
+    s->request.events = NKI_AFD_CLOSED;
+    OVERLAPPED *token = (OVERLAPPED *)nki_afd_token(s);
+    return NKI_SYS_port_post(afd->port, NKI_AFD_KEY_DEVICE, token) ? 0 : (int)GetLastError();
+}
+
+/* Returns 0 or the system's code. */
+static int nki_afd_ask(nki_afd *afd, nki_afd_slot *s, ULONG bits) {
+    nki_afd_request *r = &s->request;
+    memset(r, 0, sizeof(*r));
+    r->timeout.QuadPart = INT64_MAX;
+    r->count = 1;
+    r->socket = (HANDLE)s->base;
+    r->events = bits;
+    s->status.u.status = NKI_NT_PENDING;
+    LONG status =
+        NKI_SYS_nt_control(afd->nt_control, nki_afd_device(afd, s), nki_afd_token(s), &s->status,
+                           NKI_AFD_POLL_CODE, r, (ULONG)sizeof(*r), r, (ULONG)sizeof(*r));
+    int os_code = 0;
+    if (status == NKI_NT_INVALID_HANDLE) {
+        os_code = nki_afd_tell_closed(afd, s);
+    } else if (status < 0) {
+        os_code = nki_afd_code(afd, status);
+    }
+    if (os_code == 0) { /* at once or later: there will be a packet */
+        s->state = NKI_AFD_OUT;
+        s->asked = bits;
+        afd->out++;
+    }
+    return os_code;
+}
+
+/* Bring the request in line with what is wanted. Returns 0 or the system's code. */
+static int nki_afd_settle(nki_afd *afd, nki_afd_slot *s) {
+    ULONG bits = nki_afd_from(s->events);
+    switch (s->state) {
+    case NKI_AFD_IDLE:
+        if (s->is_removed) {
+            nki_afd_give(afd, s);
+            return 0;
+        }
+        return bits != 0 ? nki_afd_ask(afd, s, bits) : 0;
+    case NKI_AFD_OUT: /* what is asked too much is passed over when it comes */
+        return (bits & ~s->asked) != 0 ? nki_afd_drop(afd, s) : 0;
+    default: return s->is_stuck && bits != 0 ? nki_afd_drop(afd, s) : 0;
+    }
+}
+
+/* All that is due. What fails is tried again with the next wait; returns 0 or the first code. */
+static int nki_afd_settle_all(nki_afd *afd) {
+    int first = 0;
+    nki_afd_slot *s;
+    while ((s = nki_afd_pop(afd, &afd->due)) != NULL) {
+        int os_code = nki_afd_settle(afd, s);
+        if (os_code != 0) {
+            nki_afd_push(afd, &afd->later, s);
+            first = first == 0 ? os_code : first;
+        }
+    }
+    return first;
+}
+
+/* ---- the poller ---- */
+
+static int nki_afd_load(nki_afd *afd) {
+    typedef void (*any_fn)(void);
+    afd->nt_open = (nki_nt_open_fn)(any_fn)NKI_SYS_ntdll("NtCreateFile");
+    afd->nt_control = (nki_nt_control_fn)(any_fn)NKI_SYS_ntdll("NtDeviceIoControlFile");
+    afd->nt_cancel = (nki_nt_cancel_fn)(any_fn)NKI_SYS_ntdll("NtCancelIoFileEx");
+    afd->nt_code = (nki_nt_code_fn)(any_fn)NKI_SYS_ntdll("RtlNtStatusToDosError");
+    bool has_all = afd->nt_open != NULL && afd->nt_control != NULL && afd->nt_cancel != NULL &&
+                   afd->nt_code != NULL;
+    return has_all ? NETKIT_OK : NETKIT_E_NOSYS;
+}
+
+static void nki_afd_free(nki_poller *p) {
+    nki_afd *afd = (nki_afd *)p->state;
+    nki_afd_close_devices(afd);
+    if (afd->port != NULL) {
+        NKI_SYS_close_handle(afd->port);
+    }
+    nki_free(&p->allocator, afd->devices, afd->device_count * sizeof(*afd->devices));
+    nki_socket_table_free(&afd->table, &p->allocator);
+    nki_free(&p->allocator, afd, sizeof(*afd));
+    p->state = NULL;
+    p->native = UINTPTR_MAX;
+}
+
+static int nki_afd_open(nki_poller *p) {
+    nki_afd *afd = (nki_afd *)nki_alloc_zero(&p->allocator, sizeof(*afd));
+    if (afd == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    p->state = afd;
+    afd->due.first = afd->later.first = NKI_NO_SLOT;
+    nki_slots_init(&afd->slots, &p->allocator, sizeof(nki_afd_slot), NKI_SLOT_MASK, 1);
+    int rc = nki_afd_load(afd);
+    if (rc == NETKIT_OK) {
+        afd->port = NKI_SYS_port_create();
+        rc = afd->port == NULL ? nki_os_fail((int)GetLastError()) : NETKIT_OK;
+    }
+    if (rc == NETKIT_OK) {
+        rc = nki_afd_open_devices(p, 0); /* else another backend may */
+    }
+    if (rc != NETKIT_OK) {
+        int os_code = nki_os_code();
+        nki_afd_free(p);
+        (void)nki_os_fail(os_code);
+        return rc;
+    }
+    p->native = (uintptr_t)afd->port;
+    return NETKIT_OK;
+}
+
+/* Take up to `most` packets; 0 after the time, or the system's code, negative. */
+static int nki_afd_fetch(nki_afd *afd, int most, int ms) {
+    ULONG got = 0;
+    if (NKI_SYS_port_wait(afd->port, afd->packets, (ULONG)NKI_MIN(most, (int)NKI_AFD_BATCH), &got,
+                          ms < 0 ? INFINITE : (DWORD)ms)) {
+        return (int)got;
+    }
+    DWORD os_code = GetLastError();
+    return os_code == WAIT_TIMEOUT ? 0 : -(int)os_code;
+}
+
+/* The slot that a packet is for, which has it back; NULL for other packets. */
+static nki_afd_slot *nki_afd_land(nki_afd *afd, const OVERLAPPED_ENTRY *packet, uint8_t *was) {
+    nki_afd_slot *s = packet->lpCompletionKey == NKI_AFD_KEY_DEVICE
+                          ? nki_afd_of_token(afd, packet->lpOverlapped)
+                          : NULL;
+    if (s != NULL) {
+        *was = s->state;
+        s->state = NKI_AFD_IDLE;
+        s->is_stuck = false;
+        afd->out--;
+    }
+    return s;
+}
+
+/* Call everything off, and wait for what the driver still has. */
+static void nki_afd_drain(nki_afd *afd) {
+    for (int round = 0; afd->out > 0 && round < NKI_AFD_ROUNDS; round++) {
+        nki_nt_status ignored;
+        for (uint32_t i = 0; i < afd->device_count; i++) {
+            if (afd->devices[i] != NULL) {
+                (void)NKI_SYS_nt_cancel(afd->nt_cancel, afd->devices[i], NULL, &ignored);
+            }
+        }
+        int got = 1;
+        while (afd->out > 0 && got > 0) {
+            uint8_t was;
+            got = nki_afd_fetch(afd, NKI_AFD_BATCH, NKI_AFD_PATIENCE_MS);
+            for (int i = 0; i < got; i++) {
+                (void)nki_afd_land(afd, &afd->packets[i], &was);
+            }
+        }
+        if (round == NKI_AFD_ROUNDS / 2) {
+            nki_afd_close_devices(afd); /* which ends what cannot be called off */
+        }
+    }
+}
+
+/* Memory that the driver would not give back is left to it: to lose it is better than to have
+ * another's written over. */
+static void nki_afd_close(nki_poller *p) {
+    nki_afd *afd = (nki_afd *)p->state;
+    nki_afd_drain(afd);
+    if (afd->out == 0) {
+        nki_slots_free_all(&afd->slots);
+    }
+    nki_afd_free(p);
+}
+
+/* ---- the set ---- */
+
+static int nki_afd_check_events(uint32_t events) {
+    if ((events & ~NKI_POLL_KNOWN) != 0) {
+        return NETKIT_E_INVALID;
+    }
+    return (events & NETKIT_POLL_EDGE) != 0 ? NETKIT_E_NOSYS : NETKIT_OK;
+}
+
+static int nki_afd_take(nki_poller *p, uintptr_t native, nki_afd_slot **out) {
+    nki_afd *afd = (nki_afd *)p->state;
+    void *object;
+    int rc = nki_socket_table_reserve(&afd->table, &p->allocator);
+    if (rc == NETKIT_OK) {
+        rc = nki_slots_take(&afd->slots, NKI_AFD_KIND, &object);
+    }
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    nki_afd_slot *s = (nki_afd_slot *)object;
+    rc = nki_afd_open_devices(p, nki_afd_number(s));
+    if (rc != NETKIT_OK) {
+        nki_slots_give(&afd->slots, s);
+        return rc;
+    }
+    s->socket = native;
+    nki_socket_table_put(&afd->table, native, nki_afd_number(s) + 1);
+    *out = s;
+    return NETKIT_OK;
+}
+
+static int nki_afd_add(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
+    nki_afd *afd = (nki_afd *)p->state;
+    nki_afd_slot *s = nki_afd_any(afd, native);
+    uintptr_t base = 0;
+    int rc = nki_afd_check_events(events);
+    if (rc == NETKIT_OK && s != NULL && !s->is_removed) {
+        rc = NETKIT_E_EXISTS;
+    }
+    if (rc == NETKIT_OK) {
+        rc = nki_poller_check_socket(native);
+    }
+    if (rc == NETKIT_OK) {
+        rc = nki_afd_base(native, &base);
+    }
+    if (rc == NETKIT_OK && s == NULL) {
+        rc = nki_afd_take(p, native, &s);
+    }
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    s->base = base;
+    s->events = events;
+    s->data = data;
+    s->error = 0;
+    s->is_removed = false;
+    nki_afd_push(afd, &afd->due, s);
+    return NETKIT_OK;
+}
+
+/* No call is made here: what changes between two waits, and back, costs nothing. */
+static int nki_afd_modify(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
+    nki_afd *afd = (nki_afd *)p->state;
+    nki_afd_slot *s = nki_afd_find(afd, native);
+    int rc = nki_afd_check_events(events);
+    if (rc == NETKIT_OK && s == NULL) {
+        rc = NETKIT_E_NOTFOUND;
+    }
+    if (rc == NETKIT_OK) {
+        s->events = events;
+        s->data = data;
+        nki_afd_push(afd, &afd->due, s);
+    }
+    return rc;
+}
+
+static int nki_afd_remove(nki_poller *p, uintptr_t native) {
+    nki_afd *afd = (nki_afd *)p->state;
+    nki_afd_slot *s = nki_afd_find(afd, native);
+    if (s == NULL) {
+        return NETKIT_E_NOTFOUND;
+    }
+    s->is_removed = true;
+    s->events = 0;
+    if (s->state == NKI_AFD_OUT) {
+        (void)nki_afd_drop(afd, s); /* else closing the socket ends it */
+    }
+    nki_afd_give(afd, s);
+    return NETKIT_OK;
+}
+
+/* ---- waiting ---- */
+
+/* What a packet tells of its slot. */
+static uint32_t nki_afd_read(nki_afd *afd, nki_afd_slot *s) {
+    const nki_afd_request *r = &s->request;
+    if (s->events == 0 || s->status.u.status == NKI_NT_CANCELLED) {
+        return 0;
+    }
+    if (s->status.u.status < 0) {
+        return NETKIT_POLL_ERROR;
+    }
+    if (r->count == 0) {
+        return 0;
+    }
+    if ((r->events & NKI_AFD_CLOSED) != 0) {
+        s->events = 0; /* it would be told for ever */
+        return NETKIT_POLL_ERROR;
+    }
+    if ((r->events & NKI_AFD_REFUSED) != 0 && r->status < 0) {
+        s->error = nki_afd_connect_code(afd, r->status);
+    }
+    return nki_afd_to(r->events) & nki_poller_allowed(s->events);
+}
+
+/* Returns how many events it makes: one or none. */
+static int nki_afd_report(nki_afd *afd, const OVERLAPPED_ENTRY *packet, netkit_poll_event *event) {
+    uint8_t was = NKI_AFD_IDLE;
+    if (packet->lpCompletionKey == NKI_AFD_KEY_WAKE) {
+        event->data = afd->wake_data;
+        event->events = NETKIT_POLL_READ;
+        return 1;
+    }
+    nki_afd_slot *s = nki_afd_land(afd, packet, &was);
+    if (s == NULL) {
+        return 0;
+    }
+    if (s->is_removed) {
+        nki_afd_give(afd, s);
+        return 0;
+    }
+    uint32_t bits = was == NKI_AFD_OUT ? nki_afd_read(afd, s) : 0;
+    if (bits == 0) {
+        nki_afd_push(afd, &afd->due, s);
+        return 0;
+    }
+    event->data = s->data;
+    event->events = bits;
+    s->events = (s->events & NETKIT_POLL_ONESHOT) != 0 ? 0 : s->events;
+    nki_afd_push(afd, &afd->later, s);
+    return 1;
+}
+
+/* A packet that told nothing is asked again within the same wait; what was reported is not, the
+ * user has not yet had time to serve it. Windows may wake a little early: the clock decides. */
+static int nki_afd_wait(nki_poller *p, netkit_poll_event *events, int max, uint64_t timeout_ns) {
+    nki_afd *afd = (nki_afd *)p->state;
+    uint64_t deadline_ns = nki_poller_deadline(timeout_ns);
+    int n = 0;
+    nki_afd_advance(afd);
+    for (;;) {
+        int os_code = nki_afd_settle_all(afd);
+        bool is_over = n > 0 || os_code != 0 || deadline_ns == 0;
+        int ms = is_over ? 0 : nki_poller_left_ms(deadline_ns);
+        int got = nki_afd_fetch(afd, max - n, ms);
+        for (int i = 0; i < got; i++) {
+            n += nki_afd_report(afd, &afd->packets[i], &events[n]);
+        }
+        bool is_idle = got <= 0 || afd->due.first == NKI_NO_SLOT;
+        if (n > 0 && (n == max || is_idle)) {
+            return n;
+        }
+        os_code = got < 0 ? -got : os_code;
+        if (os_code != 0 && is_idle) {
+            return nki_os_fail(os_code);
+        }
+        if (got == 0 && ms == 0) {
+            return 0;
+        }
+    }
+}
+
+/* Before somebody waits for the port without us. */
+static void nki_afd_commit(nki_poller *p) {
+    nki_afd *afd = (nki_afd *)p->state;
+    nki_afd_advance(afd);
+    (void)nki_afd_settle_all(afd);
+}
+
+static int nki_afd_take_error(nki_poller *p, uintptr_t native) {
+    nki_afd_slot *s = nki_afd_find((const nki_afd *)p->state, native);
+    int os_code = s != NULL ? s->error : 0;
+    if (os_code != 0) {
+        s->error = 0;
+    }
+    return os_code;
+}
+
+/* ---- waking ---- */
+
+static int nki_afd_wake_set(nki_poller *p, uint64_t data) {
+    ((nki_afd *)p->state)->wake_data = data;
+    return NETKIT_OK;
+}
+
+static int nki_afd_wake(const nki_poller *p) {
+    const nki_afd *afd = (const nki_afd *)p->state;
+    bool is_sent = NKI_SYS_port_post(afd->port, NKI_AFD_KEY_WAKE, NULL);
+    return is_sent ? NETKIT_OK : nki_os_fail((int)GetLastError());
+}
+
+static const nki_poller_ops *nki_afd_ops(void) {
+    static const nki_poller_ops ops = {
+        "afd",
+        NETKIT_BACKEND_AFD,
+        false,
+        nki_afd_open,
+        nki_afd_close,
+        nki_afd_add,
+        nki_afd_modify,
+        nki_afd_remove,
+        nki_afd_wait,
+        nki_afd_wake_set,
+        nki_afd_wake,
+        NULL,
+        nki_afd_take_error,
+        nki_afd_commit,
+    };
+    return &ops;
+}
+
+#endif /* NKI_HAS_AFD */
+
+/* ---- src/poll/wsapoll.c ---- */
+/* The WSAPoll backend (Windows): the one that needs nothing but Winsock's documented calls.
+ *
+ * Owns two parallel arrays as poll.c does, the system's WSAPOLLFD and our slot beside it, and a
+ * table from socket to place. Those that should be silent stand behind the others and are not
+ * shown to the system: it may write into entries that it passes over, and hang-ups cannot be
+ * masked. What differs from poll(2):
+ * - POLLPRI is an error to ask for; urgent data are POLLRDBAND, and POLLIN is both.
+ * - POLLHUP comes with the peer's end already, while the other direction is open.
+ * - An error is a connection that was refused or reset: both directions are over then, and
+ *   neither blocks. (Before Windows 10 2004 a refused one is not told at all; who connects has
+ *   his own time limit, and the afd backend knows.)
+ * - An array of none is an error to it; a poller has its wake there at least. */
+
+#if NKI_HAS_WSAPOLL
+
+typedef struct nki_wsapoll_slot {
+    uint64_t data;
+    uint32_t events;
+} nki_wsapoll_slot;
+
+typedef struct nki_wsapoll {
+    WSAPOLLFD *fds;
+    nki_wsapoll_slot *slots;
+    nki_socket_table table; /* place plus one */
+    uint32_t count;
+    uint32_t speaking; /* so many of them, the first */
+    uint32_t capacity;
+    uint32_t next; /* where the next scan starts */
+} nki_wsapoll;
+
+static int nki_wsapoll_open(nki_poller *p) {
+    p->state = nki_alloc_zero(&p->allocator, sizeof(nki_wsapoll));
+    p->native = UINTPTR_MAX;
+    return p->state == NULL ? NETKIT_E_NOMEM : NETKIT_OK;
+}
+
+static void nki_wsapoll_close(nki_poller *p) {
+    nki_wsapoll *po = (nki_wsapoll *)p->state;
+    nki_free(&p->allocator, po->fds, po->capacity * sizeof(*po->fds));
+    nki_free(&p->allocator, po->slots, po->capacity * sizeof(*po->slots));
+    nki_socket_table_free(&po->table, &p->allocator);
+    nki_free(&p->allocator, po, sizeof(*po));
+}
+
+static int nki_wsapoll_grow(nki_wsapoll *po, const netkit_allocator *a) {
+    uint32_t capacity = po->capacity == 0 ? 16 : po->capacity * 2;
+    if (po->count < po->capacity) {
+        return NETKIT_OK;
+    }
+    WSAPOLLFD *fds = (WSAPOLLFD *)nki_alloc(a, capacity * sizeof(*fds));
+    nki_wsapoll_slot *slots = (nki_wsapoll_slot *)nki_alloc(a, capacity * sizeof(*slots));
+    if (fds == NULL || slots == NULL) {
+        nki_free(a, fds, capacity * sizeof(*fds));
+        nki_free(a, slots, capacity * sizeof(*slots));
+        return NETKIT_E_NOMEM;
+    }
+    if (po->count > 0) {
+        memcpy(fds, po->fds, po->count * sizeof(*fds));
+        memcpy(slots, po->slots, po->count * sizeof(*slots));
+    }
+    nki_free(a, po->fds, po->capacity * sizeof(*po->fds));
+    nki_free(a, po->slots, po->capacity * sizeof(*po->slots));
+    po->fds = fds;
+    po->slots = slots;
+    po->capacity = capacity;
+    return NETKIT_OK;
+}
+
+static int nki_wsapoll_check_events(uint32_t events) {
+    if ((events & ~NKI_POLL_KNOWN) != 0) {
+        return NETKIT_E_INVALID;
+    }
+    return (events & NETKIT_POLL_EDGE) != 0 ? NETKIT_E_NOSYS : NETKIT_OK;
+}
+
+/* Who waits for the peer's end alone asks for nothing: it is told all the same. */
+static short nki_wsapoll_from(uint32_t events) {
+    int bits = (events & NETKIT_POLL_READ) != 0 ? POLLRDNORM : 0;
+    bits |= (events & NETKIT_POLL_PRIORITY) != 0 ? POLLRDBAND : 0;
+    bits |= (events & NETKIT_POLL_WRITE) != 0 ? POLLWRNORM : 0;
+    return (short)bits;
+}
+
+static uint32_t nki_wsapoll_to(short bits) {
+    int events = (bits & POLLRDNORM) != 0 ? NETKIT_POLL_READ : 0;
+    events |= (bits & POLLRDBAND) != 0 ? NETKIT_POLL_PRIORITY : 0;
+    events |= (bits & POLLWRNORM) != 0 ? NETKIT_POLL_WRITE : 0;
+    events |= (bits & POLLHUP) != 0 ? NETKIT_POLL_READ | NETKIT_POLL_PEER_END : 0;
+    if ((bits & POLLERR) != 0) {
+        events |= NETKIT_POLL_READ | NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END;
+        events |= NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP;
+    }
+    return (uint32_t)events;
+}
+
+/* ---- the set ---- */
+
+static void nki_wsapoll_place(nki_wsapoll *po, uint32_t at, WSAPOLLFD fd, nki_wsapoll_slot slot) {
+    po->fds[at] = fd;
+    po->slots[at] = slot;
+    nki_socket_table_put(&po->table, (uintptr_t)fd.fd, at + 1);
+}
+
+static void nki_wsapoll_swap(nki_wsapoll *po, uint32_t a, uint32_t b) {
+    WSAPOLLFD fd = po->fds[a];
+    nki_wsapoll_slot slot = po->slots[a];
+    nki_wsapoll_place(po, a, po->fds[b], po->slots[b]);
+    nki_wsapoll_place(po, b, fd, slot);
+}
+
+/* Put it among those that speak, or behind them; returns its new place. */
+static uint32_t nki_wsapoll_sort(nki_wsapoll *po, uint32_t at, bool is_speaking) {
+    uint32_t to = at;
+    if (is_speaking && at >= po->speaking) {
+        to = po->speaking++;
+    } else if (!is_speaking && at < po->speaking) {
+        to = --po->speaking;
+    }
+    if (to != at) {
+        nki_wsapoll_swap(po, at, to);
+    }
+    return to;
+}
+
+static void nki_wsapoll_set(nki_wsapoll *po, uint32_t at, uint32_t events, uint64_t data) {
+    at = nki_wsapoll_sort(po, at, (events & NKI_POLL_SPEAKS) != 0);
+    po->slots[at].data = data;
+    po->slots[at].events = events;
+    po->fds[at].events = nki_wsapoll_from(events);
+    po->fds[at].revents = 0;
+}
+
+static int nki_wsapoll_add(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
+    nki_wsapoll *po = (nki_wsapoll *)p->state;
+    int rc = nki_wsapoll_check_events(events);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    if (nki_socket_table_get(&po->table, native) != 0) {
+        return NETKIT_E_EXISTS;
+    }
+    rc = nki_poller_check_socket(native);
+    if (rc == NETKIT_OK) {
+        rc = nki_socket_table_reserve(&po->table, &p->allocator);
+    }
+    if (rc == NETKIT_OK) {
+        rc = nki_wsapoll_grow(po, &p->allocator);
+    }
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    uint32_t at = po->count++;
+    po->fds[at].fd = (SOCKET)native;
+    nki_socket_table_put(&po->table, native, at + 1);
+    nki_wsapoll_set(po, at, events, data);
+    return NETKIT_OK;
+}
+
+static int nki_wsapoll_modify(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
+    nki_wsapoll *po = (nki_wsapoll *)p->state;
+    int rc = nki_wsapoll_check_events(events);
+    uint32_t place = nki_socket_table_get(&po->table, native);
+    if (rc == NETKIT_OK && place == 0) {
+        rc = NETKIT_E_NOTFOUND;
+    }
+    if (rc == NETKIT_OK) {
+        nki_wsapoll_set(po, place - 1, events, data);
+    }
+    return rc;
+}
+
+static int nki_wsapoll_remove(nki_poller *p, uintptr_t native) {
+    nki_wsapoll *po = (nki_wsapoll *)p->state;
+    uint32_t place = nki_socket_table_get(&po->table, native);
+    if (place == 0) {
+        return NETKIT_E_NOTFOUND;
+    }
+    uint32_t at = nki_wsapoll_sort(po, place - 1, false);
+    nki_wsapoll_swap(po, at, --po->count);
+    nki_socket_table_drop(&po->table, native);
+    return NETKIT_OK;
+}
+
+/* ---- waiting ---- */
+
+/* Turn what the system said of one entry into an event; ends what must be said only once. Returns
+ * how many events it is: one, or none when nothing of it was asked for. */
+static int nki_wsapoll_report(nki_wsapoll *po, uint32_t at, netkit_poll_event *event) {
+    nki_wsapoll_slot *slot = &po->slots[at];
+    short said = po->fds[at].revents;
+    bool is_gone = (said & POLLNVAL) != 0;
+    po->fds[at].revents = 0;
+    event->data = slot->data;
+    event->events = is_gone ? (uint32_t)NETKIT_POLL_ERROR
+                            : nki_wsapoll_to(said) & nki_poller_allowed(slot->events);
+    if (event->events == 0) {
+        return 0;
+    }
+    if (is_gone || (slot->events & NETKIT_POLL_ONESHOT) != 0) {
+        slot->events = 0;
+    }
+    return 1;
+}
+
+/* Those that have become silent in this scan go behind the others after it. */
+static void nki_wsapoll_silence(nki_wsapoll *po) {
+    for (uint32_t at = po->speaking; at-- > 0;) {
+        if (po->slots[at].events == 0) {
+            (void)nki_wsapoll_sort(po, at, false);
+        }
+    }
+}
+
+static int nki_wsapoll_scan(nki_wsapoll *po, netkit_poll_event *events, int most) {
+    int n = 0;
+    bool is_silenced = false;
+    uint32_t at = po->next < po->speaking ? po->next : 0;
+    for (uint32_t i = 0; i < po->speaking && n < most; i++) {
+        if (po->fds[at].revents != 0) {
+            n += nki_wsapoll_report(po, at, &events[n]);
+            is_silenced = is_silenced || po->slots[at].events == 0;
+            po->next = at + 1;
+        }
+        at = at + 1 < po->speaking ? at + 1 : 0;
+    }
+    if (is_silenced) {
+        nki_wsapoll_silence(po);
+    }
+    return n;
+}
+
+static int nki_wsapoll_wait(nki_poller *p, netkit_poll_event *events, int max,
+                            uint64_t timeout_ns) {
+    nki_wsapoll *po = (nki_wsapoll *)p->state;
+    uint64_t deadline_ns = nki_poller_deadline(timeout_ns);
+    for (;;) {
+        int ms = nki_poller_left_ms(deadline_ns);
+        int ready = NKI_SYS_poll(po->fds, (ULONG)po->speaking, ms);
+        if (ready < 0) {
+            return WSAGetLastError() == WSAEINTR ? 0 : nki_os_error();
+        }
+        int n = nki_wsapoll_scan(po, events, max); /* wine does not count those that are closed */
+        if (n > 0 || ms == 0) {
+            return n;
+        }
+    }
+}
+
+static const nki_poller_ops *nki_wsapoll_ops(void) {
+    static const nki_poller_ops ops = {
+        "wsapoll",
+        NETKIT_BACKEND_WSAPOLL,
+        false,
+        nki_wsapoll_open,
+        nki_wsapoll_close,
+        nki_wsapoll_add,
+        nki_wsapoll_modify,
+        nki_wsapoll_remove,
+        nki_wsapoll_wait,
+        NULL,
+        NULL,
+        NULL,
+        NULL,
+        NULL,
+    };
+    return &ops;
+}
+
+#endif /* NKI_HAS_WSAPOLL */
 
 /* ---- src/poll/poller.c ---- */
 /* The choice of a backend, and netkit_poller: the pollers for programs with a loop of their own.
@@ -13039,7 +14233,6 @@ static const nki_poller_ops *nki_kqueue_ops(void) {
  * wake in between would be emptied away with the flag left set, and every later one be lost. */
 
 static const nki_poller_ops *nki_poller_find(int backend) {
-    NKI_UNUSED(backend);
 #if NKI_HAS_EPOLL
     if (backend == NETKIT_BACKEND_EPOLL) {
         return nki_epoll_ops();
@@ -13055,6 +14248,16 @@ static const nki_poller_ops *nki_poller_find(int backend) {
         return nki_poll_ops();
     }
 #endif
+#if NKI_HAS_AFD
+    if (backend == NETKIT_BACKEND_AFD) {
+        return nki_afd_ops();
+    }
+#endif
+#if NKI_HAS_WSAPOLL
+    if (backend == NETKIT_BACKEND_WSAPOLL) {
+        return nki_wsapoll_ops();
+    }
+#endif
     return NULL;
 }
 
@@ -13065,7 +14268,7 @@ static int nki_poller_open_as(nki_poller *p, int backend) {
 
 static int nki_poller_open(nki_poller *p, int backend, const netkit_allocator *allocator) {
     static const int automatic[] = {NETKIT_BACKEND_EPOLL, NETKIT_BACKEND_KQUEUE, NETKIT_BACKEND_AFD,
-                                    NETKIT_BACKEND_POLL};
+                                    NETKIT_BACKEND_POLL, NETKIT_BACKEND_WSAPOLL};
     memset(p, 0, sizeof(*p));
     p->allocator = *allocator;
     p->native = UINTPTR_MAX;
@@ -19801,6 +21004,23 @@ static int nki_r_wake(netkit_loop *loop) {
     return nki_poller_wake_signal(&loop->poller, &loop->wake);
 }
 
+/* Before a foreign loop waits: where the poller itself tells the system of changes with its next
+ * wait only, and asks again for what it has reported. Within a turn nobody is going to wait, and
+ * what was reported may not have been served yet. */
+static void nki_r_commit(netkit_loop *loop) {
+    if (loop->poller.ops->commit != NULL && loop->phase == NKI_TURN_NONE) {
+        loop->poller.ops->commit(&loop->poller);
+        loop->is_unsubmitted = 0;
+    }
+}
+
+/* Something has changed that only a wait, or that, commits. */
+static void nki_r_changed(netkit_loop *loop) {
+    if (loop->poller.ops->commit != NULL) {
+        loop->is_unsubmitted = 1;
+    }
+}
+
 static int nki_r_native(netkit_loop *loop, uintptr_t *out) {
     *out = loop->poller.native;
     return loop->poller.native == UINTPTR_MAX ? NETKIT_E_NOSYS : NETKIT_OK;
@@ -19813,6 +21033,7 @@ static int nki_r_register(netkit_loop *loop, nki_source *source, uint32_t events
         loop->poller.ops->add(&loop->poller, source->socket, events, nki_token_new(loop, source));
     if (error == NETKIT_OK) {
         source->driver |= NKI_R_REGISTERED;
+        nki_r_changed(loop);
     } else {
         source->token = 0;
     }
@@ -19874,10 +21095,12 @@ static void nki_r_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
     if (!loop->poller.ops->has_edge && (source->driver & NKI_R_REGISTERED) != 0) {
         uint32_t events = (wanted & NETKIT_POLL_READ) != 0 ? wanted | NETKIT_POLL_PEER_END : wanted;
         (void)loop->poller.ops->modify(&loop->poller, source->socket, events, nki_token_of(source));
+        nki_r_changed(loop);
     }
 }
 
 static int nki_r_watch(netkit_loop *loop, nki_source *source, uint32_t events, bool is_new) {
+    nki_r_changed(loop);
     return is_new ? nki_r_register(loop, source, events)
                   : loop->poller.ops->modify(&loop->poller, source->socket, events,
                                              nki_token_of(source));
@@ -20251,7 +21474,7 @@ static const nki_driver *nki_readiness_driver(void) {
         nki_r_next,
         nki_r_wake,
         nki_r_native,
-        NULL,
+        nki_r_commit,
         NULL,
         nki_r_attach,
         nki_r_shut,

@@ -1,16 +1,21 @@
 /* The pollers by themselves, each test on every backend there is. */
-#include <sys/time.h>
 
 /* ---- helpers --------------------------------------------------------------- */
 
 static const int poller_backends[] = {
+#if NKI_WINDOWS
+    NETKIT_BACKEND_AFD,    NETKIT_BACKEND_WSAPOLL,
+#endif
 #if NKI_HAS_EPOLL
     NETKIT_BACKEND_EPOLL,
 #endif
 #if NKI_HAS_KQUEUE
     NETKIT_BACKEND_KQUEUE,
 #endif
-    NETKIT_BACKEND_POLL};
+#if NKI_HAS_POLL
+    NETKIT_BACKEND_POLL,
+#endif
+};
 enum {
     POLLER_BACKENDS = (int)(sizeof(poller_backends) / sizeof(poller_backends[0]))
 };
@@ -365,7 +370,7 @@ NKT_TEST(poller_closed_descriptor) {
         CHECK_EQ(seen, poller_backends[i] == NETKIT_BACKEND_POLL ? 1 : 0);
         int rc = netkit_poller_remove(p, (uintptr_t)fds[0]);
         CHECK(rc == NETKIT_OK || rc == NETKIT_E_INVALID || rc == NETKIT_E_NOTFOUND);
-        CHECK_EQ(fcntl(fds[1], F_DUPFD, fds[0]), fds[0]);
+        CHECK_EQ(dup2(fds[1], fds[0]), fds[0]);
         CHECK_OK(netkit_poller_add(p, (uintptr_t)fds[0], NETKIT_POLL_WRITE, 2));
         CHECK((poller_look(p, 2) & NETKIT_POLL_WRITE) != 0);
         poller_close(fds);
@@ -375,17 +380,12 @@ NKT_TEST(poller_closed_descriptor) {
 
 /* SD03: descriptors beyond 1024 and with gaps between them. */
 NKT_TEST(poller_high_descriptor) {
-    struct rlimit limit;
-    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
-    if (limit.rlim_cur < 3000) {
-        limit.rlim_cur = limit.rlim_max < 3000 ? limit.rlim_max : 3000;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
+    (void)nkt_want_descriptors(3000);
     for (int i = 0; i < POLLER_BACKENDS; i++) {
         netkit_poller *p = poller_open(poller_backends[i]);
         int fds[2];
         poller_pair(fds);
-        int high = fcntl(fds[0], F_DUPFD_CLOEXEC, 2500);
+        int high = nkt_dup_above(fds[0], 2500);
         if (high < 0) {
             SKIP("no descriptor above 1024 allowed");
         }
@@ -694,19 +694,12 @@ static void poller_on_signal(int number) {
 NKT_TEST(poller_wake_from_signal) {
     for (int i = 0; i < POLLER_BACKENDS; i++) {
         netkit_poll_event event;
-        struct sigaction action;
-        struct itimerval timer;
         poller_of_signal = poller_open(poller_backends[i]);
-        memset(&action, 0, sizeof(action));
-        action.sa_handler = poller_on_signal;
-        action.sa_flags = SA_RESTART;
-        CHECK_EQ(sigaction(SIGALRM, &action, NULL), 0);
-        memset(&timer, 0, sizeof(timer));
-        timer.it_value.tv_usec = 5000;
-        CHECK_EQ(setitimer(ITIMER_REAL, &timer, NULL), 0);
+        CHECK(nkt_alarm(5000, 0, poller_on_signal));
         CHECK_EQ(netkit_poller_wait(poller_of_signal, &event, 1, -1), 0);
+        CHECK(nkt_alarm(0, 0, poller_on_signal));
         errno = 123;
-        raise(SIGALRM);
+        poller_on_signal(0);
         CHECK_EQ(errno, 123);
         CHECK_EQ(netkit_poller_wait(poller_of_signal, &event, 1, -1), 0);
         poller_done(poller_of_signal);

@@ -1,6 +1,4 @@
 /* Plain sockets: netkit_socket_*, on loopback, with every peer in this process. */
-#include <sys/time.h>
-#include <sys/un.h>
 
 /* ---- helpers --------------------------------------------------------------- */
 
@@ -536,16 +534,8 @@ static void socket_on_signal(int number) {
 }
 
 /* Signals without SA_RESTART every `us` microseconds from now; 0 = no more. */
-static void socket_storm(long us) {
-    struct sigaction action;
-    struct itimerval timer;
-    memset(&action, 0, sizeof(action));
-    action.sa_handler = socket_on_signal;
-    CHECK_EQ(sigaction(SIGALRM, &action, NULL), 0);
-    memset(&timer, 0, sizeof(timer));
-    timer.it_interval.tv_usec = (suseconds_t)us;
-    timer.it_value.tv_usec = (suseconds_t)us;
-    CHECK_EQ(setitimer(ITIMER_REAL, &timer, NULL), 0);
+static void socket_storm(unsigned us) {
+    CHECK(nkt_alarm(us, us, socket_on_signal));
 }
 
 /* SK11 IO19 Z-04: a connect has its time and not more, signals or not, blocking or not. */
@@ -589,15 +579,12 @@ NKT_TEST(socket_connect_interrupted) {
     netkit_addr at = socket_addr("127.0.0.1:0");
     netkit_socket listener, queue[8], s;
     pthread_t thread;
-    sigset_t alarm;
     CHECK_OK(netkit_socket_listen_on(&listener, &at, 0, 1));
     CHECK_OK(netkit_socket_local(listener, &at));
     int queued = socket_fill(&at, queue, 8);
-    sigemptyset(&alarm);
-    sigaddset(&alarm, SIGALRM);
-    pthread_sigmask(SIG_BLOCK, &alarm, NULL); /* the thread inherits it: signals are for us */
+    nkt_alarm_mask(true); /* the thread inherits it: signals are for us */
     CHECK_EQ(pthread_create(&thread, NULL, socket_accept_later, &listener), 0);
-    pthread_sigmask(SIG_UNBLOCK, &alarm, NULL);
+    nkt_alarm_mask(false);
     CHECK_OK(netkit_socket_open(&s, NETKIT_AF_IPV4, NETKIT_SOCK_STREAM, NETKIT_SOCKET_BLOCKING));
     socket_storm(15000);
     CHECK_OK(netkit_socket_connect(s, &at, -1));
@@ -723,11 +710,9 @@ NKT_TEST(socket_reset_is_seen) {
 
 /* T-13 IO12 SD27: a thousand writes to a peer that is gone: an error each time, and no signal. */
 NKT_TEST(socket_no_sigpipe) {
-    struct sigaction before, after;
     netkit_socket s[2];
     netkit_span spans[2] = {{"ab", 2}, {"cd", 2}};
-    CHECK_EQ(sigaction(SIGPIPE, NULL, &before), 0);
-    CHECK(before.sa_handler == SIG_DFL);
+    CHECK(nkt_sigpipe_is_default());
     for (int i = 0; i < 3; i++) {
         if (i == 0) {
             socket_tcp_pair(s, 0);
@@ -746,8 +731,7 @@ NKT_TEST(socket_no_sigpipe) {
         CHECK_ERR(netkit_socket_send_all(s[0], "x", 1, -1, NULL), NETKIT_E_RESET);
         CHECK_OK(netkit_socket_close(&s[0]));
     }
-    CHECK_EQ(sigaction(SIGPIPE, NULL, &after), 0);
-    CHECK(after.sa_handler == SIG_DFL && after.sa_flags == before.sa_flags);
+    CHECK(nkt_sigpipe_is_default());
 }
 
 /* SK19 SK20 SK26: one direction ends, the other goes on; reading can be ended too. */
@@ -1002,16 +986,11 @@ NKT_TEST(socket_interrupted_calls) {
 
 /* SD03: a descriptor beyond 1024 is one like any. */
 NKT_TEST(socket_high_descriptor) {
-    struct rlimit limit;
     netkit_socket s[2];
     char text[4];
-    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
-    if (limit.rlim_cur < 1500) {
-        limit.rlim_cur = limit.rlim_max < 1500 ? limit.rlim_max : 1500;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
+    (void)nkt_want_descriptors(1500);
     CHECK_OK(netkit_socket_pair(s, NETKIT_SOCK_STREAM, 0));
-    int high = fcntl(socket_fd(s[0]), F_DUPFD_CLOEXEC, 1400);
+    int high = nkt_dup_above(socket_fd(s[0]), 1400);
     if (high < 0) {
         SKIP("no descriptor above 1024 allowed");
     }
