@@ -3025,7 +3025,7 @@ typedef struct netkit_try {
 #define NKI_LIKELY(x) (x)
 #define NKI_UNLIKELY(x) (x)
 #define NKI_COLD
-#define NKI_HOT __forceinline
+#define NKI_HOT __inline
 #define NKI_OUTLINE __declspec(noinline)
 #elif defined(__GNUC__)
 #define NKI_LIKELY(x) __builtin_expect(!!(x), 1)
@@ -3054,18 +3054,51 @@ typedef struct netkit_try {
  * can say it, for signal handlers and the kernel's side of a ring; the rest are plain accesses,
  * so that a processor without such instructions needs no library for them. */
 
-#if defined(__GNUC__)
+#if defined(_MSC_VER)
+#define nki_atomic_load(p) nki_msvc_load((p), sizeof *(p))
+#define nki_atomic_load_relaxed(p) nki_msvc_load((p), sizeof *(p))
+#define nki_atomic_store(p, v) nki_msvc_store((p), sizeof *(p), (v))
+#define nki_atomic_store_relaxed(p, v) nki_msvc_store((p), sizeof *(p), (v))
+#define nki_atomic_load_ptr(p) InterlockedCompareExchangePointer((PVOID volatile *)(p), NULL, NULL)
+#define nki_atomic_load_ptr_relaxed(p) nki_atomic_load_ptr(p)
+#elif defined(__GNUC__)
 #define nki_atomic_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define nki_atomic_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define nki_atomic_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define nki_atomic_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define nki_atomic_load_ptr(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define nki_atomic_load_ptr_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define nki_atomic_fence() __sync_synchronize()
 #elif !NKI_HAS_THREADS
 #define nki_atomic_load(p) (*(p))
 #define nki_atomic_load_relaxed(p) (*(p))
 #define nki_atomic_store(p, v) ((void)(*(p) = (v)))
 #define nki_atomic_store_relaxed(p, v) ((void)(*(p) = (v)))
+#define nki_atomic_load_ptr(p) (*(p))
+#define nki_atomic_load_ptr_relaxed(p) (*(p))
 #define nki_atomic_fence() ((void)0)
+#endif
+
+/* Where there are no builtins without a type: a number of 32 bits or one as wide as a pointer. The
+ * calls are fences, too, on every processor of Windows. */
+#if defined(_MSC_VER)
+static size_t nki_msvc_load(const void *p, size_t size) {
+    void *at;
+    memcpy(&at, &p, sizeof at); /* without its const: nothing is changed */
+    if (size == sizeof(LONG)) {
+        return (size_t)(ULONG)InterlockedCompareExchange((volatile LONG *)at, 0, 0);
+    }
+    return (size_t)InterlockedCompareExchangePointer((PVOID volatile *)at, NULL, NULL);
+}
+static void nki_msvc_store(void *p, size_t size, size_t v) {
+    if (size == sizeof(LONG)) {
+        (void)InterlockedExchange((volatile LONG *)p, (LONG)(ULONG)v);
+    } else {
+        void *value;
+        memcpy(&value, &v, sizeof value);
+        (void)InterlockedExchangePointer((PVOID volatile *)p, value);
+    }
+}
 #endif
 
 #if !NKI_HAS_THREADS
@@ -3091,6 +3124,31 @@ static void *nki_atomic_exchange_ptr(void **p, void *v) {
     void *old = *p;
     *p = v;
     return old;
+}
+#elif defined(_MSC_VER)
+static uint32_t nki_atomic_exchange(uint32_t *p, uint32_t v) {
+    return (uint32_t)InterlockedExchange((volatile LONG *)(void *)p, (LONG)v);
+}
+/* Returns the new value. */
+static uint32_t nki_atomic_add(uint32_t *p, uint32_t v) {
+    return (uint32_t)InterlockedExchangeAdd((volatile LONG *)(void *)p, (LONG)v) + v;
+}
+static bool nki_atomic_cas_ptr(void **p, void **expected, void *v) {
+    void *was = *expected;
+    *expected = InterlockedCompareExchangePointer((PVOID volatile *)p, v, was);
+    return *expected == was;
+}
+static bool nki_atomic_cas_size(size_t *p, size_t *expected, size_t v) {
+    void *was;
+    void *value;
+    memcpy(&was, expected, sizeof was);
+    memcpy(&value, &v, sizeof value);
+    bool is_done = nki_atomic_cas_ptr((void **)(void *)p, &was, value);
+    memcpy(expected, &was, sizeof was);
+    return is_done;
+}
+static void *nki_atomic_exchange_ptr(void **p, void *v) {
+    return InterlockedExchangePointer((PVOID volatile *)p, v);
 }
 #elif defined(__GNUC__)
 /* Sequentially consistent: the wake flag is a store that must not pass the loads behind it. */
@@ -4712,7 +4770,19 @@ static void nki_timers_free(nki_timers *t) {
     nki_timers_init(t, t->allocator);
 }
 
-#if defined(__GNUC__)
+#if defined(_MSC_VER) && (defined(_M_X64) || defined(_M_ARM64))
+static uint32_t nki_lowest_bit(uint64_t bits) {
+    unsigned long at;
+    (void)_BitScanForward64(&at, bits);
+    return (uint32_t)at;
+}
+static uint32_t nki_highest_bit(uint64_t bits) {
+    unsigned long at;
+    (void)_BitScanReverse64(&at, bits);
+    return (uint32_t)at;
+}
+#define NKI_PREFETCH(p) NKI_UNUSED(p)
+#elif defined(__GNUC__)
 static uint32_t nki_lowest_bit(uint64_t bits) {
     return (uint32_t)__builtin_ctzll(bits);
 }
@@ -16316,7 +16386,7 @@ static void nki_keeper_drop(nki_keeper *keeper) {
 
 /* Free what has been given back: between turns alone, as a span may be in such a block. */
 static void nki_keeper_reap(netkit_loop *loop) {
-    if (nki_atomic_load_relaxed(&loop->keeper->returned) == NULL) {
+    if (nki_atomic_load_ptr_relaxed(&loop->keeper->returned) == NULL) {
         return;
     }
     nki_block *block = (nki_block *)nki_atomic_exchange_ptr(&loop->keeper->returned, NULL);
@@ -16357,7 +16427,7 @@ NETKIT_API void netkit_buf_release(netkit_buf *buf) {
     nki_block *block = (nki_block *)buf->owner;
     nki_keeper *keeper = block->keeper;
     memset(buf, 0, sizeof *buf);
-    void *top = nki_atomic_load(&keeper->returned);
+    void *top = nki_atomic_load_ptr(&keeper->returned);
     do {
         if (top == (void *)keeper) { /* the loop is gone */
             nki_block_free(block);
