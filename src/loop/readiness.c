@@ -397,7 +397,7 @@ static int nki_r_send(netkit_loop *loop, nki_conn *c, const void *data, size_t l
 
 static int nki_r_file_open(uintptr_t file, uint64_t offset, uint64_t *len, uintptr_t *out) {
     int error = nki_file_range(file, offset, len);
-    return error != NETKIT_OK ? error : nki_os_dup(file, out);
+    return error != NETKIT_OK ? error : nki_os_dup_file(file, out);
 }
 
 static int nki_r_half_close(netkit_loop *loop, nki_conn *c) {
@@ -584,7 +584,7 @@ static const nki_driver *nki_readiness_driver(void) {
         nki_r_send,
         nki_r_half_close,
         nki_r_file_open,
-        nki_os_abandon,
+        nki_os_abandon_file,
         nki_r_udp_open,
         nki_r_udp_recv,
         nki_r_udp_send,
