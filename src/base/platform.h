@@ -173,7 +173,7 @@
 #define NKI_LIKELY(x) (x)
 #define NKI_UNLIKELY(x) (x)
 #define NKI_COLD
-#define NKI_HOT __forceinline
+#define NKI_HOT __inline
 #define NKI_OUTLINE __declspec(noinline)
 #elif defined(__GNUC__)
 #define NKI_LIKELY(x) __builtin_expect(!!(x), 1)

@@ -26,22 +26,23 @@
 #define NKI_SYS_bind(s, a, n) (NKI_FAIL(bind) ? -1 : bind((s), (a), (n)))
 #define NKI_SYS_listen(s, n) (NKI_FAIL(listen) ? -1 : listen((s), (n)))
 #define NKI_SYS_connect(s, a, n) (NKI_FAIL(connect) ? -1 : connect((s), (a), (n)))
+#define NKI_SYS_connect_ex(call, s, a, n, overlapped) \
+    (NKI_FAIL(connect) ? FALSE : (call)((s), (a), (n), NULL, 0, NULL, (overlapped)))
 #define NKI_SYS_accept(s, a, n) (NKI_FAIL(accept) ? INVALID_SOCKET : accept((s), (a), (n)))
 #define NKI_SYS_recv(s, b, n, f) \
     (NKI_FAIL(recv) ? -1 : recv((s), (char *)(b), (int)NKI_CLIP(recv, n), (f)))
 #define NKI_SYS_send(s, b, n, f) \
     (NKI_FAIL(send) ? -1 : send((s), (const char *)(b), (int)NKI_CLIP(send, n), (f)))
-#define NKI_SYS_recvfrom(s, b, n, f, a, an) \
-    (NKI_FAIL(recvfrom) ? -1 : recvfrom((s), (char *)(b), (int)(n), (f), (a), (an)))
 /* Gathered and scattered; the callers ask NKI_CLIP for their total, as those of sendmsg do. */
-#define NKI_SYS_sendv(s, bufs, count, sent, flags, to, to_len) \
-    (NKI_FAIL(sendmsg)                                         \
-         ? -1                                                  \
-         : WSASendTo((s), (bufs), (count), (sent), (flags), (to), (to_len), NULL, NULL))
+#define NKI_SYS_sendv(s, bufs, count, sent) \
+    (NKI_FAIL(sendmsg) ? -1 : WSASend((s), (bufs), (count), (sent), 0, NULL, NULL))
+#define NKI_SYS_sendto(s, bufs, count, sent, to, to_len) \
+    (NKI_FAIL(sendmsg) ? -1                              \
+                       : WSASendTo((s), (bufs), (count), (sent), 0, (to), (to_len), NULL, NULL))
 #define NKI_SYS_recvv(s, bufs, count, got, flags) \
     (NKI_FAIL(recvmsg) ? -1 : WSARecv((s), (bufs), (count), (got), (flags), NULL, NULL))
-#define NKI_SYS_sendmsg(call, s, msg, flags, sent) \
-    (NKI_FAIL(sendmsg) ? -1 : (call)((s), (msg), (flags), (sent), NULL, NULL))
+#define NKI_SYS_sendmsg(s, msg, sent) \
+    (NKI_FAIL(sendmsg) ? -1 : WSASendMsg((s), (msg), 0, (sent), NULL, NULL))
 #define NKI_SYS_recvmsg(call, s, msg, got) \
     (NKI_FAIL(recvmsg) ? -1 : (call)((s), (msg), (got), NULL, NULL))
 #define NKI_SYS_shutdown(s, how) (NKI_FAIL(shutdown) ? -1 : shutdown((s), (how)))
@@ -62,6 +63,7 @@
     (NKI_FAIL(extension) ? -1                                                        \
                          : WSAIoctl((s), SIO_GET_EXTENSION_FUNCTION_POINTER, (guid), \
                                     (DWORD)sizeof *(guid), (call), (size), (got), NULL, NULL))
+#define NKI_SYS_select(r, w, x, time) (NKI_FAIL(select) ? -1 : select(0, (r), (w), (x), (time)))
 #define NKI_SYS_poll(p, n, ms) (NKI_FAIL(poll) ? -1 : WSAPoll((p), (n), (ms)))
 
 /* Handles. */
@@ -75,15 +77,25 @@
                    : DuplicateHandle(GetCurrentProcess(), (h), GetCurrentProcess(), (out), 0, \
                                      FALSE, DUPLICATE_SAME_ACCESS))
 #define NKI_SYS_file_type(h) (NKI_FAIL(file_type) ? (DWORD)FILE_TYPE_UNKNOWN : GetFileType(h))
-#define NKI_SYS_file_size(h, out) (NKI_FAIL(file_size) ? FALSE : GetFileSizeEx((h), (out)))
 #define NKI_SYS_pread(h, b, n, got, at) \
     (NKI_FAIL(pread) ? FALSE : ReadFile((h), (b), (DWORD)NKI_CLIP(pread, n), (got), (at)))
+#define NKI_SYS_pread_result(h, at, got) GetOverlappedResult((h), (at), (got), TRUE)
+#define NKI_SYS_seek(h, to, out, from) \
+    (NKI_FAIL(seek) ? FALSE : SetFilePointerEx((h), (to), (out), (from)))
+#define NKI_SYS_reopen(h)                             \
+    (NKI_FAIL(reopen) ? INVALID_HANDLE_VALUE          \
+                      : ReOpenFile((h), GENERIC_READ, \
+                                   FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, 0))
 #define NKI_SYS_open(path, access, flags)                                                        \
     (NKI_FAIL(open)                                                                              \
          ? INVALID_HANDLE_VALUE                                                                  \
          : CreateFileW((path), (access), FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, \
                        NULL, OPEN_EXISTING, (flags), NULL))
 #define NKI_SYS_file_id(h, out) (NKI_FAIL(file_id) ? FALSE : GetFileInformationByHandle((h), (out)))
+#define NKI_SYS_file_tag(h, out) \
+    (NKI_FAIL(file_tag)          \
+         ? FALSE                 \
+         : GetFileInformationByHandleEx((h), FileAttributeTagInfo, (out), (DWORD)sizeof *(out)))
 #define NKI_SYS_unlink(path) (NKI_FAIL(unlink) ? FALSE : DeleteFileW(path))
 
 /* Events, for the few calls that are waited for. */

@@ -9,7 +9,6 @@
  * wake in between would be emptied away with the flag left set, and every later one be lost. */
 
 static const nki_poller_ops *nki_poller_find(int backend) {
-    NKI_UNUSED(backend);
 #if NKI_HAS_EPOLL
     if (backend == NETKIT_BACKEND_EPOLL) {
         return nki_epoll_ops();
@@ -25,6 +24,16 @@ static const nki_poller_ops *nki_poller_find(int backend) {
         return nki_poll_ops();
     }
 #endif
+#if NKI_HAS_AFD
+    if (backend == NETKIT_BACKEND_AFD) {
+        return nki_afd_ops();
+    }
+#endif
+#if NKI_HAS_WSAPOLL
+    if (backend == NETKIT_BACKEND_WSAPOLL) {
+        return nki_wsapoll_ops();
+    }
+#endif
     return NULL;
 }
 
@@ -35,7 +44,7 @@ static int nki_poller_open_as(nki_poller *p, int backend) {
 
 static int nki_poller_open(nki_poller *p, int backend, const netkit_allocator *allocator) {
     static const int automatic[] = {NETKIT_BACKEND_EPOLL, NETKIT_BACKEND_KQUEUE, NETKIT_BACKEND_AFD,
-                                    NETKIT_BACKEND_POLL};
+                                    NETKIT_BACKEND_POLL, NETKIT_BACKEND_WSAPOLL};
     memset(p, 0, sizeof(*p));
     p->allocator = *allocator;
     p->native = UINTPTR_MAX;
