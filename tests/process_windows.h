@@ -159,7 +159,6 @@ static void nkt_process_if_child(void) {
     }
     (void)SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX);
     (void)SetUnhandledExceptionFilter(nkt_on_crash);
-    (void)_set_abort_behavior(0, _WRITE_ABORT_MSG | _CALL_REPORTFAULT);
     setvbuf(stdout, NULL, _IONBF, 0);
     if (WSAStartup(0x0202, &data) != 0) {
         nkt_die("WSAStartup"); /* for the sockets of the tests themselves */
