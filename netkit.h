@@ -5561,7 +5561,7 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
     (NKI_FAIL(extension) ? -1                                                        \
                          : WSAIoctl((s), SIO_GET_EXTENSION_FUNCTION_POINTER, (guid), \
                                     (DWORD)sizeof *(guid), (call), (size), (got), NULL, NULL))
-#define NKI_SYS_select(r, w, x, time) (NKI_FAIL(select) ? -1 : select(0, (r), (w), (x), (time)))
+#define NKI_SYS_select(r, w, x, time) (NKI_FAIL(poll) ? -1 : select(0, (r), (w), (x), (time)))
 #define NKI_SYS_poll(p, n, ms) (NKI_FAIL(poll) ? -1 : WSAPoll((p), (n), (ms)))
 
 /* Handles. */
@@ -7747,11 +7747,20 @@ static NKI_COLD int nki_os_recv_error(uintptr_t s, size_t len) {
     }
 }
 
+/* Wine takes the error out of a socket that was reset, and what receiving is left with looks like
+ * an end: polling still knows better. */
+static NKI_COLD int nki_os_recv_end(uintptr_t s) {
+    uint32_t held;
+    bool is_reset = nki_os_look(nki_os_fd(s), NETKIT_POLL_READ, &held) == 1 &&
+                    (held & NETKIT_POLL_ERROR) != 0 && !nki_os_is_datagram(s);
+    return is_reset ? nki_os_fail(WSAECONNRESET) : (int)NETKIT_E_EOF;
+}
+
 static int nki_os_recv_result(uintptr_t s, int got, size_t len) {
-    if (got >= 0) {
-        return got == 0 && len != 0 ? (int)NETKIT_E_EOF : got;
+    if (got > 0 || (got == 0 && len == 0)) {
+        return got;
     }
-    return nki_os_recv_error(s, len);
+    return got == 0 ? nki_os_recv_end(s) : nki_os_recv_error(s, len);
 }
 
 static int nki_os_recv_flags(uintptr_t s, void *data, size_t len, int flags) {
@@ -13295,7 +13304,6 @@ enum {
 };
 
 #define NKI_NT_PENDING ((LONG)0x103)
-#define NKI_NT_INVALID_HANDLE ((LONG)0xC0000008u)
 #define NKI_NT_CANCELLED ((LONG)0xC0000120u)
 #define NKI_NT_NOT_FOUND ((LONG)0xC0000225u)
 
@@ -13642,11 +13650,9 @@ static int nki_afd_ask(nki_afd *afd, nki_afd_slot *s, ULONG bits) {
     LONG status =
         NKI_SYS_nt_control(afd->nt_control, nki_afd_device(afd, s), nki_afd_token(s), &s->status,
                            NKI_AFD_POLL_CODE, r, (ULONG)sizeof(*r), r, (ULONG)sizeof(*r));
-    int os_code = 0;
-    if (status == NKI_NT_INVALID_HANDLE) {
+    int os_code = status < 0 ? nki_afd_code(afd, status) : 0;
+    if (os_code == (int)ERROR_INVALID_HANDLE) { /* the number may be of another thing by now */
         os_code = nki_afd_tell_closed(afd, s);
-    } else if (status < 0) {
-        os_code = nki_afd_code(afd, status);
     }
     if (os_code == 0) { /* at once or later: there will be a packet */
         s->state = NKI_AFD_OUT;
@@ -13961,9 +13967,9 @@ static int nki_afd_wait(nki_poller *p, netkit_poll_event *events, int max, uint6
         }
         os_code = got < 0 ? -got : os_code;
         if (os_code != 0 && is_idle) {
-            return nki_os_fail(os_code);
+            return os_code == WSAEINTR ? 0 : nki_os_fail(os_code);
         }
-        if (got == 0 && ms == 0) {
+        if (got == 0 && (ms == 0 || nki_poller_left_ms(deadline_ns) == 0)) {
             return 0;
         }
     }
@@ -14263,7 +14269,7 @@ static int nki_wsapoll_wait(nki_poller *p, netkit_poll_event *events, int max,
             return WSAGetLastError() == WSAEINTR ? 0 : nki_os_error();
         }
         int n = nki_wsapoll_scan(po, events, max); /* wine does not count those that are closed */
-        if (n > 0 || ms == 0) {
+        if (n > 0 || ms == 0 || nki_poller_left_ms(deadline_ns) == 0) {
             return n;
         }
     }

@@ -19,6 +19,8 @@ static unsigned long long nkt_mask(const char *name, unsigned long long bits);
 #define NKI_CLIP(name, len) nkt_clip(#name, (size_t)(len))
 #define NKI_MASK(name, bits) nkt_mask(#name, (bits))
 
+#define NKI_HAS_SOCKET_TABLE 1 /* Windows' own, tested everywhere */
+
 #define NETKIT_WITH_TRY
 #define NETKIT_IMPLEMENTATION
 #if defined(NKT_LIBRARY)

@@ -50,7 +50,6 @@ enum {
 };
 
 #define NKI_NT_PENDING ((LONG)0x103)
-#define NKI_NT_INVALID_HANDLE ((LONG)0xC0000008u)
 #define NKI_NT_CANCELLED ((LONG)0xC0000120u)
 #define NKI_NT_NOT_FOUND ((LONG)0xC0000225u)
 
@@ -397,11 +396,9 @@ static int nki_afd_ask(nki_afd *afd, nki_afd_slot *s, ULONG bits) {
     LONG status =
         NKI_SYS_nt_control(afd->nt_control, nki_afd_device(afd, s), nki_afd_token(s), &s->status,
                            NKI_AFD_POLL_CODE, r, (ULONG)sizeof(*r), r, (ULONG)sizeof(*r));
-    int os_code = 0;
-    if (status == NKI_NT_INVALID_HANDLE) {
+    int os_code = status < 0 ? nki_afd_code(afd, status) : 0;
+    if (os_code == (int)ERROR_INVALID_HANDLE) { /* the number may be of another thing by now */
         os_code = nki_afd_tell_closed(afd, s);
-    } else if (status < 0) {
-        os_code = nki_afd_code(afd, status);
     }
     if (os_code == 0) { /* at once or later: there will be a packet */
         s->state = NKI_AFD_OUT;
@@ -716,9 +713,9 @@ static int nki_afd_wait(nki_poller *p, netkit_poll_event *events, int max, uint6
         }
         os_code = got < 0 ? -got : os_code;
         if (os_code != 0 && is_idle) {
-            return nki_os_fail(os_code);
+            return os_code == WSAEINTR ? 0 : nki_os_fail(os_code);
         }
-        if (got == 0 && ms == 0) {
+        if (got == 0 && (ms == 0 || nki_poller_left_ms(deadline_ns) == 0)) {
             return 0;
         }
     }

@@ -240,7 +240,7 @@ static int nki_wsapoll_wait(nki_poller *p, netkit_poll_event *events, int max,
             return WSAGetLastError() == WSAEINTR ? 0 : nki_os_error();
         }
         int n = nki_wsapoll_scan(po, events, max); /* wine does not count those that are closed */
-        if (n > 0 || ms == 0) {
+        if (n > 0 || ms == 0 || nki_poller_left_ms(deadline_ns) == 0) {
             return n;
         }
     }
