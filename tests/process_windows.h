@@ -154,6 +154,7 @@ static void nkt_process_if_child(void) {
     const char *name = nkt_option("NKT_CHILD");
     nkt_job job;
     WSADATA data;
+    (void)_setmode(1, _O_BINARY); /* lines end as elsewhere */
     if (name == NULL) {
         return;
     }
