@@ -7,22 +7,6 @@
 #ifndef NKT_EMULATOR_H
 #define NKT_EMULATOR_H
 
-#include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <stdbool.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-/* What a program made for another machine is started with (NKT_EMULATOR), or nothing. */
-static inline const char *nkt_emulator(void) {
-    const char *named = getenv("NKT_EMULATOR");
-    return named != NULL ? named : "";
-}
-
 #if defined(__linux__)
 
 static bool nkt_lack_of_option(int type, int level, int name, const void *value, socklen_t size) {

@@ -252,8 +252,6 @@ NKT_SLOW_LOOP_TEST(limits_slowloris) {
 /* ---- a peer that vanishes ----------------------------------------------------------- */
 
 #if defined(__linux__)
-#include <net/if.h>
-#include <sched.h>
 #include <sys/ioctl.h>
 
 /* A network namespace of this process with its own loopback, which can be taken down. */

@@ -432,8 +432,7 @@ NKT_SLOW_LOOP_TEST(listen_without_descriptors) {
     listen_server s;
     netkit_listen_desc desc = listen_desc(&s);
     uint16_t port = sup_listen(loop, &desc, NULL);
-    int live[LISTEN_LIVE], waiting[LISTEN_WAITING], spare;
-    struct rlimit limit, low;
+    int live[LISTEN_LIVE], waiting[LISTEN_WAITING];
     uint64_t cpu, began, ms = nkt_scale(5000, 600);
     for (int i = 0; i < LISTEN_LIVE; i++) {
         live[i] = listen_dial4(port);
@@ -443,13 +442,7 @@ NKT_SLOW_LOOP_TEST(listen_without_descriptors) {
         waiting[i] = listen_dial4(port);
         CHECK(waiting[i] >= 0);
     }
-    spare = dup(0);
-    CHECK(spare >= 0);
-    CHECK_EQ(close(spare), 0);
-    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
-    low = limit;
-    low.rlim_cur = (rlim_t)spare; /* every descriptor below is taken */
-    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+    CHECK(nkt_spare_descriptors(0));
     nkt_calls_reset();
     SUP_UNTIL(loop, s.errors == 1);
     CHECK_ERR(s.last_error, NETKIT_E_MFILE);
@@ -466,7 +459,7 @@ NKT_SLOW_LOOP_TEST(listen_without_descriptors) {
     for (int i = 0; i < LISTEN_LIVE; i++) {
         listen_check_echo(loop, live[i]);
     }
-    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    CHECK(nkt_spare_descriptors(-1));
     began = nkt_now_ns();
     SUP_UNTIL(loop, s.opens == LISTEN_LIVE + LISTEN_WAITING);
     CHECK(nkt_now_ns() - began < (uint64_t)nkt_slowness * 2000000000);
@@ -538,7 +531,6 @@ NKT_LOOP_TEST(listen_above_descriptor_1024) {
         LISTEN_FILLERS = 1100
     };
     static int fillers[LISTEN_FILLERS];
-    struct rlimit limit;
     netkit_loop *loop;
     listen_server s;
     netkit_listen_desc desc = listen_desc(&s);
@@ -546,12 +538,8 @@ NKT_LOOP_TEST(listen_above_descriptor_1024) {
     uintptr_t native = 0;
     sup_end end;
     int fd;
-    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
-    if (limit.rlim_cur < 1200) {
-        limit.rlim_cur = limit.rlim_max;
-        if (limit.rlim_max < 1200 || setrlimit(RLIMIT_NOFILE, &limit) != 0) {
-            SKIP("not enough descriptors (ulimit -n)");
-        }
+    if (nkt_want_descriptors(1200) < 1200) {
+        SKIP("not enough descriptors (ulimit -n)");
     }
     for (int i = 0; i < LISTEN_FILLERS; i++) {
         fillers[i] = dup(0);

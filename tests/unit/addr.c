@@ -1,11 +1,5 @@
 /* Addresses: parser, formatter, equality, hash, and the kernel's form of them. All text goes to
  * the parser against a page that must not be touched, so that reading one byte too many traps. */
-#include <arpa/inet.h>
-#include <net/if.h>
-#include <netinet/in.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
 enum {
     ADDR_TEXT = 8192,
@@ -55,13 +49,10 @@ static const char *const addr_good[] = {
 /* Bring text to the end of readable memory. */
 static const char *addr_guarded(const char *text, size_t len) {
     static char *memory;
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    size_t size = (ADDR_TEXT + page - 1) / page * page;
+    static size_t size = ADDR_TEXT;
     if (memory == NULL) {
-        memory = (char *)mmap(NULL, size + page, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        CHECK(memory != MAP_FAILED);
-        CHECK(mprotect(memory + size, page, PROT_NONE) == 0);
+        memory = nkt_guarded(&size);
+        CHECK(memory != NULL);
     }
     CHECK(len <= size);
     memcpy(memory + size - len, text, len);

@@ -1,10 +1,5 @@
 /* Datagrams on plain sockets: batches, what is told, failures, groups, options. */
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <poll.h>
-#include <sys/socket.h>
-
 static netkit_socket dg_open(const char *address, netkit_addr *out) {
     netkit_socket s;
     CHECK_OK(netkit_addr_parse(out, address, NULL));

@@ -1,7 +1,4 @@
 /* Options of plain sockets beyond switches: buffers, times, lingering, Fast Open, names. */
-#include <netinet/tcp.h>
-#include <sys/time.h>
-#include <sys/un.h>
 
 static netkit_socket option_tcp(int flags) {
     netkit_socket s;

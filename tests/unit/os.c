@@ -152,6 +152,7 @@ NKT_TEST(os_wake_interrupted) {
     nki_os_wake_close(&wake);
 }
 
+#if NKI_POSIX
 /* A number too large for a descriptor is none: its upper half is not cut off. */
 NKT_TEST(os_no_descriptor) {
     netkit_addr addr;
@@ -172,3 +173,4 @@ NKT_TEST(os_poll_ms_rounds_up) {
     CHECK_EQ(nki_os_poll_ms(NKI_NEVER - 1), INT_MAX);
     CHECK_EQ(nki_os_poll_ms((uint64_t)INT_MAX * NKI_NS_PER_MS + 1), INT_MAX);
 }
+#endif /* NKI_POSIX */
