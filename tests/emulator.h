@@ -41,14 +41,21 @@ static bool nkt_lack_of_time(void) {
     return nkt_lack_of_option(SOCK_DGRAM, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof(one));
 }
 
-/* It can be set, and is refused when asked for. */
-static bool nkt_lack_of_ttl_asked(void) {
+static bool nkt_lack_of_answer(int name) {
     int fd = socket(AF_INET, SOCK_DGRAM, 0), value = 0;
     socklen_t len = sizeof(value);
-    int rc = getsockopt(fd, IPPROTO_IP, IP_RECVTTL, &value, &len);
-    bool is_missing = rc != 0 && errno == ENOPROTOOPT;
+    int rc = getsockopt(fd, IPPROTO_IP, name, &value, &len);
+    bool is_missing = rc != 0 && errno == ENOPROTOOPT; /* not ENOTCONN, which is the system's */
     close(fd);
     return is_missing;
+}
+
+static bool nkt_lack_of_ttl_asked(void) {
+    return nkt_lack_of_answer(IP_RECVTTL);
+}
+
+static bool nkt_lack_of_path_mtu(void) {
+    return nkt_lack_of_answer(IP_MTU);
 }
 
 /* A name is taken for a number: four bytes of it at most, in the order of numbers. */
@@ -126,6 +133,7 @@ static const nkt_lack nkt_lack_rows[] = {
      "the emulator knows no IP_MULTICAST_IF by a number", " udp_groups udp_group_shared "},
     {"time", nkt_lack_of_time, "the emulator knows no SO_TIMESTAMPNS", ""},
     {"ttl asked", nkt_lack_of_ttl_asked, "the emulator refuses to say IP_RECVTTL", ""},
+    {"path mtu", nkt_lack_of_path_mtu, "the emulator refuses to say IP_MTU", ""},
     {"long names", nkt_lack_of_long_names,
      "the emulator takes the name in TCP_CONGESTION for a number", " option_congestion "},
     {"names", nkt_lack_of_any_names, "the emulator turns the name in TCP_CONGESTION round",
