@@ -691,3 +691,115 @@ NKT_TEST(file_to_a_peer_that_leaves) {
     }
     close(fd);
 }
+
+/* Two raw ends of a connection over the loopback. */
+static void file_tcp_pair(int pair[2]) {
+    struct sockaddr_in in = sup_loopback(0);
+    socklen_t len = sizeof in;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK_EQ(bind(fd, (const struct sockaddr *)&in, len), 0);
+    CHECK_EQ(listen(fd, 1), 0);
+    CHECK_EQ(getsockname(fd, (struct sockaddr *)&in, &len), 0);
+    pair[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK_EQ(connect(pair[0], (const struct sockaddr *)&in, len), 0);
+    pair[1] = accept(fd, NULL, NULL);
+    CHECK(pair[1] >= 0);
+    CHECK_EQ(close(fd), 0);
+}
+
+static void *file_reader_closes(void *user) {
+    nkt_sleep_ms(20);
+    CHECK_EQ(close(*(int *)user), 0); /* with much unread: it resets */
+    return NULL;
+}
+
+/* T-13 IO09: nor when the peer has ended its side before, so that the system raises the signal at
+ * once, having taken a part: then the call tells the part. */
+NKT_TEST(file_to_a_peer_that_closes_late) {
+    int fd = file_make(FILE_SIZE);
+    for (int i = 0; i < 20; i++) {
+        int pair[2], size = 4608 + i * 5000;
+        pthread_t thread;
+        file_tcp_pair(pair);
+        CHECK_EQ(setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size), 0);
+        CHECK_EQ(shutdown(pair[1], SHUT_WR), 0);
+        CHECK_EQ(pthread_create(&thread, NULL, file_reader_closes, &pair[1]), 0);
+        netkit_socket s = netkit_socket_from_native((uintptr_t)pair[0]);
+        int sent = netkit_socket_send_file(s, (uintptr_t)fd, 0, NETKIT_FILE_END);
+        CHECK(sent > 0 || sent == NETKIT_E_RESET);
+        CHECK_EQ(pthread_join(thread, NULL), 0);
+        CHECK_OK(netkit_socket_close(&s));
+    }
+    close(fd);
+}
+
+/* T-13 IO09 I2 I4: a conn whose file is on its way to a peer that resets, or just closes: it ends with
+ * RESET, each release comes once, before that, and nobody sees a SIGPIPE. */
+NKT_LOOP_TEST(file_to_a_peer_that_resets) {
+    struct sigaction act;
+    memset(&act, 0, sizeof act);
+    act.sa_handler = file_on_sigpipe;
+    CHECK_EQ(sigaction(SIGPIPE, &act, NULL), 0);
+    int fd = file_make(FILE_SIZE);
+    for (int i = 0; i < 12; i++) {
+        int fds = nkt_open_fds();
+        netkit_loop *loop = nkt_loop();
+        netkit_adopt_desc desc;
+        file_sender s;
+        int pair[2];
+        bool is_unix = i % 2 == 0, is_early = i % 4 < 2;
+        memset(&s, 0, sizeof s);
+        sup_end_init(&s.end);
+        if (is_unix) {
+            CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+        } else {
+            file_tcp_pair(pair);
+        }
+        memset(&desc, 0, sizeof desc);
+        desc.socket = netkit_socket_from_native((uintptr_t)pair[0]);
+        desc.handler = sup_handler();
+        desc.user = &s.end;
+        CHECK_OK(netkit_adopt(loop, &desc, &s.end.conn));
+        SUP_UNTIL(loop, s.end.opens == 1);
+        for (int k = 0; k < 3; k++) {
+            CHECK_OK(netkit_conn_send_file(loop, s.end.conn, (uintptr_t)fd, 0, NETKIT_FILE_END,
+                                           file_released, &s));
+        }
+        if (!is_early) {
+            sup_turn(loop); /* some of it is in the peer's buffer, and resets with it */
+        }
+        if (!is_unix) {
+            struct linger now = {1, 0};
+            CHECK_EQ(setsockopt(pair[1], SOL_SOCKET, SO_LINGER, &now, sizeof now), 0);
+        }
+        CHECK_EQ(close(pair[1]), 0);
+        SUP_UNTIL(loop, s.end.closes == 1);
+        CHECK_ERR(s.end.info.code, NETKIT_E_RESET);
+        CHECK_EQ(s.released, 3);
+        CHECK(s.status < 0);
+        nkt_loop_done(loop);
+        CHECK_EQ(nkt_open_fds(), fds);
+    }
+    CHECK_EQ(file_sigpipes, 0);
+    close(fd);
+}
+
+/* IO09 C4: bytes in front of an empty file need not wait for what would follow. */
+NKT_LOOP_TEST(file_of_nothing) {
+    netkit_loop *loop = nkt_loop();
+    sup_end end;
+    sup_peer peer = sup_open_default(loop, &end);
+    int fd = file_make(1), quick = 0;
+    char text[8];
+    for (int i = 0; i < 20 && quick < 3; i++) {
+        uint64_t began = nkt_now_ns();
+        CHECK_OK(netkit_conn_send(loop, end.conn, "head", 4));
+        CHECK_OK(netkit_conn_send_file(loop, end.conn, (uintptr_t)fd, 1, 0, NULL, NULL));
+        SUP_UNTIL(loop, recv(peer.fd, text, sizeof text, MSG_DONTWAIT) == 4);
+        quick += nkt_now_ns() - began < 100000000; /* the system would hold it for 200 ms */
+    }
+    CHECK_EQ(quick, 3);
+    sup_peer_close(&peer);
+    close(fd);
+    nkt_loop_done(loop);
+}

@@ -370,3 +370,229 @@ NKT_LOOP_TEST(udp_adopted_path) {
     CHECK_OK(netkit_socket_close(&client));
     nkt_loop_done(loop);
 }
+
+/* ---- back-pressure of a peer that does not read ------------------------------------------- */
+
+/* A udp on a unix socket that is connected to a raw one: of a pair, whose buffer fills, or with a
+ * path, whose queue of datagrams does. */
+static int ud_unix_peer(netkit_loop *loop, ud_end *end, bool is_pair) {
+    netkit_udp_desc desc = ud_desc(end, NULL);
+    int fds[2];
+    desc.send_max = 50000;
+    if (is_pair) {
+        CHECK_EQ(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, fds), 0);
+    } else {
+        struct sockaddr_un un;
+        char path[100];
+        memset(&un, 0, sizeof(un));
+        un.sun_family = AF_UNIX;
+        nkt_temp_path(path, sizeof(path));
+        snprintf(un.sun_path, sizeof(un.sun_path), "%s", path);
+        fds[0] = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        fds[1] = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        CHECK_EQ(bind(fds[1], (const struct sockaddr *)&un, sizeof(un)), 0);
+        CHECK_EQ(connect(fds[0], (const struct sockaddr *)&un, sizeof(un)), 0);
+    }
+    desc.socket = netkit_socket_from_native((uintptr_t)fds[0]);
+    end->loop = loop;
+    CHECK_OK(netkit_udp_open(loop, &desc, &end->udp));
+    return fds[1];
+}
+
+/* Read what is there; each must have its number. */
+static void ud_unix_read(int fd, uint32_t *next) {
+    unsigned char data[600];
+    ssize_t len;
+    while ((len = recv(fd, data, sizeof(data), MSG_DONTWAIT)) > 0) {
+        uint32_t number;
+        CHECK_EQ(len, 500);
+        memcpy(&number, data, sizeof(number));
+        CHECK_EQ(number, *next);
+        ++*next;
+    }
+}
+
+/* U-08 UD12: the system's own back-pressure: full is told, nothing spins while the peer does not
+ * read, paused or not, room is told once each time, and all come in order. */
+NKT_LOOP_TEST(udp_peer_that_does_not_read) {
+    for (int how = 0; how < 4; how++) {
+        netkit_loop *loop = nkt_loop();
+        static ud_end end;
+        unsigned char data[500];
+        uint32_t sent = 0, next = 0;
+        int peer = ud_unix_peer(loop, &end, how % 2 == 0);
+        memset(data, 7, sizeof(data));
+        if (how >= 2) {
+            CHECK_OK(netkit_udp_pause(loop, end.udp));
+        }
+        for (int round = 1; round <= 5; round++) {
+            int code = NETKIT_OK;
+            while (code == NETKIT_OK) {
+                memcpy(data, &sent, sizeof(sent));
+                code = netkit_udp_send(loop, end.udp, NULL, data, sizeof(data));
+                sent += code == NETKIT_OK;
+            }
+            CHECK_ERR(code, NETKIT_E_FULL);
+            sup_settle(loop);
+            nkt_calls_reset();
+            uint64_t cpu = nkt_thread_cpu_ns();
+            sup_turn_for_ms(loop, 60);
+            CHECK(nkt_thread_cpu_ns() - cpu < 30000000u * nkt_slowness);
+            CHECK(nkt_calls(NKT_SEND_DATAGRAMS) <= 2);
+            CHECK_EQ(end.drains, round - 1);
+            SUP_UNTIL_DOING(loop, end.drains == round) {
+                ud_unix_read(peer, &next);
+            }
+        }
+        SUP_UNTIL_DOING(loop, next == sent) {
+            ud_unix_read(peer, &next);
+        }
+        sup_settle(loop);
+        CHECK(end.drains == 5 && end.errors == 0);
+        ud_close(&end);
+        CHECK_EQ(end.info.unsent, 0);
+        CHECK_EQ(close(peer), 0);
+        nkt_loop_done(loop);
+    }
+}
+
+/* ---- limits ---------------------------------------------------------------------------------- */
+
+/* UD02 U-04: the longest datagrams of each family, merged receivers or not; one byte more, alone, in
+ * a batch or in segments, is refused at once and leaves nothing behind. */
+NKT_LOOP_TEST(udp_longest_of_each_family) {
+    static const char *const addresses[] = {"127.0.0.1:0", "[::1]:0"};
+    static unsigned char data[65536];
+    sup_fill(data, sizeof(data), 0);
+    for (int i = 0; i < (ud_has_ipv6() ? 2 : 1); i++) {
+        netkit_loop *loop = nkt_loop();
+        static ud_end a, b;
+        netkit_datagram d;
+        size_t most = i == 0 ? 65507 : 65527, queued = 1;
+        netkit_udp_desc desc = ud_desc(&b, addresses[i]);
+        desc.gro = true;
+        netkit_addr to_b = ud_open_with(loop, &b, &desc);
+        desc = ud_desc(&a, addresses[i]);
+        ud_open_with(loop, &a, &desc);
+        b.is_echo = true;
+        memset(&d, 0, sizeof(d));
+        d.data = data;
+        d.len = most + 1;
+        d.peer = to_b;
+        CHECK_ERR(netkit_udp_send(loop, a.udp, &to_b, data, most + 1), NETKIT_E_TOOBIG);
+        CHECK_ERR(netkit_udp_send_batch(loop, a.udp, &d, 1), NETKIT_E_TOOBIG);
+        d.segment_size = 1000;
+        CHECK_ERR(netkit_udp_send_batch(loop, a.udp, &d, 1), NETKIT_E_TOOBIG);
+        CHECK_OK(netkit_udp_queued(loop, a.udp, &queued));
+        CHECK_EQ(queued, 0);
+        CHECK_OK(netkit_udp_send(loop, a.udp, &to_b, data, most));
+        SUP_UNTIL(loop, a.datagrams == 1);
+        CHECK(a.last.len == most && !a.last.is_truncated && b.last.len == most);
+        CHECK_MEM(a.bytes, data, most);
+        d.len = 65507; /* together at most so many, whatever the family */
+        CHECK_EQ(netkit_udp_send_batch(loop, a.udp, &d, 1), 1);
+        SUP_UNTIL(loop, a.sum == most + 65507);
+        CHECK(b.datagrams == 67 && a.last.len == 507 && a.errors == 0 && b.errors == 0);
+        nkt_loop_done(loop);
+    }
+}
+
+/* UD04 UD06 R5: nothing at all is a number like any other, for each call that takes one. */
+NKT_LOOP_TEST(udp_nothing) {
+    netkit_loop *loop = nkt_loop();
+    static ud_end end;
+    netkit_addr addr = ud_open(loop, &end);
+    netkit_datagram d;
+    unsigned char memory[16];
+    size_t queued = 1;
+    memset(&d, 0, sizeof(d));
+    CHECK_EQ(netkit_udp_send_batch(loop, end.udp, NULL, 0), 0);
+    CHECK_EQ(netkit_udp_send_batch(loop, end.udp, &d, 0), 0);
+    CHECK_ERR(netkit_udp_send_batch(loop, end.udp, NULL, 1), NETKIT_E_INVALID);
+    CHECK_ERR(netkit_udp_send_batch(loop, end.udp, &d, 1), NETKIT_E_NOTCONN);
+    CHECK_OK(netkit_udp_flush(loop, end.udp));
+    CHECK_OK(netkit_udp_queued(loop, end.udp, &queued));
+    CHECK_EQ(queued, 0);
+    d.peer = addr;
+    d.segment_size = 10; /* segments of nothing are one empty datagram */
+    CHECK_EQ(netkit_udp_send_batch(loop, end.udp, &d, 1), 1);
+    CHECK_OK(netkit_udp_send(loop, end.udp, &addr, NULL, 0));
+    SUP_UNTIL(loop, end.datagrams == 2);
+    CHECK(end.sum == 0 && end.last.len == 0 && !end.last.is_truncated);
+    sup_settle(loop);
+    CHECK_EQ(end.datagrams, 2);
+    int fd = ud_raw(addr.port, NULL);
+    netkit_socket s = netkit_socket_from_native((uintptr_t)fd);
+    CHECK_EQ(netkit_socket_send_datagrams(s, NULL, 0), 0);
+    CHECK_ERR(netkit_socket_recv_datagrams(s, &d, 0, memory, sizeof(memory)), NETKIT_E_INVALID);
+    CHECK_ERR(netkit_socket_recv_datagrams(s, &d, 1, memory, 0), NETKIT_E_INVALID);
+    close(fd);
+    nkt_loop_done(loop);
+}
+
+/* UD13 U-04: an IPv4 address written as one of IPv6 is that of IPv4 on a socket for both, and cannot
+ * be reached from one for IPv6 alone; nothing stalls. */
+NKT_LOOP_TEST(udp_mapped_addresses) {
+    netkit_loop *loop = nkt_loop();
+    static ud_end four, both, six, connected;
+    netkit_addr mapped = ud_addr("[::ffff:127.0.0.1]:9");
+    if (!ud_has_ipv6()) {
+        SKIP("no IPv6 here");
+    }
+    netkit_addr to_four = ud_open(loop, &four);
+    mapped.port = to_four.port;
+    netkit_udp_desc desc = ud_desc(&both, ":0");
+    desc.tell_ttl = desc.tell_tos = true;
+    netkit_addr at = ud_open_with(loop, &both, &desc);
+    four.is_echo = true;
+    CHECK_OK(netkit_udp_send(loop, both.udp, &mapped, "both", 4));
+    SUP_UNTIL(loop, both.datagrams == 1);
+    CHECK(four.last.peer.family == NETKIT_AF_IPV4 && four.last.peer.port == at.port);
+    CHECK(netkit_addr_equal(&both.last.peer, &to_four)); /* reads as what it is */
+    CHECK(both.last.local.family == NETKIT_AF_IPV4 && both.last.ttl != 0);
+    desc = ud_desc(&six, "[::]:0");
+    desc.v6only = true;
+    netkit_addr to_six = ud_open_with(loop, &six, &desc);
+    CHECK_OK(netkit_udp_send(loop, six.udp, &mapped, "six", 3));
+    SUP_UNTIL(loop, six.errors == 1);
+    CHECK(six.failed.error == NETKIT_E_UNREACHABLE || six.failed.error == NETKIT_E_INVALID);
+    netkit_addr self = ud_addr("[::1]:0");
+    self.port = to_six.port;
+    CHECK_OK(netkit_udp_send(loop, six.udp, &self, "six", 3));
+    SUP_UNTIL(loop, six.datagrams == 1);
+    CHECK_EQ(four.datagrams, 1);
+    desc = ud_desc(&connected, NULL);
+    desc.peer_addr = &mapped;
+    netkit_addr local = ud_open_with(loop, &connected, &desc);
+    CHECK_OK(netkit_udp_send(loop, connected.udp, NULL, "mapped", 6));
+    SUP_UNTIL(loop, connected.datagrams == 1);
+    CHECK(netkit_addr_equal(&connected.last.peer, &to_four));
+    CHECK_EQ(four.last.peer.port, local.port);
+    nkt_loop_done(loop);
+}
+
+#if defined(__linux__)
+/* U-03: many sends that failed here, whose reports the call itself has told already, do not hide
+ * the report of one that failed out there. */
+NKT_LOOP_TEST(udp_report_behind_many) {
+    netkit_loop *loop = nkt_loop();
+    static ud_end end;
+    static char data[65508];
+    netkit_addr deaf = ud_deaf();
+    struct sockaddr_in to = sup_loopback(deaf.port);
+    uintptr_t native;
+    ud_open(loop, &end);
+    CHECK_OK(netkit_udp_native(loop, end.udp, &native));
+    for (int i = 0; i < 3; i++) {
+        for (int k = 0; k < 200; k++) { /* each leaves a report of its own making */
+            CHECK(sendto((int)native, data, sizeof(data), 0, (const struct sockaddr *)&to,
+                         sizeof(to)) < 0);
+        }
+        CHECK_OK(netkit_udp_send(loop, end.udp, &deaf, "knock", 5));
+        SUP_UNTIL(loop, end.errors == i + 1);
+        CHECK_EQ(end.failed.error, NETKIT_E_REFUSED);
+        CHECK(netkit_addr_equal(&end.failed.peer, &deaf));
+    }
+    nkt_loop_done(loop);
+}
+#endif

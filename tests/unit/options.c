@@ -67,6 +67,15 @@ NKT_TEST(option_times) {
     uint64_t start = nkt_now_ns();
     CHECK_ERR(netkit_socket_recv(s[0], text, sizeof(text)), NETKIT_E_AGAIN);
     CHECK(nkt_now_ns() - start >= 39000000);
+    static char data[65536];
+    int rc;
+    CHECK_OK(netkit_socket_set(s[0], NETKIT_OPT_SEND_TIMEOUT, 40));
+    do { /* nobody reads: so does a blocking send */
+        start = nkt_now_ns();
+        rc = netkit_socket_send(s[0], data, sizeof(data));
+    } while (rc > 0);
+    CHECK_ERR(rc, NETKIT_E_AGAIN);
+    CHECK(nkt_now_ns() - start >= 39000000);
     CHECK_OK(netkit_socket_close(&s[0]));
     CHECK_OK(netkit_socket_close(&s[1]));
 }
