@@ -239,6 +239,81 @@ NKT_TEST(uring_full_when_wakes_are_armed) {
     nkt_loop_done(loop);
 }
 
+/* I-04 UR06: what enter(2) says in passing is nobody's business: every byte comes, in order, though
+ * a third of all calls are refused. */
+NKT_TEST(uring_enter_fails_in_passing) {
+    static const int errors[] = {EAGAIN, EBUSY, EINTR, ETIME};
+    for (size_t i = 0; i < NKI_COUNT(errors); i++) {
+        netkit_loop *loop = turing_loop();
+        nkt_fault_prob("io_uring_enter", 33, errors[i]);
+        for (int round = 0; round < 5; round++) {
+            turing_echo_all(loop, 20, 50000);
+            turing_echo_all(loop, TURING_PEERS, 200);
+        }
+        CHECK(nkt_faults() > 5);
+        nkt_fault_clear();
+        nkt_loop_done(loop);
+    }
+}
+
+/* I-08 UR23: what it does not get over ends a run with that error, soon: among it that the kernel
+ * has lost a completion (EBADR) and that its polling thread is dead (EOWNERDEAD). Once is not for
+ * ever: the next run goes on where that one ended. */
+NKT_TEST(uring_enter_fails_for_good) {
+    static const int errors[] = {EBADR, ENXIO, EEXIST, EOWNERDEAD, EBADF, EFAULT};
+    for (size_t i = 0; i < NKI_COUNT(errors); i++) {
+        netkit_loop *loop = turing_loop();
+        sup_peer peers[5];
+        safety_dial_all(loop, peers, 5);
+        uint64_t began = nkt_now_ns();
+        nkt_fault_at("io_uring_enter", 1, errors[i], true);
+        CHECK(netkit_loop_run(loop) < 0);
+        nkt_fault_clear();
+        CHECK(nkt_now_ns() - began < (uint64_t)NKI_NS_PER_S * nkt_slowness);
+        peers[0].to_send = 1000;
+        SUP_UNTIL_DOING(loop, peers[0].received == 1000) {
+            sup_peer_step(&peers[0]);
+        }
+        nkt_fault_at("io_uring_enter", 1, errors[i], true);
+        nkt_loop_done(loop);
+        nkt_fault_clear();
+        CHECK(nkt_now_ns() - began < 5 * (uint64_t)NKI_NS_PER_S * nkt_slowness);
+        safety_all_closed(peers, 5);
+    }
+}
+
+/* UR06 UR07: who never waits hears of everything all the same: polls without any budget, as in a
+ * game's frame, accept, receive and answer, a hundred conns in a few calls. */
+NKT_TEST(uring_polls_without_a_budget) {
+    netkit_loop *loop = turing_loop();
+    uint16_t port = turing_listen(loop);
+    static sup_peer peers[TURING_PEERS];
+    int polls = 0, done = 0;
+    for (int i = 0; i < TURING_PEERS; i++) {
+        peers[i] = sup_peer_of(sup_raw_dial(port, 0));
+        peers[i].to_send = 100;
+        sup_peer_step(&peers[i]);
+    }
+    for (; done < TURING_PEERS && polls < 10000; polls++) {
+        CHECK(netkit_loop_poll(loop, 0) >= 0);
+        done = 0;
+        for (int i = 0; i < TURING_PEERS; i++) {
+            sup_peer_step(&peers[i]);
+            done += peers[i].received == 100;
+        }
+    }
+    printf("%d polls\n", polls);
+    CHECK_EQ(done, TURING_PEERS);
+    for (int i = 0; i < TURING_PEERS; i++) {
+        sup_peer_close(&peers[i]);
+    }
+    for (polls = 0; netkit_loop_objects(loop) > 1 && polls < 10000; polls++) {
+        CHECK(netkit_loop_poll(loop, 0) >= 0);
+    }
+    CHECK_EQ(netkit_loop_objects(loop), 1);
+    nkt_loop_done(loop);
+}
+
 /* Z-06 UR23: what a forked child does to its copy of a conn is nothing to the parent's: closed
  * there, the peer sees an end and no reset. */
 NKT_TEST(uring_child_leaves_no_reset_behind) {
