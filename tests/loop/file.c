@@ -164,7 +164,9 @@ static void file_refuses_on_open(netkit_loop *loop, netkit_conn conn, void *user
     close(pair[0]);
     close(pair[1]);
     file_refused(loop, conn, s, pair[0], 0, 1, NETKIT_E_INVALID);
-    nkt_fault_at(NKT_DUP, 1, EMFILE, false);
+    nkt_fault_at("fcntl", 1, EMFILE, false);
+    nkt_fault_at("reopen", 1, EMFILE, false);
+    nkt_fault_at("dup", 1, EMFILE, false);
     file_refused(loop, conn, s, s->fd, 0, 10, NETKIT_E_MFILE);
     nkt_fault_clear();
     nkt_alloc_fail_at(1, false);
@@ -309,7 +311,9 @@ NKT_TEST(file_all_with_a_deadline) {
     CHECK_ERR(netkit_socket_send_file_all(pair[0], (uintptr_t)fd, 0, NETKIT_FILE_END, 50, &done),
               NETKIT_E_TIMEOUT);
     CHECK(done > 0 && done < 2000000);
+#if NKI_POSIX /* how much fits is for TCP to say, from one moment to the next */
     CHECK_ERR(netkit_socket_send_file(pair[0], (uintptr_t)fd, 0, 10), NETKIT_E_AGAIN);
+#endif
     static unsigned char got[2000000], want[2000000];
     CHECK_OK(netkit_socket_recv_all(pair[1], got, (size_t)done, 1000, NULL));
     sup_fill(want, sizeof want, 0);
