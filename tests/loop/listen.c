@@ -301,11 +301,13 @@ NKT_LOOP_TEST(listen_sets_options_on_conns) {
         CHECK_EQ(value != 0, way == 0);
         CHECK_OK(netkit_conn_get_option(loop, s.last, NETKIT_OPT_KEEPALIVE, &value));
         CHECK_EQ(value != 0, way == 1);
-        CHECK_OK(netkit_conn_get_option(loop, s.last, NETKIT_OPT_USER_TIMEOUT, &value));
-        CHECK_EQ(value, way == 1 ? 4321 : 0);
+        int rc = netkit_conn_get_option(loop, s.last, NETKIT_OPT_USER_TIMEOUT, &value);
+        CHECK(rc == NETKIT_OK || (NKI_WINDOWS && rc == NETKIT_E_NOSYS));
+        CHECK_EQ(value, way == 1 && rc == NETKIT_OK ? 4321 : 0);
         if (way == 1) {
-            CHECK_OK(netkit_conn_get_option(loop, s.last, NETKIT_OPT_KEEPALIVE_IDLE, &value));
-            CHECK_EQ(value, 77);
+            rc = netkit_conn_get_option(loop, s.last, NETKIT_OPT_KEEPALIVE_IDLE, &value);
+            CHECK(rc == NETKIT_OK || (NKI_WINDOWS && rc == NETKIT_E_NOSYS)); /* wine 8 */
+            CHECK_EQ(value, rc == NETKIT_OK ? 77 : 0);
         }
         CHECK_OK(netkit_conn_set_option(loop, s.last, NETKIT_OPT_NODELAY, way));
         CHECK_OK(netkit_conn_get_option(loop, s.last, NETKIT_OPT_NODELAY, &value));
