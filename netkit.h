@@ -7877,7 +7877,8 @@ static int nki_os_reset(uintptr_t s) {
 
 enum {
     NKI_PAIR_STRANGERS = 64, /* connections of others that may come before ours */
-    NKI_PAIR_JUNK = 1024     /* and datagrams */
+    NKI_PAIR_JUNK = 1024,    /* and datagrams */
+    NKI_WAKE_BUFFER = 4096   /* bytes */
 };
 
 static void nki_pair_loopback(netkit_addr *out) {
@@ -8014,6 +8015,10 @@ static int nki_os_wake_open(nki_wake *out) {
     int rc = nki_os_pair(NETKIT_SOCK_STREAM, false, pair);
     out->reader = pair[0];
     out->writer = pair[1];
+    if (rc == NETKIT_OK) { /* as little as there can be, so that it is soon drained */
+        (void)nki_os_set_int(nki_os_fd(out->reader), SOL_SOCKET, SO_RCVBUF, NKI_WAKE_BUFFER);
+        (void)nki_os_set_int(nki_os_fd(out->writer), SOL_SOCKET, SO_SNDBUF, NKI_WAKE_BUFFER);
+    }
     return rc;
 }
 
@@ -8534,8 +8539,7 @@ static int nki_os_get_option(uintptr_t s, netkit_option option, int *value) {
 
 static int nki_os_set_text(uintptr_t s, netkit_option option, const char *value) {
     NKI_UNUSED(s);
-    NKI_UNUSED(value);
-    return option == NETKIT_OPT_CONGESTION ? NETKIT_E_NOSYS : NETKIT_E_INVALID;
+    return option == NETKIT_OPT_CONGESTION && value[0] != '\0' ? NETKIT_E_NOSYS : NETKIT_E_INVALID;
 }
 
 static int nki_os_get_text(uintptr_t s, netkit_option option, char *text, size_t size) {
@@ -10184,11 +10188,15 @@ static int nki_ip_set_plain(SOCKET s, const nki_ip_option *row, int value) {
     if (row->option == NETKIT_OPT_TELL_ERRORS) {
         return nki_os_set_reports(s, value != 0);
     }
-    if (row->option == NETKIT_OPT_GRO) {
-        value = value != 0 ? NKI_COALESCED_MOST : 0;
+    if (row->name == NKI_NO_NAME) {
+        return NETKIT_E_NOSYS;
     }
-    return row->name == NKI_NO_NAME ? (int)NETKIT_E_NOSYS
-                                    : nki_os_set_int(s, row->level, row->name, value);
+    if (row->option != NETKIT_OPT_GRO) {
+        return nki_os_set_int(s, row->level, row->name, value);
+    }
+    /* Who knows no options of UDP takes the level for wrong (wine). */
+    int rc = nki_os_set_int(s, row->level, row->name, value != 0 ? NKI_COALESCED_MOST : 0);
+    return rc == NETKIT_E_INVALID ? (int)NETKIT_E_NOSYS : rc;
 }
 
 static int nki_os_set_ip_option(uintptr_t s, netkit_option option, int value) {
@@ -11106,13 +11114,9 @@ static void nki_control_local(WSAMSG *msg, const nki_route *route) {
     }
 }
 
-static void nki_dgram_control(WSAMSG *msg, const nki_dgram_out *out) {
-    const nki_route *route = out->route;
+static void nki_control_numbers(WSAMSG *msg, const nki_route *route) {
     bool is_ipv6 = route->level == NETKIT_AF_IPV6;
     int level = is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IP;
-    if (route->local_family != NETKIT_AF_NONE || route->interface_index != 0) {
-        nki_control_local(msg, route);
-    }
     if (route->ttl != 0) {
         int ttl = route->ttl;
         nki_control_put(msg, level, is_ipv6 ? NKI_IP_HOPLIMIT : NKI_IP_TTL, &ttl, sizeof ttl);
@@ -11120,6 +11124,17 @@ static void nki_dgram_control(WSAMSG *msg, const nki_dgram_out *out) {
     if (route->tos != 0) {
         int tos = route->tos;
         nki_control_put(msg, level, is_ipv6 ? NKI_IPV6_TCLASS : NKI_IP_TOS, &tos, sizeof tos);
+    }
+}
+
+static void nki_dgram_control(WSAMSG *msg, const nki_dgram_out *out, bool has_numbers) {
+    const nki_route *route = out->route;
+    msg->Control.len = 0;
+    if (route->local_family != NETKIT_AF_NONE || route->interface_index != 0) {
+        nki_control_local(msg, route);
+    }
+    if (has_numbers) {
+        nki_control_numbers(msg, route);
     }
     if (out->segment != 0) {
         DWORD size = out->segment;
@@ -11154,11 +11169,29 @@ static int nki_dgram_name(struct sockaddr_storage *name, const nki_dgram_out *ou
     return len;
 }
 
+static int nki_dgram_call(SOCKET s, WSAMSG *msg) {
+    DWORD sent = 0;
+    if (msg->Control.len != 0) {
+        return NKI_SYS_sendmsg(s, msg, &sent);
+    }
+    return msg->name != NULL ? NKI_SYS_sendto(s, msg->lpBuffers, 1, &sent, msg->name, msg->namelen)
+                             : NKI_SYS_sendv(s, msg->lpBuffers, 1, &sent);
+}
+
+static uint32_t nki_dgram_cap(SOCKET s, int level, int name, uint32_t cap) {
+    int value;
+    return nki_os_get_int(s, level, name, &value) == NETKIT_OK ? cap : 0;
+}
+
+/* Not every Windows takes a time to live and a type of service with a datagram, and one that does
+ * not refuses it: then it goes without them. */
 static int nki_dgram_send(SOCKET s, bool is_ipv6, const nki_dgram_out *out) {
     nki_dgram_side side;
     WSAMSG msg;
-    DWORD sent = 0;
-    int rc;
+    /* Wine would send one that is to be cut as a whole. */
+    if (out->segment != 0 && nki_dgram_cap(s, IPPROTO_UDP, NKI_UDP_SEND_MSG_SIZE, 1) == 0) {
+        return nki_os_fail(WSAEOPNOTSUPP);
+    }
     memset(&msg, 0, sizeof msg);
     /* The system only reads, but WSABUF has no const. */
     memcpy(&side.buf.buf, &out->data, sizeof side.buf.buf);
@@ -11168,13 +11201,15 @@ static int nki_dgram_send(SOCKET s, bool is_ipv6, const nki_dgram_out *out) {
     msg.lpBuffers = &side.buf;
     msg.dwBufferCount = 1;
     msg.Control.buf = side.control.bytes;
-    nki_dgram_control(&msg, out);
-    if (msg.Control.len != 0) {
-        rc = NKI_SYS_sendmsg(s, &msg, &sent);
-    } else if (msg.name != NULL) {
-        rc = NKI_SYS_sendto(s, &side.buf, 1, &sent, msg.name, msg.namelen);
-    } else {
-        rc = NKI_SYS_sendv(s, &side.buf, 1, &sent);
+    nki_dgram_control(&msg, out, true);
+    int rc = nki_dgram_call(s, &msg);
+    bool has_numbers = (out->route->ttl | out->route->tos) != 0;
+    if (rc != 0 && nki_os_code() == WSAEINVAL && has_numbers) {
+        nki_dgram_control(&msg, out, false);
+        rc = nki_dgram_call(s, &msg);
+    }
+    if (rc != 0 && msg.name == NULL && nki_os_code() == WSAEINVAL) {
+        return nki_os_fail(WSAENOTCONN); /* wine's word for it */
     }
     return rc != 0 ? nki_os_send_error((uintptr_t)s) : (int)NETKIT_OK;
 }
@@ -11200,18 +11235,27 @@ static int nki_os_recv_failed(uintptr_t s, netkit_datagram *out, void *memory, s
     return NETKIT_E_AGAIN;
 }
 
-static int nki_os_join_any(SOCKET s, int level, bool is_join, const netkit_addr *group,
-                           uint32_t interface_index) {
-    struct group_req request;
-    socklen_t len;
-    memset(&request, 0, sizeof request);
-    request.gr_interface = interface_index;
-    if (nki_sockaddr_from(&request.gr_group, &len, group) != NETKIT_OK) {
-        return NETKIT_E_INVALID;
-    }
-    int name = is_join ? MCAST_JOIN_GROUP : MCAST_LEAVE_GROUP;
-    return NKI_SYS_setsockopt(s, level, name, &request, (int)sizeof request) != 0 ? nki_os_error()
-                                                                                  : NETKIT_OK;
+/* An index stands for an interface's address as one of 0.0.0.0/8. */
+static int nki_os_join_ipv4(SOCKET s, bool is_join, const netkit_addr *group,
+                            uint32_t interface_index) {
+    struct ip_mreq request;
+    memcpy(&request.imr_multiaddr, group->ip, 4);
+    request.imr_interface.s_addr = htonl(interface_index);
+    int name = is_join ? IP_ADD_MEMBERSHIP : IP_DROP_MEMBERSHIP;
+    return NKI_SYS_setsockopt(s, IPPROTO_IP, name, &request, (int)sizeof request) != 0
+               ? nki_os_error()
+               : NETKIT_OK;
+}
+
+static int nki_os_join_ipv6(SOCKET s, bool is_join, const netkit_addr *group,
+                            uint32_t interface_index) {
+    struct ipv6_mreq request;
+    memcpy(&request.ipv6mr_multiaddr, group->ip, 16);
+    request.ipv6mr_interface = interface_index;
+    int name = is_join ? IPV6_ADD_MEMBERSHIP : IPV6_DROP_MEMBERSHIP;
+    return NKI_SYS_setsockopt(s, IPPROTO_IPV6, name, &request, (int)sizeof request) != 0
+               ? nki_os_error()
+               : NETKIT_OK;
 }
 
 static int nki_os_join_source(SOCKET s, int level, bool is_join, const netkit_addr *group,
@@ -11233,15 +11277,19 @@ static int nki_os_join_source(SOCKET s, int level, bool is_join, const netkit_ad
 static int nki_os_join(uintptr_t s, bool is_join, const netkit_addr *group,
                        uint32_t interface_index, const netkit_addr *source) {
     SOCKET fd = nki_os_fd(s);
-    int level = group->family == NETKIT_AF_IPV6 ? IPPROTO_IPV6 : IPPROTO_IP;
+    bool is_ipv6 = group->family == NETKIT_AF_IPV6;
     bool is_group = group->family == NETKIT_AF_IPV6   ? group->ip[0] == 0xFF
                     : group->family == NETKIT_AF_IPV4 ? group->ip[0] >> 4 == 14
                                                       : false;
     if (!is_group) {
         return NETKIT_E_INVALID;
     }
-    return source == NULL ? nki_os_join_any(fd, level, is_join, group, interface_index)
-                          : nki_os_join_source(fd, level, is_join, group, interface_index, source);
+    if (source != NULL) {
+        int level = is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IP;
+        return nki_os_join_source(fd, level, is_join, group, interface_index, source);
+    }
+    return is_ipv6 ? nki_os_join_ipv6(fd, is_join, group, interface_index)
+                   : nki_os_join_ipv4(fd, is_join, group, interface_index);
 }
 
 static int nki_os_set_buffers(uintptr_t s, uint32_t recv_size, uint32_t send_size) {
@@ -11253,11 +11301,6 @@ static int nki_os_set_buffers(uintptr_t s, uint32_t recv_size, uint32_t send_siz
         rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_SNDBUF, (int)send_size);
     }
     return rc;
-}
-
-static uint32_t nki_dgram_cap(SOCKET s, int level, int name, uint32_t cap) {
-    int value;
-    return nki_os_get_int(s, level, name, &value) == NETKIT_OK ? cap : 0;
 }
 
 static uint32_t nki_os_dgram_caps(uintptr_t s) {

@@ -178,6 +178,8 @@ static inline int nkt_dup(int fd) {
     return s == INVALID_SOCKET ? nkt_failed() : nkt_native_fd((uintptr_t)s);
 }
 
+static HANDLE nkt_low_handle; /* made when the process begins */
+
 /* The same under a number that is given up for it: numbers go out again soon, so it comes. */
 static inline int nkt_dup2(int fd, int number) {
     int missed[64], count = 0, got = -1;
@@ -185,12 +187,14 @@ static inline int nkt_dup2(int fd, int number) {
         return number;
     }
     (void)nkt_close(number);
+    CloseHandle(nkt_low_handle); /* the system takes the lowest for a moment, then the next */
     while (got != number && count < 64) {
         got = nkt_dup(fd);
         if (got != number) {
             missed[count++] = got;
         }
     }
+    nkt_low_handle = CreateEventA(NULL, TRUE, FALSE, NULL);
     while (count > 0) {
         (void)nkt_close(missed[--count]);
     }
@@ -266,9 +270,20 @@ typedef struct nkt_pollfd {
     short revents;
 } nkt_pollfd;
 
+/* Handles that are no sockets are waited for alone. */
 static inline int nkt_poll(nkt_pollfd *fds, unsigned count, int timeout_ms) {
     WSAPOLLFD all[16];
     int rc;
+    if (count == 0 || (count == 1 && !nkt_is_socket(fds[0].fd))) {
+        DWORD ms = timeout_ms < 0 ? INFINITE : (DWORD)timeout_ms;
+        bool is_there = count == 1 && WaitForSingleObject(nkt_handle(fds[0].fd), ms) == 0;
+        if (count == 0) {
+            Sleep(ms);
+        } else {
+            fds[0].revents = is_there ? POLLIN : 0;
+        }
+        return is_there ? 1 : 0;
+    }
     if (count > 16) {
         SetLastError(WSAEINVAL);
         return nkt_failed();
@@ -361,12 +376,24 @@ static inline int nkt_getsockopt(int fd, int level, int option, void *value, soc
     return nkt_said(getsockopt(nkt_native(fd), level, option, (char *)value, len));
 }
 
+/* Wine takes a reset for an end when it receives, and for what it is when it polls. */
+static inline bool nkt_is_reset(int fd) {
+    WSAPOLLFD p = {nkt_native(fd), POLLIN, 0};
+    int type = 0, len = sizeof(type);
+    (void)getsockopt(nkt_native(fd), SOL_SOCKET, SO_TYPE, (char *)&type, &len);
+    return type == SOCK_STREAM && WSAPoll(&p, 1, 0) == 1 && (p.revents & POLLERR) != 0;
+}
+
 static inline ssize_t nkt_recvfrom(int fd, void *data, size_t len, int flags, struct sockaddr *from,
                                    socklen_t *from_len) {
     int most = len < NKT_MOST ? (int)len : NKT_MOST;
     int got = -1;
     if (nkt_may_now(fd, flags, POLLIN)) {
         got = recvfrom(nkt_native(fd), (char *)data, most, flags & ~MSG_DONTWAIT, from, from_len);
+    }
+    if (got == 0 && most > 0 && nkt_is_reset(fd)) {
+        SetLastError(WSAECONNRESET);
+        got = -1;
     }
     return got < 0 ? nkt_failed() : got;
 }
@@ -543,6 +570,11 @@ static inline int nkt_access(const char *path, int mode) {
 static inline int nkt_mkdir(const char *path, unsigned mode) {
     (void)mode;
     return CreateDirectoryA(path, NULL) ? 0 : nkt_failed();
+}
+
+/* Wine says that it is, to who asks. */
+static inline bool nkt_is_wine(void) {
+    return GetProcAddress(GetModuleHandleA("ntdll.dll"), "wine_get_version") != NULL;
 }
 
 /* ---- the process ------------------------------------------------------------------- */
@@ -796,8 +828,8 @@ static inline bool nkt_spare_descriptors(int count) {
 }
 
 static inline bool nkt_is_starved(const char *call) {
-    static const char *const takers[] = {"socket", "accept",      "dup",
-                                         "open",   "port_create", "nt_open"};
+    static const char *const takers[] = {"socket", "accept",      "dup",    "open",
+                                         "reopen", "port_create", "nt_open"};
     for (size_t i = 0; nkt_handles_most >= 0 && i < sizeof(takers) / sizeof(takers[0]); i++) {
         if (strcmp(call, takers[i]) == 0 && nkt_open_fds() >= nkt_handles_most) {
             nkt_set_os_error(EMFILE);

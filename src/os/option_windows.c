@@ -168,8 +168,7 @@ static int nki_os_get_option(uintptr_t s, netkit_option option, int *value) {
 
 static int nki_os_set_text(uintptr_t s, netkit_option option, const char *value) {
     NKI_UNUSED(s);
-    NKI_UNUSED(value);
-    return option == NETKIT_OPT_CONGESTION ? NETKIT_E_NOSYS : NETKIT_E_INVALID;
+    return option == NETKIT_OPT_CONGESTION && value[0] != '\0' ? NETKIT_E_NOSYS : NETKIT_E_INVALID;
 }
 
 static int nki_os_get_text(uintptr_t s, netkit_option option, char *text, size_t size) {

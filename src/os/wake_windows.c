@@ -8,7 +8,8 @@
 
 enum {
     NKI_PAIR_STRANGERS = 64, /* connections of others that may come before ours */
-    NKI_PAIR_JUNK = 1024     /* and datagrams */
+    NKI_PAIR_JUNK = 1024,    /* and datagrams */
+    NKI_WAKE_BUFFER = 4096   /* bytes */
 };
 
 static void nki_pair_loopback(netkit_addr *out) {
@@ -145,6 +146,10 @@ static int nki_os_wake_open(nki_wake *out) {
     int rc = nki_os_pair(NETKIT_SOCK_STREAM, false, pair);
     out->reader = pair[0];
     out->writer = pair[1];
+    if (rc == NETKIT_OK) { /* as little as there can be, so that it is soon drained */
+        (void)nki_os_set_int(nki_os_fd(out->reader), SOL_SOCKET, SO_RCVBUF, NKI_WAKE_BUFFER);
+        (void)nki_os_set_int(nki_os_fd(out->writer), SOL_SOCKET, SO_SNDBUF, NKI_WAKE_BUFFER);
+    }
     return rc;
 }
 

@@ -200,12 +200,15 @@ NKT_LOOP_TEST(listen_refuses_what_cannot_be) {
     desc.address = address;
     CHECK_ERR(netkit_listen(loop, &desc, &other), NETKIT_E_ADDRINUSE);
     desc.reuse_port = true;
-    CHECK_ERR(netkit_listen(loop, &desc, &other), NETKIT_E_ADDRINUSE);
+    CHECK_ERR(netkit_listen(loop, &desc, &other),
+              NKI_WINDOWS ? NETKIT_E_NOSYS : NETKIT_E_ADDRINUSE);
     CHECK_EQ(netkit_loop_objects(loop), 1);
     CHECK_EQ(nkt_open_fds(), fds + 1);
     CHECK_OK(netkit_listener_close(loop, listener));
     SUP_UNTIL(loop, s.listener_closes == 1);
+    desc.reuse_port = !NKI_WINDOWS;
     CHECK_OK(netkit_listen(loop, &desc, &listener)); /* the port is free again at once */
+    desc.address = NKI_WINDOWS ? "127.0.0.1:0" : address;
     CHECK_OK(netkit_listen(loop, &desc, &other));
     fd = listen_dial4(sup_port(loop, other));
     CHECK(fd >= 0);
@@ -298,11 +301,13 @@ NKT_LOOP_TEST(listen_sets_options_on_conns) {
         CHECK_EQ(value != 0, way == 0);
         CHECK_OK(netkit_conn_get_option(loop, s.last, NETKIT_OPT_KEEPALIVE, &value));
         CHECK_EQ(value != 0, way == 1);
-        CHECK_OK(netkit_conn_get_option(loop, s.last, NETKIT_OPT_USER_TIMEOUT, &value));
-        CHECK_EQ(value, way == 1 ? 4321 : 0);
+        int rc = netkit_conn_get_option(loop, s.last, NETKIT_OPT_USER_TIMEOUT, &value);
+        CHECK(rc == NETKIT_OK || (NKI_WINDOWS && rc == NETKIT_E_NOSYS));
+        CHECK_EQ(value, way == 1 && rc == NETKIT_OK ? 4321 : 0);
         if (way == 1) {
-            CHECK_OK(netkit_conn_get_option(loop, s.last, NETKIT_OPT_KEEPALIVE_IDLE, &value));
-            CHECK_EQ(value, 77);
+            rc = netkit_conn_get_option(loop, s.last, NETKIT_OPT_KEEPALIVE_IDLE, &value);
+            CHECK(rc == NETKIT_OK || (NKI_WINDOWS && rc == NETKIT_E_NOSYS)); /* wine 8 */
+            CHECK_EQ(value, rc == NETKIT_OK ? 77 : 0);
         }
         CHECK_OK(netkit_conn_set_option(loop, s.last, NETKIT_OPT_NODELAY, way));
         CHECK_OK(netkit_conn_get_option(loop, s.last, NETKIT_OPT_NODELAY, &value));
