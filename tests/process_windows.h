@@ -154,12 +154,12 @@ static void nkt_process_if_child(void) {
     const char *name = nkt_option("NKT_CHILD");
     nkt_job job;
     WSADATA data;
+    (void)_setmode(1, _O_BINARY); /* lines end as elsewhere */
     if (name == NULL) {
         return;
     }
     (void)SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX);
     (void)SetUnhandledExceptionFilter(nkt_on_crash);
-    (void)_set_abort_behavior(0, _WRITE_ABORT_MSG | _CALL_REPORTFAULT);
     setvbuf(stdout, NULL, _IONBF, 0);
     if (WSAStartup(0x0202, &data) != 0) {
         nkt_die("WSAStartup"); /* for the sockets of the tests themselves */

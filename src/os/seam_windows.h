@@ -63,7 +63,7 @@
     (NKI_FAIL(extension) ? -1                                                        \
                          : WSAIoctl((s), SIO_GET_EXTENSION_FUNCTION_POINTER, (guid), \
                                     (DWORD)sizeof *(guid), (call), (size), (got), NULL, NULL))
-#define NKI_SYS_select(r, w, x, time) (NKI_FAIL(select) ? -1 : select(0, (r), (w), (x), (time)))
+#define NKI_SYS_select(r, w, x, time) (NKI_FAIL(poll) ? -1 : select(0, (r), (w), (x), (time)))
 #define NKI_SYS_poll(p, n, ms) (NKI_FAIL(poll) ? -1 : WSAPoll((p), (n), (ms)))
 
 /* Handles. */

@@ -563,11 +563,20 @@ static NKI_COLD int nki_os_recv_error(uintptr_t s, size_t len) {
     }
 }
 
+/* Wine takes the error out of a socket that was reset, and what receiving is left with looks like
+ * an end: polling still knows better. */
+static NKI_COLD int nki_os_recv_end(uintptr_t s) {
+    uint32_t held;
+    bool is_reset = nki_os_look(nki_os_fd(s), NETKIT_POLL_READ, &held) == 1 &&
+                    (held & NETKIT_POLL_ERROR) != 0 && !nki_os_is_datagram(s);
+    return is_reset ? nki_os_fail(WSAECONNRESET) : (int)NETKIT_E_EOF;
+}
+
 static int nki_os_recv_result(uintptr_t s, int got, size_t len) {
-    if (got >= 0) {
-        return got == 0 && len != 0 ? (int)NETKIT_E_EOF : got;
+    if (got > 0 || (got == 0 && len == 0)) {
+        return got;
     }
-    return nki_os_recv_error(s, len);
+    return got == 0 ? nki_os_recv_end(s) : nki_os_recv_error(s, len);
 }
 
 static int nki_os_recv_flags(uintptr_t s, void *data, size_t len, int flags) {
