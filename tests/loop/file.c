@@ -164,7 +164,7 @@ static void file_refuses_on_open(netkit_loop *loop, netkit_conn conn, void *user
     close(pair[0]);
     close(pair[1]);
     file_refused(loop, conn, s, pair[0], 0, 1, NETKIT_E_INVALID);
-    nkt_fault_at("fcntl", 1, EMFILE, false);
+    nkt_fault_at(NKT_DUP, 1, EMFILE, false);
     file_refused(loop, conn, s, s->fd, 0, 10, NETKIT_E_MFILE);
     nkt_fault_clear();
     nkt_alloc_fail_at(1, false);
@@ -243,7 +243,7 @@ static void file_send_to_dead_peers(int fd) {
         netkit_socket pair[2];
         uint64_t done;
         CHECK_OK(netkit_socket_pair(pair, NETKIT_SOCK_STREAM, 0));
-        CHECK_OK(netkit_socket_close(&pair[1]));
+        CHECK_OK(netkit_socket_reset(&pair[1]));
         CHECK_ERR(netkit_socket_send_file(pair[0], (uintptr_t)fd, 0, 100000), NETKIT_E_RESET);
         CHECK_ERR(netkit_socket_send_file_all(pair[0], (uintptr_t)fd, 0, 100000, 1000, &done),
                   NETKIT_E_RESET);
@@ -304,6 +304,8 @@ NKT_TEST(file_all_with_a_deadline) {
     uint64_t done;
     int fd = file_make(2000000);
     CHECK_OK(netkit_socket_pair(pair, NETKIT_SOCK_STREAM, 0));
+    CHECK_OK(netkit_socket_set(pair[0], NETKIT_OPT_SEND_BUFFER, 65536));
+    CHECK_OK(netkit_socket_set(pair[1], NETKIT_OPT_RECV_BUFFER, 65536));
     CHECK_ERR(netkit_socket_send_file_all(pair[0], (uintptr_t)fd, 0, NETKIT_FILE_END, 50, &done),
               NETKIT_E_TIMEOUT);
     CHECK(done > 0 && done < 2000000);
