@@ -93,7 +93,7 @@ typedef struct nkt_slot {
 enum {
     NKT_JOBS = 16,
     NKT_BACKENDS = 8,
-    NKT_LIMIT_S = 10,
+    NKT_LIMIT_S = NKI_WINDOWS ? 60 : 10,
     NKT_LONG_LIMIT_S = 120
 };
 

@@ -266,9 +266,20 @@ typedef struct nkt_pollfd {
     short revents;
 } nkt_pollfd;
 
+/* Handles that are no sockets are waited for alone. */
 static inline int nkt_poll(nkt_pollfd *fds, unsigned count, int timeout_ms) {
     WSAPOLLFD all[16];
     int rc;
+    if (count == 0 || (count == 1 && !nkt_is_socket(fds[0].fd))) {
+        DWORD ms = timeout_ms < 0 ? INFINITE : (DWORD)timeout_ms;
+        bool is_there = count == 1 && WaitForSingleObject(nkt_handle(fds[0].fd), ms) == 0;
+        if (count == 0) {
+            Sleep(ms);
+        } else {
+            fds[0].revents = is_there ? POLLIN : 0;
+        }
+        return is_there ? 1 : 0;
+    }
     if (count > 16) {
         SetLastError(WSAEINVAL);
         return nkt_failed();
@@ -361,12 +372,24 @@ static inline int nkt_getsockopt(int fd, int level, int option, void *value, soc
     return nkt_said(getsockopt(nkt_native(fd), level, option, (char *)value, len));
 }
 
+/* Wine takes a reset for an end when it receives, and for what it is when it polls. */
+static inline bool nkt_is_reset(int fd) {
+    WSAPOLLFD p = {nkt_native(fd), POLLIN, 0};
+    int type = 0, len = sizeof(type);
+    (void)getsockopt(nkt_native(fd), SOL_SOCKET, SO_TYPE, (char *)&type, &len);
+    return type == SOCK_STREAM && WSAPoll(&p, 1, 0) == 1 && (p.revents & POLLERR) != 0;
+}
+
 static inline ssize_t nkt_recvfrom(int fd, void *data, size_t len, int flags, struct sockaddr *from,
                                    socklen_t *from_len) {
     int most = len < NKT_MOST ? (int)len : NKT_MOST;
     int got = -1;
     if (nkt_may_now(fd, flags, POLLIN)) {
         got = recvfrom(nkt_native(fd), (char *)data, most, flags & ~MSG_DONTWAIT, from, from_len);
+    }
+    if (got == 0 && most > 0 && nkt_is_reset(fd)) {
+        SetLastError(WSAECONNRESET);
+        got = -1;
     }
     return got < 0 ? nkt_failed() : got;
 }

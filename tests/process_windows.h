@@ -86,10 +86,14 @@ static void nkt_process_start(nkt_slot *slot) {
     how.hStdOutput = process->output;
     how.hStdError = process->output;
     fflush(stdout);
+    /* Two handles, as the C library takes each for one of its numbers alone. */
+    (void)DuplicateHandle(GetCurrentProcess(), process->output, GetCurrentProcess(), &how.hStdError,
+                          0, TRUE, DUPLICATE_SAME_ACCESS);
     if (!CreateProcessA(NULL, command, NULL, NULL, TRUE, CREATE_SUSPENDED, NULL, NULL, &how,
                         &info)) {
         nkt_die(command);
     }
+    CloseHandle(how.hStdError);
     (void)SetHandleInformation(process->output, HANDLE_FLAG_INHERIT, 0);
     process->job = CreateJobObjectA(NULL, NULL);
     (void)AssignProcessToJobObject(process->job, info.hProcess);

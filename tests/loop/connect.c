@@ -18,7 +18,7 @@ NKT_LOOP_TEST(connect_refused) {
     snprintf(address[0], sizeof(address[0]), "127.0.0.1:%u", port);
     snprintf(address[1], sizeof(address[1]), "[::1]:%u", port);
     snprintf(address[2], sizeof(address[2]), "unix:@netkit-nobody-%d", (int)getpid());
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < (NKI_WINDOWS ? 2 : 3); i++) { /* abstract names are no names there */
         uint64_t began = nkt_now_ns();
         sup_end end;
         netkit_connect_desc desc;

@@ -9,7 +9,7 @@ static void embed_round(netkit_loop *loop) {
     int code = netkit_loop_native(loop, &native);
     struct pollfd p;
     CHECK(timeout >= -1);
-    if (nkt_backend == NETKIT_BACKEND_POLL) {
+    if (nkt_backend == NETKIT_BACKEND_POLL || nkt_backend == NETKIT_BACKEND_WSAPOLL) {
         CHECK_ERR(code, NETKIT_E_NOSYS);
         timeout = timeout < 0 || timeout > 1 ? 1 : timeout; /* nothing to wait for: look often */
         CHECK(poll(NULL, 0, timeout) >= 0);

@@ -26,7 +26,7 @@ static void loop_count_post(netkit_loop *loop, int status, void *user) {
  * behind, no descriptor, no byte, no thread. */
 NKT_LOOP_TEST(loop_lives_a_thousand_times) {
     int fds = nkt_open_fds(), threads = nkt_threads();
-    for (int i = 0; i < 1000; i++) {
+    for (int i = 0; i < (int)nkt_count(1000, 1000); i++) {
         netkit_loop *loop = nkt_loop();
         if (i % 4 != 0) {
             netkit_listen_desc desc;
@@ -551,7 +551,7 @@ NKT_LOOP_TEST(loop_conns_close_each_other) {
     static const netkit_handler handler = {tl_on_open, loop_fratricide, tl_on_drain, NULL,
                                            tl_on_close};
     netkit_loop *loop = nkt_loop();
-    for (uint64_t round = 0; round < nkt_scale(10000, 1000); round++) {
+    for (uint64_t round = 0; round < nkt_count(10000, 1000); round++) {
         tl_conn a, b;
         memset(&a, 0, sizeof(a));
         memset(&b, 0, sizeof(b));
@@ -972,7 +972,7 @@ NKT_LOOP_TEST(loop_descriptors_are_reused_a_million_times) {
     static loop_reuse ring[RING];
     static uint64_t tag;
     netkit_loop *loop = nkt_loop();
-    uint64_t rounds = nkt_scale(1000000, 20000) / RING, heard = 0;
+    uint64_t rounds = nkt_count(1000000, 20000) / RING, heard = 0;
     int64_t live = 0;
     for (uint64_t round = 0; round < rounds; round++) {
         for (int i = 0; i < RING; i++) {
@@ -1936,7 +1936,7 @@ static void loop_chaos(uint64_t turns) {
  * every lent chunk comes back once and before its conn's close, every conn closes once and hears
  * nothing more, every byte that arrives is the right one, and none that was not sent. */
 NKT_LOOP_TEST(loop_keeps_its_word_in_chaos) {
-    loop_chaos(nkt_scale(200000, 4000));
+    loop_chaos(nkt_count(200000, 4000));
 }
 
 /* G8 I1 I2 T-04: the same while the system moves few bytes at a time or says not now. */
@@ -1944,7 +1944,7 @@ NKT_LOOP_TEST(loop_keeps_its_word_in_chaos_with_faults) {
     nkt_clip_random("recv", 50);
     nkt_clip_random("send", 50);
     nkt_fault_prob("sendmsg", 20, EAGAIN);
-    loop_chaos(nkt_scale(100000, 2000));
+    loop_chaos(nkt_count(100000, 2000));
     CHECK(nkt_faults() > 100);
 }
 
@@ -1959,7 +1959,7 @@ NKT_LOOP_TEST(loop_echo_allocates_nothing) {
     netkit_loop *loop = nkt_loop();
     netkit_handler handler = tl_handler();
     netkit_conn_options options;
-    uint64_t rounds = nkt_scale(1000000, 40000) / COUNT, allocs = 0;
+    uint64_t rounds = nkt_count(1000000, 40000) / COUNT, allocs = 0;
     char data[64], back[64];
     int posts[2] = {0, 0}, ticks = 0;
     memset(data, 'x', sizeof(data));

@@ -102,6 +102,13 @@ static netkit_addr ud_open_with(netkit_loop *loop, ud_end *end, const netkit_udp
     return addr;
 }
 
+/* Whether the system can do all that: NETKIT_UDP_CAP_*. */
+static bool ud_can(const ud_end *end, uint32_t what) {
+    uint32_t caps = 0;
+    CHECK_OK(netkit_udp_caps(end->loop, end->udp, &caps));
+    return (caps & what) == what;
+}
+
 static netkit_addr ud_open(netkit_loop *loop, ud_end *end) {
     netkit_udp_desc desc = ud_desc(end, "127.0.0.1:0");
     return ud_open_with(loop, end, &desc);
@@ -274,6 +281,12 @@ NKT_LOOP_TEST(udp_refusals_are_told) {
     netkit_addr deaf = ud_deaf();
     netkit_addr addr = ud_open(loop, &end);
     ud_deaf_then_good(loop, &end, &deaf, addr.port, 100);
+    if (!ud_can(&end, NETKIT_UDP_CAP_ERRORS)) {
+        sup_settle(loop);
+        CHECK_EQ(end.errors + end.closes, 0);
+        nkt_loop_done(loop);
+        return;
+    }
     SUP_UNTIL(loop, end.errors == 100);
     CHECK_EQ(end.failed.error, NETKIT_E_REFUSED);
     CHECK_EQ(end.failed.os_code, ECONNREFUSED);
@@ -508,7 +521,7 @@ NKT_LOOP_TEST(udp_allocates_nothing) {
     ud_open(loop, &b);
     a.also = ud_pass_on; /* what has come can be sent back as it is */
     uint64_t before = 0;
-    for (int i = 0; i < 2000; i++) {
+    for (int i = 0; i < (int)nkt_count(2000, 2000); i++) {
         before = i == 20 ? nkt_allocs() : before;
         for (int k = 0; k < 10; k++) {
             CHECK_OK(netkit_udp_send(loop, b.udp, &to_a, "0123456789", (size_t)k));

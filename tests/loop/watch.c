@@ -134,7 +134,9 @@ NKT_LOOP_TEST(watch_refuses_bad_arguments) {
     file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     CHECK(file >= 0);
     code = netkit_watch_start(loop, &none, (uintptr_t)file, NETKIT_POLL_READ, lwatch_fn, &a);
-    CHECK(code == NETKIT_E_ACCESS || code == NETKIT_OK); /* poll can, epoll cannot */
+    /* Poll can, epoll cannot, Windows takes no file for a socket. */
+    CHECK(code == NETKIT_E_ACCESS || code == NETKIT_OK ||
+          (NKI_WINDOWS && code == NETKIT_E_INVALID));
     if (code == NETKIT_OK) {
         CHECK_OK(netkit_watch_stop(loop, none));
     }
@@ -159,6 +161,9 @@ NKT_LOOP_TEST(watch_tells_what_happened) {
     netkit_loop *loop = nkt_loop();
     int pair[2], tube[2];
     lwatch a;
+#if NKI_WINDOWS
+    char byte;
+#endif
     lwatch_pair(pair);
     lwatch_start(loop, &a, pair[0], NETKIT_POLL_READ | NETKIT_POLL_WRITE);
     TL_UNTIL(loop, a.called > 0);
@@ -177,6 +182,9 @@ NKT_LOOP_TEST(watch_tells_what_happened) {
     CHECK_OK(netkit_watch_set(loop, a.handle, NETKIT_POLL_READ));
     TL_UNTIL(loop, a.called > 0); /* it was there all the time */
     CHECK_EQ(shutdown(pair[1], SHUT_WR), 0);
+#if NKI_WINDOWS /* wine tells of the end when what came before it has been read */
+    CHECK_EQ(read(pair[0], &byte, 1), 1);
+#endif
     TL_UNTIL(loop, (a.events & NETKIT_POLL_PEER_END) != 0);
     CHECK((a.events & NETKIT_POLL_READ) != 0);
     CHECK_EQ(close(pair[1]), 0);
@@ -320,7 +328,7 @@ NKT_LOOP_TEST(watch_numbers_are_reused_in_a_batch) {
 /* SD18 PL07: a million entries and exits in flat memory. */
 NKT_LOOP_TEST(watch_comes_and_goes_in_flat_memory) {
     netkit_loop *loop = nkt_loop();
-    uint64_t steps = nkt_scale(1000000, 50000), allocs = 0;
+    uint64_t steps = nkt_count(1000000, 50000), allocs = 0;
     int64_t live = 0;
     int pairs[4][2];
     lwatch all[4];
