@@ -3,6 +3,8 @@
  * closed hears nothing; a drain comes once for each refusal; what arrives is whole and in order;
  * each udp ends once; nothing leaks. */
 
+#include "../loop/support_udp.h"
+
 enum {
     MU_EVER = 1000, /* udps that are opened in a run */
     MU_OPEN = 6,    /* at a time */
