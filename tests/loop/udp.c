@@ -110,8 +110,10 @@ static void ud_deaf_then_good(netkit_loop *loop, ud_end *end, const netkit_addr 
 NKT_LOOP_TEST(udp_refusals_are_told) {
     netkit_loop *loop = nkt_loop();
     static ud_end end;
+    netkit_udp_desc desc = ud_desc(&end, "127.0.0.1:0");
     netkit_addr deaf = ud_deaf();
-    netkit_addr addr = ud_open(loop, &end);
+    desc.recv_buffer = 1 << 20; /* refusals wait in it too: where a packet takes much, it is full */
+    netkit_addr addr = ud_open_with(loop, &end, &desc);
     ud_deaf_then_good(loop, &end, &deaf, addr.port, 100);
     if (!ud_can(&end, NETKIT_UDP_CAP_ERRORS)) {
         sup_settle(loop);
