@@ -42,7 +42,7 @@ test:
 	@-$(MAKE) -s --no-print-directory build/tests/all CC='$(CC)' CFLAGS='$(CFLAGS)'
 	@$(OPTIONS) tools/test
 
-build/tests/all: tests/main.c tests/harness.h netkit.h $(TESTS) build/tests/list.h \
+build/tests/all: tests/main.c $(wildcard tests/*.h tests/loop/*.h) netkit.h $(TESTS) build/tests/list.h \
 		build/tests/ids.h build/flags
 	@rm -f $@
 	$(CC) $(CFLAGS) $(WARNINGS) -o $@ tests/main.c $(LIBS)
@@ -82,7 +82,7 @@ lint:
 	@$(OPTIONS) tools/check lint
 
 format:
-	clang-format -i $(SOURCES) $(TESTS) tests/main.c tests/harness.h $(wildcard examples/*.[ch])
+	clang-format -i $(SOURCES) $(TESTS) tests/main.c $(wildcard tests/*.h tests/loop/*.h) $(wildcard examples/*.[ch])
 
 clean:
 	rm -rf build

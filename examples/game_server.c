@@ -6,8 +6,10 @@
  *     ./game_server --listen :7011 --clients 0       for players from elsewhere
  *
  * The players are simulated by a second loop on another thread, 200 sockets that
- * each send 60 datagrams a second. At the end it prints how late its ticks were. A
- * message to the server is 4 bytes of steering; the world is 4 bytes a player. */
+ * each send 60 datagrams a second. At the end it prints how late its ticks were: a
+ * histogram, and p50, p99 and p99.9 to the microsecond. On an idle machine p99.9 is
+ * to be under 2 ms. A message to the server is 4 bytes of steering; the world is 4
+ * bytes a player. */
 #define NETKIT_IMPLEMENTATION
 #include "../netkit.h"
 
@@ -16,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum {
     TICK_US = 1000000 / 60,
@@ -23,7 +26,8 @@ enum {
     SILENT_TICKS = 300, /* who says nothing for so long has left */
     STEER_SIZE = 4,
     STATE_SIZE = 4,
-    HIST_MAX = 20
+    LATE_MAX_US = 100000, /* what is later counts as this */
+    LATE_GOAL_US = 2000
 };
 
 typedef struct player {
@@ -37,8 +41,9 @@ typedef struct server {
     netkit_loop *loop;
     netkit_udp udp;
     uint64_t ticks, started_ns, ends_at;
-    uint64_t received, sent, dropped, worst_ns;
-    uint64_t hist[HIST_MAX]; /* ticks late by less than 2^i microseconds */
+    uint64_t received, sent, dropped, skipped;
+    uint64_t worst_us;
+    uint32_t late[LATE_MAX_US + 1]; /* ticks that were late by so many microseconds */
     player players[PLAYERS_MAX];
     int16_t places[4096]; /* a hash table of addresses: player + 1, 0 = none */
 } server;
@@ -136,25 +141,37 @@ static size_t move_world(server *s, unsigned char *world) {
     return len;
 }
 
-static void note_lateness(server *s) {
-    uint64_t due = s->started_ns + s->ticks * (uint64_t)TICK_US * 1000;
-    uint64_t now = netkit_loop_now(s->loop);
-    uint64_t late = now > due ? now - due : 0;
-    int i = 0;
-    while (i + 1 < HIST_MAX && (late / 1000) >> i) {
-        i++;
+/* The clock's time, not the turn's: what was done since the turn began makes a tick late, too. */
+static uint64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void note_lateness(server *s, uint64_t tick, uint64_t now) {
+    uint64_t due = s->started_ns + tick * TICK_US * 1000u;
+    uint64_t late_us = now > due ? (now - due) / 1000 : 0;
+    s->late[late_us < LATE_MAX_US ? late_us : (uint64_t)LATE_MAX_US]++;
+    s->worst_us = late_us > s->worst_us ? late_us : s->worst_us;
+}
+
+/* Ticks that the timer has passed over are late as well: without them a standstill of a second
+ * would count as one good tick. */
+static void note_ticks(server *s) {
+    uint64_t now = now_ns();
+    uint64_t tick = (now - s->started_ns) / (TICK_US * 1000u);
+    tick = tick > s->ticks ? tick : s->ticks + 1;
+    s->skipped += tick - s->ticks - 1;
+    while (s->ticks < tick) {
+        note_lateness(s, ++s->ticks, now);
     }
-    s->hist[i]++;
-    s->worst_ns = late > s->worst_ns ? late : s->worst_ns;
 }
 
 static void on_tick(netkit_loop *loop, netkit_timer timer, void *user) {
     server *s = (server *)user;
     unsigned char world[PLAYERS_MAX * STATE_SIZE];
-    uint64_t tick = (netkit_loop_now(loop) - s->started_ns) / ((uint64_t)TICK_US * 1000);
     (void)timer;
-    s->ticks = tick > s->ticks ? tick : s->ticks + 1; /* a repeating timer skips what it missed */
-    note_lateness(s);
+    note_ticks(s);
     size_t len = move_world(s, world);
     for (int i = 0; i < PLAYERS_MAX; i++) {
         const player *p = &s->players[i];
@@ -172,42 +189,53 @@ static void on_tick(netkit_loop *loop, netkit_timer timer, void *user) {
     }
 }
 
-static uint64_t percentile(const server *s, double part) {
-    uint64_t all = 0, seen = 0;
-    for (int i = 0; i < HIST_MAX; i++) {
-        all += s->hist[i];
+/* The lateness that so many of a thousand ticks do not exceed. */
+static unsigned percentile_us(const server *s, unsigned per_thousand) {
+    uint64_t seen = 0;
+    unsigned us = 0;
+    while (us < LATE_MAX_US && (seen += s->late[us]) * 1000 < s->ticks * per_thousand) {
+        us++;
     }
-    for (int i = 0; i < HIST_MAX; i++) {
-        seen += s->hist[i];
-        if ((double)seen >= part * (double)all) {
-            return (uint64_t)1 << i;
+    return us;
+}
+
+/* A line for each doubling of the lateness. */
+static void print_histogram(const server *s) {
+    uint64_t counts[18] = {0}, most = 1;
+    for (unsigned us = 0; us <= LATE_MAX_US; us++) {
+        unsigned i = 0;
+        while (us >> i) {
+            i++;
+        }
+        counts[i] += s->late[us];
+        most = counts[i] > most ? counts[i] : most;
+    }
+    printf("ticks that were late by less than\n");
+    for (unsigned i = 0; i < 18; i++) {
+        if (counts[i]) {
+            int stars = (int)(counts[i] * 50 / most);
+            printf("%8u us %7lu %.*s\n", 1u << i, (unsigned long)counts[i], stars ? stars : 1,
+                   "**************************************************");
         }
     }
-    return (uint64_t)1 << HIST_MAX;
 }
 
 static void report(const server *s, const crowd *c) {
-    uint64_t most = 1;
-    for (int i = 0; i < HIST_MAX; i++) {
-        most = s->hist[i] > most ? s->hist[i] : most;
-    }
-    printf("%lu ticks, %lu datagrams in, %lu out, %lu dropped here\n", (unsigned long)s->ticks,
-           (unsigned long)s->received, (unsigned long)s->sent, (unsigned long)s->dropped);
+    unsigned p999 = percentile_us(s, 999);
+    printf("%lu ticks (%lu skipped), %lu datagrams in, %lu out, %lu dropped here\n",
+           (unsigned long)s->ticks, (unsigned long)s->skipped, (unsigned long)s->received,
+           (unsigned long)s->sent, (unsigned long)s->dropped);
     if (c->count) {
         printf("%u players sent %lu and received %lu\n", c->count, (unsigned long)c->sent,
                (unsigned long)c->received);
     }
-    printf("a tick was late by less than\n");
-    for (int i = 0; i < HIST_MAX; i++) {
-        if (s->hist[i]) {
-            int stars = (int)(s->hist[i] * 50 / most);
-            printf("%8lu us %7lu %.*s\n", (unsigned long)1 << i, (unsigned long)s->hist[i],
-                   stars ? stars : 1, "**************************************************");
-        }
+    if (s->ticks) {
+        print_histogram(s);
+        printf("lateness: p50 %u us, p99 %u us, p99.9 %u us, worst %lu us; the goal of %u us for "
+               "p99.9 is %s\n",
+               percentile_us(s, 500), percentile_us(s, 990), p999, (unsigned long)s->worst_us,
+               LATE_GOAL_US, p999 < LATE_GOAL_US ? "met" : "missed");
     }
-    printf("p50 < %lu us, p99 < %lu us, p99.9 < %lu us, worst %lu us\n",
-           (unsigned long)percentile(s, 0.5), (unsigned long)percentile(s, 0.99),
-           (unsigned long)percentile(s, 0.999), (unsigned long)(s->worst_ns / 1000));
 }
 
 /* ---- the players ---- */
@@ -374,7 +402,7 @@ int main(int argc, char **argv) {
         code = crowd_start(&c, &addr);
     }
     if (code == NETKIT_OK) {
-        s.started_ns = netkit_loop_now(s.loop);
+        s.started_ns = now_ns();
         s.ends_at = (uint64_t)seconds * 60;
         code = netkit_timer_start(s.loop, NULL, TICK_US, TICK_US, on_tick, &s);
     }

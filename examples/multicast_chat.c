@@ -10,10 +10,12 @@
 #define NETKIT_IMPLEMENTATION
 #include "../netkit.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     LINE_MAX_BYTES = 1000
@@ -69,22 +71,30 @@ static void say(netkit_loop *loop, chat *c) {
     c->len = c->prefix;
 }
 
-/* Something was typed, or the input has ended. */
+/* Something was typed, perhaps half a line, or the input has ended. Read as it is: stdio would wait
+ * here for the rest of a line, and nobody would be heard meanwhile. */
 static void on_input(netkit_loop *loop, netkit_watch watch, uint32_t events, void *user) {
     chat *c = (chat *)user;
     char bytes[256];
     (void)events;
-    if (!fgets(bytes, sizeof bytes, stdin)) {
-        netkit_watch_stop(loop, watch);
-        netkit_udp_close(loop, c->udp); /* then nothing is left, and the loop ends */
+    ssize_t len = read(STDIN_FILENO, bytes, sizeof bytes);
+    if (len < 0 && (errno == EINTR || errno == EAGAIN)) {
         return;
     }
-    size_t len = strcspn(bytes, "\n");
-    size_t room = sizeof c->line - c->len;
-    memcpy(c->line + c->len, bytes, len < room ? len : room);
-    c->len += len < room ? len : room;
-    if (bytes[len] == '\n' || c->len == sizeof c->line) {
-        say(loop, c);
+    for (ssize_t i = 0; i < len; i++) {
+        if (bytes[i] != '\n') {
+            c->line[c->len++] = bytes[i];
+        }
+        if (bytes[i] == '\n' || c->len == sizeof c->line) {
+            say(loop, c);
+        }
+    }
+    if (len <= 0) {
+        if (c->len != c->prefix) {
+            say(loop, c); /* a last line without an end */
+        }
+        netkit_watch_stop(loop, watch);
+        netkit_udp_close(loop, c->udp); /* then nothing is left, and the loop ends */
     }
 }
 
@@ -148,8 +158,7 @@ static int enter(netkit_loop *loop, chat *c) {
                                      (int)c->interface_index);
     }
     if (code == NETKIT_OK) {
-        setvbuf(stdin, NULL, _IONBF, 0); /* or lines would wait in its buffer, unseen */
-        code = netkit_watch_start(loop, &watch, 0, NETKIT_POLL_READ, on_input, c);
+        code = netkit_watch_start(loop, &watch, STDIN_FILENO, NETKIT_POLL_READ, on_input, c);
         code = code == NETKIT_E_ACCESS ? NETKIT_OK : code; /* a file: nothing to say */
     }
     return code;

@@ -51,7 +51,8 @@ typedef struct netkit_udp_handler {
      * NULL: errors are not asked for, and passed over. */
     void (*on_error)(netkit_loop *loop, netkit_udp udp, const netkit_datagram *failed, void *user);
 
-    /* The end, exactly once, last; info->unsent bytes were never sent. */
+    /* The end, exactly once, last; info->unsent bytes were never sent, of which nobody
+     * was told. */
     void (*on_close)(netkit_loop *loop, netkit_udp udp, const netkit_close_info *info, void *user);
 } netkit_udp_handler;
 
@@ -126,7 +127,8 @@ NETKIT_API int netkit_udp_flush(netkit_loop *loop, netkit_udp udp);
 /* ---- receiving, groups --------------------------------------------------------- */
 
 /* Stop and restart on_datagram and on_error; pausing in the callback is legal.
- * Meanwhile datagrams wait in the socket, as far as its buffer goes. */
+ * Meanwhile datagrams wait in the socket, as far as its buffer goes, and of the sends
+ * that fail 16 are told later. */
 NETKIT_API int netkit_udp_pause(netkit_loop *loop, netkit_udp udp);
 NETKIT_API int netkit_udp_resume(netkit_loop *loop, netkit_udp udp);
 

@@ -151,6 +151,7 @@ static int nki_loop_init(netkit_loop *loop) {
                    generations[0]);
     nki_slots_init(&loop->timer_slots, &loop->allocator, sizeof(nki_timer), loop->desc.timers_max,
                    generations[1]);
+    loop->timer_slots.beside_size = sizeof(nki_timer_call);
     loop->stage = (unsigned char *)nki_alloc(&loop->allocator, NKI_FLUSH_AT);
     error = nki_ext_create(&loop->allocator, loop->desc.ext_size, &loop->ext);
     if (error == NETKIT_OK) {
@@ -202,15 +203,25 @@ static NKI_COLD void nki_log_leak(netkit_loop *loop, const char *what, uint64_t 
     nki_log(loop, NETKIT_LOG_WARN, NETKIT_LOGID_LEAKED_HANDLE, text, 0);
 }
 
+/* Closed already, and only not told yet. */
+static bool nki_source_is_ending(const nki_source *source) {
+    switch (nki_id_kind(source->id)) {
+    case NKI_KIND_CONN:
+        return (((const nki_conn *)(const void *)source)->flags & (NKI_C_DEAD | NKI_C_CLOSING)) !=
+               0;
+    case NKI_KIND_LISTENER: return ((const nki_listener *)(const void *)source)->is_closing != 0;
+    case NKI_KIND_UDP: return (((const nki_udp *)(const void *)source)->flags & NKI_D_CLOSING) != 0;
+    default: return false;
+    }
+}
+
 static void nki_abort_source(netkit_loop *loop, nki_source *source) {
     static const char *const names[] = {"free slot", "conn", "listener", "watch", "timer", "udp"};
     uint32_t kind = nki_id_kind(source->id);
     if (kind == 0) {
         return;
     }
-    bool is_ending = kind == NKI_KIND_CONN &&
-                     (((nki_conn *)(void *)source)->flags & (NKI_C_DEAD | NKI_C_CLOSING)) != 0;
-    if (loop->desc.debug && !is_ending) {
+    if (loop->desc.debug && !nki_source_is_ending(source)) {
         nki_log_leak(loop, names[kind], source->id);
     }
     if (kind == NKI_KIND_CONN) {
@@ -219,7 +230,9 @@ static void nki_abort_source(netkit_loop *loop, nki_source *source) {
     } else if (kind == NKI_KIND_LISTENER) {
         nki_listener_close(loop, (nki_listener *)(void *)source);
     } else if (kind == NKI_KIND_UDP) {
-        ((nki_udp *)(void *)source)->flags |= NKI_D_DESTROYED;
+        if (!nki_source_is_ending(source)) {
+            ((nki_udp *)(void *)source)->flags |= NKI_D_DESTROYED;
+        }
         nki_udp_close(loop, (nki_udp *)(void *)source);
     } else {
         nki_watch_stop(loop, (nki_watch *)(void *)source);

@@ -207,9 +207,7 @@ static void nki_udp_park(netkit_loop *loop, nki_udp *u) {
         if (u->parked == NULL) { /* as if the socket's buffer had been full, but told */
             nki_udp_record none;
             memset(&none, 0, sizeof none);
-            if (u->more->failed_count < NKI_UDP_FAILED_MAX) {
-                nki_udp_note_failed(loop, u, &none, NETKIT_E_NOMEM, 0);
-            }
+            nki_udp_note_failed(loop, u, &none, NETKIT_E_NOMEM, 0);
         }
     }
     nki_udp_batch_end(loop);
@@ -235,6 +233,8 @@ static void nki_udp_fill_local(const nki_udp *u, netkit_datagram *items, unsigne
     for (unsigned i = 0; i < count; i++) {
         if (items[i].local.family != NETKIT_AF_NONE) {
             items[i].local.port = m->bound.port;
+        } else if (m->bound.family == NETKIT_AF_UNIX) {
+            items[i].local = m->bound;
         } else if (!m->is_wildcard) {
             memcpy(&items[i].local, &m->bound, offsetof(netkit_addr, path));
         }
@@ -258,7 +258,7 @@ static void nki_udp_starve(netkit_loop *loop, nki_udp *u, int code) {
     u->flags |= NKI_D_STARVED;
     m->recv_due_ns = nki_after_ms(loop, m->recv_ms);
     nki_udp_set_timer(loop, u);
-    if (is_first && m->failed_count < NKI_UDP_FAILED_MAX) {
+    if (is_first) {
         nki_udp_record none;
         memset(&none, 0, sizeof none);
         nki_udp_note_failed(loop, u, &none, code, loop->driver->os_code());
@@ -267,14 +267,11 @@ static void nki_udp_starve(netkit_loop *loop, nki_udp *u, int code) {
 }
 
 static void nki_udp_recv_failed(netkit_loop *loop, nki_udp *u, int code) {
-    bool is_news = code == NETKIT_E_REFUSED || code == NETKIT_E_UNREACHABLE ||
-                   code == NETKIT_E_RESET || code == NETKIT_E_TIMEOUT || code == NETKIT_E_TOOBIG ||
-                   code == NETKIT_E_ACCESS || code == NETKIT_E_NOSYS;
     u->tally += NKI_UDP_READ_COST;
-    if (!is_news || ++u->more->failures > NKI_UDP_FAILURES_MAX) {
+    if (!nki_udp_is_news(code) || ++u->more->failures > NKI_UDP_FAILURES_MAX) {
         nki_udp_starve(loop, u, code);
-    } else if ((u->flags & NKI_D_TELL_ERRORS) != 0) {
-        u->flags |= NKI_D_ERRORS; /* who it is about stands there */
+    } else {
+        nki_udp_heard(loop, u, code, loop->driver->os_code());
     }
 }
 
@@ -319,6 +316,7 @@ static void nki_udp_tell_failed(netkit_loop *loop, nki_udp *u) {
     nki_udp_more *m = u->more;
     netkit_datagram *d = &loop->dgrams->one;
     nki_udp_failed f = m->failed[0];
+    u->tally += NKI_UDP_READ_COST; /* who sends it again at once must not keep the turn for ever */
     m->failed_count--;
     memmove(m->failed, m->failed + 1, m->failed_count * sizeof m->failed[0]);
     memset(d, 0, sizeof *d);
@@ -379,14 +377,15 @@ static void nki_udp_step_input(netkit_loop *loop, nki_udp *u) {
         (u->flags & NKI_D_TELL_ERRORS) != 0 &&
         ((u->flags & NKI_D_ERRORS) != 0 || (u->source.ready & NETKIT_POLL_ERROR) != 0);
     bool may_read = (u->source.ready & NKI_READABLE) != 0 && (u->flags & NKI_D_STARVED) == 0;
-    if (u->more->failed_count != 0) {
+    bool has_failed = u->more->failed_count != 0;
+    if (u->tally >= loop->desc.conn_budget && (has_failed || has_reports || may_read)) {
+        u->tally = 0;
+        nki_enqueue_later(loop, &u->source);
+    } else if (has_failed) {
         nki_udp_tell_failed(loop, u);
     } else if (u->parked != NULL) {
         nki_dgrams_bury(loop);
         nki_udp_unpark(loop, u);
-    } else if (u->tally >= loop->desc.conn_budget && (has_reports || may_read)) {
-        u->tally = 0;
-        nki_enqueue_later(loop, &u->source);
     } else if (has_reports) {
         nki_udp_report(loop, u);
     } else if (may_read) {
@@ -454,7 +453,7 @@ static void nki_udp_closed(netkit_loop *loop, nki_udp *u) {
     info.op = NETKIT_OP_CLOSE;
     info.phase = NETKIT_PHASE_OPEN;
     info.text = is_destroyed ? "the loop was destroyed" : "closed here";
-    info.unsent = u->queued;
+    info.unsent = u->queued + u->more->lost;
     if (u->more->handler.on_close != NULL) {
         uint64_t started = nki_call_begin(loop);
         u->more->handler.on_close(loop, nki_udp_handle(u), &info, u->user);
@@ -468,7 +467,6 @@ static void nki_udp_closed(netkit_loop *loop, nki_udp *u) {
     nki_udp_dispose(loop, u);
 }
 
-/* From anywhere: nothing more is received or told but the end. */
 /* A callback that has paused its udp may still look at them. */
 static void nki_udp_drop_parked(netkit_loop *loop, nki_udp *u) {
     nki_dgrams *d = loop->dgrams;
@@ -482,11 +480,21 @@ static void nki_udp_drop_parked(netkit_loop *loop, nki_udp *u) {
     }
 }
 
+/* Failures that have not been told never will be. */
+static void nki_udp_drop_failed(nki_udp_more *m) {
+    for (unsigned i = 0; i < m->failed_count; i++) {
+        m->lost += m->failed[i].len;
+    }
+    m->failed_count = 0;
+}
+
+/* From anywhere: nothing more is received or told but the end. */
 static void nki_udp_close(netkit_loop *loop, nki_udp *u) {
     if ((u->flags & NKI_D_CLOSING) != 0) {
         return;
     }
-    u->more->failed_count = 0;
+    nki_udp_drop_failed(u->more);
+    u->flags |= NKI_D_CLOSING;
     nki_udp_flush(loop, u);
     if (u->out != NULL) {
         u->queued -= nki_udp_record_at(u->out, u->out->begin)->sent;
@@ -496,7 +504,6 @@ static void nki_udp_close(netkit_loop *loop, nki_udp *u) {
         nki_udp_batch_end(loop);
     }
     nki_udp_drop_parked(loop, u);
-    u->flags |= NKI_D_CLOSING;
     nki_timers_stop(&loop->timers, &u->more->timer);
     loop->driver->shut(loop, &u->source, false);
 }

@@ -208,16 +208,42 @@ static void nki_udp_sent(netkit_loop *loop, nki_udp *u, const nki_dgram_out *out
     u->more->send_ms = 0;
 }
 
+/* Of more than there is place for, nobody is told, nor after the end. */
 static void nki_udp_note_failed(netkit_loop *loop, nki_udp *u, const nki_udp_record *r, int code,
                                 int os_code) {
     nki_udp_more *m = u->more;
-    if (nki_udp_tells_errors(loop, u)) {
+    bool is_closing = (u->flags & NKI_D_CLOSING) != 0;
+    bool is_told = nki_udp_tells_errors(loop, u) && !is_closing;
+    if (is_closing || (is_told && m->failed_count == NKI_UDP_FAILED_MAX)) {
+        m->lost += r->len - r->sent;
+    } else if (is_told) {
         nki_udp_failed *f = &m->failed[m->failed_count++];
         f->route = r->route;
         f->len = r->len - r->sent;
         f->code = code;
         f->os_code = os_code;
         nki_enqueue(loop, &u->source);
+    }
+}
+
+/* Codes that tell of a datagram sent before. */
+static bool nki_udp_is_news(int code) {
+    return code == NETKIT_E_REFUSED || code == NETKIT_E_UNREACHABLE || code == NETKIT_E_RESET ||
+           code == NETKIT_E_TIMEOUT || code == NETKIT_E_TOOBIG || code == NETKIT_E_ACCESS ||
+           code == NETKIT_E_NOSYS;
+}
+
+/* A call failed by news. Who it is about stands in the system's reports; where there are none it
+ * can only be the peer of a connected one. */
+static void nki_udp_heard(netkit_loop *loop, nki_udp *u, int code, int os_code) {
+    if ((u->flags & NKI_D_TELL_ERRORS) != 0) {
+        u->flags |= NKI_D_ERRORS;
+        nki_enqueue(loop, &u->source);
+    } else if (u->more->level != NETKIT_AF_NONE && nki_udp_is_news(code)) {
+        nki_udp_record none;
+        memset(&none, 0, sizeof none);
+        none.route.level = u->more->level;
+        nki_udp_note_failed(loop, u, &none, code, os_code);
     }
 }
 
@@ -244,13 +270,13 @@ static bool nki_udp_send_failed(netkit_loop *loop, nki_udp *u, const nki_dgram_o
         nki_udp_stall(loop, u, code == NETKIT_E_AGAIN);
         return false;
     }
-    if ((u->flags & NKI_D_TELL_ERRORS) != 0) {
-        u->flags |= NKI_D_ERRORS;
-        nki_enqueue(loop, &u->source);
-    }
     bool is_final = code == NETKIT_E_INVALID || code == NETKIT_E_TOOBIG ||
                     code == NETKIT_E_ACCESS || code == NETKIT_E_ADDRNOTAVAIL;
-    if (!is_final && r->tries < NKI_UDP_RETRIES) {
+    bool is_retried = !is_final && r->tries < NKI_UDP_RETRIES;
+    if (is_retried || (u->flags & NKI_D_TELL_ERRORS) != 0) {
+        nki_udp_heard(loop, u, code, os_code);
+    }
+    if (is_retried) {
         r->tries++;
         return true;
     }
@@ -279,12 +305,17 @@ static void nki_udp_progress(netkit_loop *loop, nki_udp *u) {
     }
 }
 
-/* Send what is queued as far as the system takes it. Calls nobody back. When there is no place to
- * note more failures, the rest waits until they have been told. */
+/* When there is no place to note more failures, the rest waits until they have been told; but not
+ * for the end of a pause. */
+static bool nki_udp_may_fail(const nki_udp *u) {
+    return u->more->failed_count < NKI_UDP_FAILED_MAX ||
+           (u->flags & (NKI_D_PAUSED | NKI_D_CLOSING)) != 0;
+}
+
+/* Send what is queued as far as the system takes it. Calls nobody back. */
 static void nki_udp_flush(netkit_loop *loop, nki_udp *u) {
     nki_dgram_out out[NKI_DGRAM_BATCH];
-    while (u->out != NULL && (u->flags & NKI_D_HELD) == 0 &&
-           u->more->failed_count < NKI_UDP_FAILED_MAX) {
+    while (u->out != NULL && (u->flags & NKI_D_HELD) == 0 && nki_udp_may_fail(u)) {
         unsigned count = nki_udp_gather(u, out);
         int n = loop->driver->udp_send(loop, u, out, count);
         if (n > 0) {

@@ -544,6 +544,19 @@ static int nki_os_recv_failed(uintptr_t s, netkit_datagram *out, void *memory, s
 /* ---- groups, buffers, abilities ---- */
 
 #if defined(MCAST_JOIN_GROUP) && defined(MCAST_JOIN_SOURCE_GROUP)
+/* Of a group with a source Linux says otherwise than of one without that it was joined already, or
+ * not at all. (Others use the first of these for interfaces that are not there, too.) */
+static int nki_os_join_error(bool is_join, bool has_source) {
+    int error = nki_os_error();
+    if (NKI_LINUX && has_source && is_join && error == NETKIT_E_ADDRNOTAVAIL) {
+        return NETKIT_E_ADDRINUSE;
+    }
+    if (NKI_LINUX && has_source && !is_join && error == NETKIT_E_INVALID) {
+        return NETKIT_E_ADDRNOTAVAIL;
+    }
+    return error;
+}
+
 static int nki_os_join(uintptr_t s, bool is_join, const netkit_addr *group,
                        uint32_t interface_index, const netkit_addr *source) {
     struct group_source_req request;
@@ -574,7 +587,7 @@ static int nki_os_join(uintptr_t s, bool is_join, const netkit_addr *group,
                                 is_join ? MCAST_JOIN_SOURCE_GROUP : MCAST_LEAVE_SOURCE_GROUP,
                                 &request, (socklen_t)sizeof(request));
     }
-    return rc != 0 ? nki_os_error() : (int)NETKIT_OK;
+    return rc != 0 ? nki_os_join_error(is_join, source != NULL) : (int)NETKIT_OK;
 }
 #else
 static int nki_os_join(uintptr_t s, bool is_join, const netkit_addr *group,

@@ -1,167 +1,6 @@
 /* Udps: datagrams in the loop. Peers are raw sockets of the system, or other udps. */
 
-#include "support.h"
-
-/* ---- a udp and what it was told ------------------------------------------------ */
-
-enum {
-    UD_KEPT = 1024
-};
-
-typedef struct ud_end {
-    netkit_loop *loop;
-    netkit_udp udp;
-    int datagrams, errors, drains, closes;
-    netkit_datagram last, failed;
-    unsigned char bytes[65536]; /* of the last */
-    uint32_t lens[UD_KEPT];     /* of the first ones */
-    uint64_t sum;               /* of all lengths */
-    uint32_t next;              /* number that the next datagram must have */
-    bool is_numbered;
-    bool is_echo;
-    netkit_close_info info;
-    void (*also)(struct ud_end *end, const netkit_datagram *datagram);
-    struct ud_end *other;
-    int limit;
-} ud_end;
-
-static void ud_on_datagram(netkit_loop *loop, netkit_udp udp, const netkit_datagram *d,
-                           void *user) {
-    ud_end *end = (ud_end *)user;
-    CHECK_EQ(end->closes, 0);
-    CHECK(end->udp.id == udp.id && d->error == 0);
-    if (end->datagrams < UD_KEPT) {
-        end->lens[end->datagrams] = (uint32_t)d->len;
-    }
-    if (end->is_numbered) {
-        uint32_t number;
-        CHECK(d->len >= sizeof(number));
-        memcpy(&number, d->data, sizeof(number));
-        CHECK_EQ(number, end->next);
-        end->next = number + 1;
-    }
-    end->datagrams++;
-    end->sum += d->len;
-    end->last = *d;
-    memcpy(end->bytes, d->data, d->len);
-    if (end->is_echo) {
-        CHECK_OK(netkit_udp_reply(loop, udp, d, d->data, d->len));
-    }
-    if (end->also != NULL) {
-        end->also(end, d);
-    }
-}
-
-static void ud_on_drain(netkit_loop *loop, netkit_udp udp, void *user) {
-    ud_end *end = (ud_end *)user;
-    (void)loop;
-    CHECK_EQ(end->closes, 0);
-    CHECK(end->udp.id == udp.id);
-    end->drains++;
-}
-
-static void ud_on_error(netkit_loop *loop, netkit_udp udp, const netkit_datagram *failed,
-                        void *user) {
-    ud_end *end = (ud_end *)user;
-    (void)loop;
-    CHECK_EQ(end->closes, 0);
-    CHECK(end->udp.id == udp.id && failed->error < 0);
-    end->errors++;
-    end->failed = *failed;
-}
-
-static void ud_on_close(netkit_loop *loop, netkit_udp udp, const netkit_close_info *info,
-                        void *user) {
-    ud_end *end = (ud_end *)user;
-    (void)loop;
-    CHECK_EQ(end->closes, 0);
-    CHECK(end->udp.id == udp.id && info->text != NULL);
-    end->closes++;
-    end->info = *info;
-}
-
-static netkit_udp_desc ud_desc(ud_end *end, const char *address) {
-    netkit_udp_desc desc;
-    memset(&desc, 0, sizeof(desc));
-    memset(end, 0, sizeof(*end));
-    desc.address = address;
-    desc.handler.on_datagram = ud_on_datagram;
-    desc.handler.on_drain = ud_on_drain;
-    desc.handler.on_error = ud_on_error;
-    desc.handler.on_close = ud_on_close;
-    desc.user = end;
-    return desc;
-}
-
-static netkit_addr ud_open_with(netkit_loop *loop, ud_end *end, const netkit_udp_desc *desc) {
-    netkit_addr addr;
-    end->loop = loop;
-    CHECK_OK(netkit_udp_open(loop, desc, &end->udp));
-    CHECK_OK(netkit_udp_local(loop, end->udp, &addr));
-    CHECK(addr.port != 0);
-    return addr;
-}
-
-static netkit_addr ud_open(netkit_loop *loop, ud_end *end) {
-    netkit_udp_desc desc = ud_desc(end, "127.0.0.1:0");
-    return ud_open_with(loop, end, &desc);
-}
-
-static void ud_close(ud_end *end) {
-    CHECK_OK(netkit_udp_close(end->loop, end->udp));
-    SUP_UNTIL(end->loop, end->closes == 1);
-    CHECK_ERR(netkit_udp_close(end->loop, end->udp), NETKIT_E_STALE);
-}
-
-/* A raw socket on 127.0.0.1 that sends to a port; non-blocking. */
-static int ud_raw(uint16_t to, uint16_t *port) {
-    struct sockaddr_in in = sup_loopback(0);
-    socklen_t len = sizeof(in);
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    CHECK(fd >= 0);
-    CHECK_EQ(bind(fd, (const struct sockaddr *)&in, sizeof(in)), 0);
-    CHECK_EQ(getsockname(fd, (struct sockaddr *)&in, &len), 0);
-    if (port != NULL) {
-        *port = ntohs(in.sin_port);
-    }
-    in = sup_loopback(to);
-    CHECK_EQ(connect(fd, (const struct sockaddr *)&in, sizeof(in)), 0);
-    return fd;
-}
-
-static void ud_say(int fd, const void *data, size_t len) {
-    CHECK_EQ(send(fd, data, len, 0), len);
-}
-
-/* A port of 127.0.0.1 on which nobody listens. */
-static netkit_addr ud_deaf(void) {
-    uint16_t port;
-    char text[32];
-    netkit_addr addr;
-    close(ud_raw(1, &port));
-    snprintf(text, sizeof(text), "127.0.0.1:%u", port);
-    CHECK_OK(netkit_addr_parse(&addr, text, NULL));
-    return addr;
-}
-
-static netkit_addr ud_addr(const char *text) {
-    netkit_addr addr;
-    CHECK_OK(netkit_addr_parse(&addr, text, NULL));
-    return addr;
-}
-
-static bool ud_has_ipv6(void) {
-    struct sockaddr_in6 in6;
-    int fd = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    memset(&in6, 0, sizeof(in6));
-    in6.sin6_family = AF_INET6;
-    in6.sin6_addr.s6_addr[15] = 1;
-    bool has = fd >= 0 && bind(fd, (const struct sockaddr *)&in6, sizeof(in6)) == 0;
-    if (fd >= 0) {
-        close(fd);
-    }
-    return has;
-}
+#include "support_udp.h"
 
 /* ---- what is a datagram ---------------------------------------------------------- */
 
@@ -274,6 +113,12 @@ NKT_LOOP_TEST(udp_refusals_are_told) {
     netkit_addr deaf = ud_deaf();
     netkit_addr addr = ud_open(loop, &end);
     ud_deaf_then_good(loop, &end, &deaf, addr.port, 100);
+    if (!ud_can(&end, NETKIT_UDP_CAP_ERRORS)) {
+        sup_settle(loop);
+        CHECK_EQ(end.errors + end.closes, 0);
+        nkt_loop_done(loop);
+        return;
+    }
     SUP_UNTIL(loop, end.errors == 100);
     CHECK_EQ(end.failed.error, NETKIT_E_REFUSED);
     CHECK_EQ(end.failed.os_code, ECONNREFUSED);
@@ -299,6 +144,11 @@ NKT_LOOP_TEST(udp_refusals_are_passed_over) {
 /* U-03 UD03: a connected one is refused in each of its calls, and lives on until the peer is there;
  * then all arrives. */
 NKT_LOOP_TEST(udp_connected_refused) {
+#if NKI_WINDOWS
+    if (nkt_backend == NETKIT_BACKEND_AFD && nkt_is_wine()) {
+        SKIP("wine forgets a poll of a connected datagram socket that was refused");
+    }
+#endif
     for (int told = 0; told < 2; told++) {
         netkit_loop *loop = nkt_loop();
         static ud_end end;
@@ -313,7 +163,7 @@ NKT_LOOP_TEST(udp_connected_refused) {
             CHECK_OK(netkit_udp_send(loop, end.udp, NULL, "knock", 5));
             CHECK_OK(netkit_udp_flush(loop, end.udp));
         }
-        if (told) {
+        if (told && !NKI_WINDOWS) { /* where nobody is told (SIO_UDP_CONNRESET) */
             SUP_UNTIL(loop, end.errors > 0);
             CHECK_EQ(end.failed.error, NETKIT_E_REFUSED);
             CHECK(netkit_addr_equal(&end.failed.peer, &deaf));
@@ -508,7 +358,7 @@ NKT_LOOP_TEST(udp_allocates_nothing) {
     ud_open(loop, &b);
     a.also = ud_pass_on; /* what has come can be sent back as it is */
     uint64_t before = 0;
-    for (int i = 0; i < 2000; i++) {
+    for (int i = 0; i < (int)nkt_count(2000, 2000); i++) {
         before = i == 20 ? nkt_allocs() : before;
         for (int k = 0; k < 10; k++) {
             CHECK_OK(netkit_udp_send(loop, b.udp, &to_a, "0123456789", (size_t)k));
@@ -571,7 +421,8 @@ NKT_LOOP_TEST(udp_segments) {
     for (int round = 0; round < 5; round++) {
         for (int i = 0; i < 3; i++) {
             ud_segments(loop, &from, &to[i], &addr[i], i == 2);
-            CHECK(to[i].last.ttl != 0 && to[i].last.time_ns != 0);
+            CHECK(to[i].last.ttl != 0);
+            CHECK_EQ(to[i].last.time_ns != 0, ud_can(&to[i], NETKIT_UDP_CAP_TIME));
             CHECK(netkit_addr_equal(&to[i].last.local, &addr[i]));
             CHECK(to[i].last.interface_index != 0);
         }
@@ -653,11 +504,13 @@ NKT_LOOP_TEST(udp_small_control_buffer) {
 static void ud_group(netkit_loop *loop, const char *any, const char *group_text,
                      const char *source_text) {
     static ud_end end, from;
-    netkit_addr group = ud_addr(group_text), source = ud_addr(source_text);
+    netkit_addr group = ud_addr(group_text), source = ud_addr(source_text), other = source;
+    netkit_addr wrong = ud_addr(group.family == NETKIT_AF_IPV6 ? "127.0.0.1:0" : "[::1]:0");
+    other.ip[group.family == NETKIT_AF_IPV6 ? 15 : 3] = 77;
     netkit_udp_desc desc = ud_desc(&end, any);
     int value;
     netkit_addr addr = ud_open_with(loop, &end, &desc);
-    desc = ud_desc(&from, any);
+    desc = ud_desc(&from, source_text);
     ud_open_with(loop, &from, &desc);
     group.port = addr.port;
     CHECK_OK(netkit_udp_join(loop, end.udp, &group, 1, NULL));
@@ -684,8 +537,20 @@ static void ud_group(netkit_loop *loop, const char *any, const char *group_text,
     CHECK_OK(netkit_udp_leave(loop, end.udp, &group, 1, NULL));
     CHECK_ERR(netkit_udp_leave(loop, end.udp, &group, 1, NULL), NETKIT_E_ADDRNOTAVAIL);
     CHECK_OK(netkit_udp_join(loop, end.udp, &group, 1, &source));
-    CHECK_ERR(netkit_udp_join(loop, end.udp, &group, 1, &source), NETKIT_E_ADDRNOTAVAIL);
+    CHECK_ERR(netkit_udp_join(loop, end.udp, &group, 1, &source), NETKIT_E_ADDRINUSE);
+    from.errors = 0;
+    CHECK_OK(netkit_udp_send(loop, from.udp, &group, "from the source", 15));
+    SUP_UNTIL(loop, end.last.len == 15 || from.errors == 1);
     CHECK_OK(netkit_udp_leave(loop, end.udp, &group, 1, &source));
+    CHECK_ERR(netkit_udp_leave(loop, end.udp, &group, 1, &source), NETKIT_E_ADDRNOTAVAIL);
+    CHECK_OK(netkit_udp_join(loop, end.udp, &group, 1, &other));
+    CHECK_ERR(netkit_udp_leave(loop, end.udp, &group, 1, &source), NETKIT_E_ADDRNOTAVAIL);
+    int had = end.datagrams;
+    CHECK_OK(netkit_udp_send(loop, from.udp, &group, "x", 1)); /* from the wrong one */
+    sup_settle(loop);
+    CHECK_EQ(end.datagrams, had);
+    CHECK_ERR(netkit_udp_join(loop, end.udp, &group, 1, &wrong), NETKIT_E_INVALID);
+    CHECK(netkit_udp_join(loop, end.udp, &group, 9999, NULL) < 0);
     CHECK_ERR(netkit_udp_join(loop, end.udp, &source, 1, NULL), NETKIT_E_INVALID);
     CHECK_ERR(netkit_udp_join(loop, end.udp, NULL, 1, NULL), NETKIT_E_INVALID);
     ud_close(&end);
@@ -751,7 +616,9 @@ NKT_LOOP_TEST(udp_broadcast) {
     CHECK_OK(netkit_udp_send(loop, from.udp, &all, "hello", 5));
     SUP_UNTIL(loop, from.datagrams == 1);
     CHECK(netkit_addr_equal(&end.last.peer, &back));
+#if !NKI_WINDOWS /* there it is what the datagram was sent to */
     CHECK(end.last.local.ip[0] == 127 && end.last.local.ip[3] != 255); /* can be answered from */
+#endif
     nkt_loop_done(loop);
 }
 
@@ -777,7 +644,8 @@ static void ud_numbers(netkit_loop *loop, const char *address) {
     CHECK_OK(netkit_udp_send(loop, a.udp, &to_b, "x", 1));
     SUP_UNTIL(loop, b.datagrams == 1);
     CHECK(b.last.ttl == 42 && b.last.tos == 0x20);
-    CHECK(b.last.time_ns / 1000000000u >= (uint64_t)time(NULL) - 5);
+    CHECK(!ud_can(&b, NETKIT_UDP_CAP_TIME) ||
+          b.last.time_ns / 1000000000u >= (uint64_t)time(NULL) - 5);
     memset(&d, 0, sizeof(d));
     d.data = "y";
     d.len = 1;
@@ -815,7 +683,9 @@ NKT_LOOP_TEST(udp_dual_stack) {
     desc.tell_ttl = desc.tell_tos = true;
     netkit_addr addr = ud_open_with(loop, &end, &desc);
     end.is_echo = true;
-    snprintf(text, sizeof(text), "127.0.0.2:%u", addr.port);
+    int last =
+        ud_can(&end, NETKIT_UDP_CAP_LOCAL) && !NKI_WINDOWS ? 2 : 1; /* wine tells, not takes */
+    snprintf(text, sizeof(text), "127.0.0.%d:%u", last, addr.port);
     desc = ud_desc(&four, NULL);
     desc.peer = text; /* connected: hears of nobody else */
     netkit_addr to_four = ud_open_with(loop, &four, &desc);
@@ -823,7 +693,7 @@ NKT_LOOP_TEST(udp_dual_stack) {
     SUP_UNTIL(loop, four.datagrams == 1);
     CHECK(netkit_addr_equal(&end.last.peer, &to_four));
     CHECK_EQ(end.last.local.family, NETKIT_AF_IPV4);
-    CHECK(end.last.local.ip[3] == 2 && end.last.local.port == addr.port);
+    CHECK(end.last.local.ip[3] == last && end.last.local.port == addr.port);
     CHECK(end.last.interface_index != 0 && end.last.ttl != 0);
     if (addr.family == NETKIT_AF_IPV6 && ud_has_ipv6()) {
         snprintf(text, sizeof(text), "[::1]:%u", addr.port);
@@ -1147,7 +1017,8 @@ NKT_LOOP_TEST(udp_pause_without_memory) {
 
 /* I8 U-03: receiving that fails is told once and goes on by itself, without a spin. */
 NKT_LOOP_TEST(udp_receiving_fails) {
-    static const int errors[] = {ENOMEM, EIO, ENOBUFS, EINTR, ECONNREFUSED, EHOSTUNREACH};
+    const int passing = NKI_WINDOWS ? ECONNREFUSED : EINTR; /* nothing interrupts there */
+    const int errors[] = {ENOMEM, EIO, ENOBUFS, passing, ECONNREFUSED, EHOSTUNREACH};
     netkit_loop *loop = nkt_loop();
     static ud_end end;
     netkit_addr addr = ud_open(loop, &end);
@@ -1252,6 +1123,7 @@ NKT_LOOP_TEST(udp_pull) {
     netkit_event ev;
     netkit_addr addr, deaf = ud_deaf();
     char text[64];
+    uint32_t caps;
     int user;
     memset(&loop_desc, 0, sizeof(loop_desc));
     memset(&desc, 0, sizeof(desc));
@@ -1279,8 +1151,12 @@ NKT_LOOP_TEST(udp_pull) {
     CHECK_EQ(recv(fd, text, sizeof(text), 0), 0);
     CHECK_EQ(recv(fd, text, sizeof(text), 0), 5);
     CHECK_OK(netkit_udp_send(loop, udp, &deaf, "x", 1));
-    ev = ud_pull(loop, NETKIT_EVENT_UDP_ERROR);
-    CHECK(ev.datagram->error == NETKIT_E_REFUSED && netkit_addr_equal(&ev.datagram->peer, &deaf));
+    CHECK_OK(netkit_udp_caps(loop, udp, &caps));
+    if ((caps & NETKIT_UDP_CAP_ERRORS) != 0) {
+        ev = ud_pull(loop, NETKIT_EVENT_UDP_ERROR);
+        CHECK_EQ(ev.datagram->error, NETKIT_E_REFUSED);
+        CHECK(netkit_addr_equal(&ev.datagram->peer, &deaf));
+    }
     nkt_fault_at(NKT_SEND_DATAGRAMS, 1, EAGAIN, true);
     while (netkit_udp_send(loop, udp, &addr, text, 60) == NETKIT_OK) {
     }

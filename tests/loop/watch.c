@@ -171,7 +171,9 @@ NKT_LOOP_TEST(watch_refuses_bad_arguments) {
     file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     CHECK(file >= 0);
     code = netkit_watch_start(loop, &none, (uintptr_t)file, NETKIT_POLL_READ, lwatch_fn, &a);
-    CHECK(code == NETKIT_E_ACCESS || code == NETKIT_OK); /* poll can, epoll cannot */
+    /* Poll can, epoll cannot, Windows takes no file for a socket. */
+    CHECK(code == NETKIT_E_ACCESS || code == NETKIT_OK ||
+          (NKI_WINDOWS && code == NETKIT_E_INVALID));
     if (code == NETKIT_OK) {
         CHECK_OK(netkit_watch_stop(loop, none));
     }
@@ -195,7 +197,11 @@ NKT_LOOP_TEST(watch_refuses_bad_arguments) {
 NKT_LOOP_TEST(watch_tells_what_happened) {
     netkit_loop *loop = nkt_loop();
     int pair[2], tube[2];
+    struct linger at_once = {1, 0};
     lwatch a;
+#if NKI_WINDOWS
+    char byte;
+#endif
     lwatch_pair(pair);
     lwatch_start(loop, &a, pair[0], NETKIT_POLL_READ | NETKIT_POLL_WRITE);
     TL_UNTIL(loop, a.called > 0);
@@ -214,14 +220,19 @@ NKT_LOOP_TEST(watch_tells_what_happened) {
     CHECK_OK(netkit_watch_set(loop, a.handle, NETKIT_POLL_READ));
     TL_UNTIL(loop, a.called > 0); /* it was there all the time */
     CHECK_EQ(shutdown(pair[1], SHUT_WR), 0);
+#if NKI_WINDOWS /* wine tells of the end when what came before it has been read */
+    CHECK_EQ(read(pair[0], &byte, 1), 1);
+#endif
     TL_UNTIL(loop, (a.events & NETKIT_POLL_PEER_END) != 0);
     CHECK((a.events & NETKIT_POLL_READ) != 0);
+    (void)setsockopt(pair[1], SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)); /* if it is TCP */
     CHECK_EQ(close(pair[1]), 0);
     TL_UNTIL(loop, (a.events & NETKIT_POLL_HANGUP) != 0);
     CHECK_OK(netkit_watch_stop(loop, a.handle));
     CHECK_EQ(close(pair[0]), 0);
     CHECK_EQ(pipe(tube), 0); /* a pipe that nobody reads any more is an error for the writer */
     lwatch_start(loop, &a, tube[1], NETKIT_POLL_WRITE);
+    (void)setsockopt(tube[0], SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
     CHECK_EQ(close(tube[0]), 0);
     TL_UNTIL(loop, (a.events & NETKIT_POLL_ERROR) != 0);
     CHECK_OK(netkit_watch_stop(loop, a.handle));
@@ -239,7 +250,7 @@ NKT_LOOP_TEST(watch_edges) {
     lwatch_pair(pair);
     code = netkit_watch_start(loop, &a.handle, (uintptr_t)pair[0],
                               NETKIT_POLL_READ | NETKIT_POLL_EDGE, lwatch_fn, &a);
-    if (nkt_backend == NETKIT_BACKEND_POLL) {
+    if (nkt_backend == NETKIT_BACKEND_POLL || NKI_WINDOWS) {
         CHECK_ERR(code, NETKIT_E_NOSYS);
         CHECK_EQ(a.handle.id, 0);
         CHECK_EQ(netkit_loop_objects(loop), 0);
@@ -357,7 +368,7 @@ NKT_LOOP_TEST(watch_numbers_are_reused_in_a_batch) {
 /* SD18 PL07: a million entries and exits in flat memory. */
 NKT_LOOP_TEST(watch_comes_and_goes_in_flat_memory) {
     netkit_loop *loop = nkt_loop();
-    uint64_t steps = nkt_scale(1000000, 50000), allocs = 0;
+    uint64_t steps = nkt_count(1000000, 50000), allocs = 0;
     int64_t live = 0;
     int pairs[4][2];
     lwatch all[4];

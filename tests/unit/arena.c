@@ -104,3 +104,25 @@ NKT_TEST(arena_out_of_memory) {
         CHECK_EQ(nkt_live_bytes(), 0);
     }
 }
+
+/* MB02: what is kept over a reset does not stand in the way of a larger request, nor does the usual
+ * size of a chunk in that of a smaller one. */
+NKT_TEST(arena_spends_what_is_kept) {
+    netkit_arena arena = arena_new(0, 64 * 1024);
+    for (int i = 0; i < 6; i++) {
+        CHECK(netkit_arena_alloc(&arena, 9000) != NULL);
+    }
+    CHECK(netkit_arena_alloc(&arena, 9000) == NULL || arena.size > 60000);
+    netkit_arena_reset(&arena);
+    CHECK(arena.size > 50000); /* kept */
+    CHECK(netkit_arena_alloc(&arena, 40000) != NULL);
+    CHECK(arena.size <= 64 * 1024);
+    netkit_arena_free(&arena);
+    CHECK_EQ(nkt_live_bytes(), 0);
+    arena = arena_new(0, 15 * 1024);
+    CHECK(netkit_arena_alloc(&arena, 9000) != NULL);
+    CHECK(netkit_arena_alloc(&arena, 4000) != NULL);
+    CHECK(netkit_arena_alloc(&arena, 4000) == NULL);
+    netkit_arena_free(&arena);
+    CHECK_EQ(nkt_live_bytes(), 0);
+}

@@ -205,3 +205,28 @@ NKT_TEST(fifo_wipes_secrets) {
     CHECK_MEM(text, "ab\0\0ef", 7);
     netkit_wipe(NULL, 0);
 }
+
+/* PO10: no more is committed than the place in one piece had room for, wherever it lies. */
+NKT_TEST(fifo_commits_one_piece) {
+    netkit_fifo f;
+    static unsigned char data[1024];
+    size_t room;
+    memset(&f, 0, sizeof f);
+    f.allocator = nkt_allocator();
+    CHECK_OK(netkit_fifo_write(&f, data, 1000));
+    CHECK_EQ(netkit_fifo_consume(&f, 990), 990);
+    CHECK(netkit_fifo_space(&f, 1, &room) != NULL); /* 24 bytes up to the end of the ring */
+    CHECK_EQ(room, 24);
+    CHECK_ERR(netkit_fifo_commit(&f, 25), NETKIT_E_INVALID);
+    CHECK_EQ(f.len, 10);
+    CHECK_OK(netkit_fifo_commit(&f, 24));
+    CHECK_EQ(f.len, 34);
+    CHECK(netkit_fifo_space(&f, 1, &room) != NULL); /* from its beginning up to what waits */
+    CHECK_EQ(room, 990);
+    CHECK_ERR(netkit_fifo_commit(&f, 991), NETKIT_E_INVALID);
+    CHECK_OK(netkit_fifo_commit(&f, 990));
+    CHECK_ERR(netkit_fifo_commit(&f, 1), NETKIT_E_INVALID);
+    CHECK_OK(netkit_fifo_commit(&f, 0));
+    netkit_fifo_free(&f);
+    CHECK_EQ(nkt_live_bytes(), 0);
+}

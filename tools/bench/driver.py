@@ -22,6 +22,8 @@ UDP_ROWS = [
     ("udp-segments-bare", "the same / a bare loop with GSO and GRO", ("segments", 1200, 32),
      ("segments", 1200, 32), None),
 ]
+FILE_MIB = 1024
+FILE_TARGET = 0.95
 TIMER_TARGETS = {"insert": 1.35, "restart": 1.06, "cancel": 1.08, "fire": 1.02}
 
 
@@ -208,6 +210,36 @@ class Bench:
                 self.add(result, server, name, title, target, ">=")
                 self.say(report.rate_line(result))
 
+    def files(self):
+        """A gigabyte out of a conn's queue against a bare sendfile loop."""
+        name, title = "sendfile-1G", "sendfile of 1 GiB to one connection, cubic"
+        if not self.wanted(name, title) or self.builder.missing.get("file"):
+            return
+        self.say("\nfiles: netkit / a bare sendfile loop; MiB a second\n" + report.HEAD)
+        self.say(title)
+        path = self.builder.path("file.large")
+        try:
+            with open(path, "wb") as f:
+                f.truncate(FILE_MIB << 20)  # a hole: no disk is what this is about
+            self.structure.one("file", ["bare", path, FILE_MIB])  # now it is in memory
+            for backend in self.backends:
+                self.file(backend, path, name, title)
+        except (Failed, OSError, subprocess.SubprocessError) as failure:
+            self.trouble(name, failure)
+        finally:
+            if os.path.exists(path):
+                os.unlink(path)
+
+    def file(self, backend, path, name, title):
+        server = servers.netkit_servers([backend])[0].name
+        try:
+            result = self.structure.file_pairs(backend, path, FILE_MIB, self.meter.pairs)
+        except (Failed, subprocess.SubprocessError, ZeroDivisionError) as failure:
+            self.trouble("%s, %s" % (name, server), failure)
+            return
+        self.add(result, server, name, title, FILE_TARGET, ">=")
+        self.say("%s  memory +%d KiB" % (report.rate_line(result), result["grown_kib"]))
+
     # ---- rows of pairs ----------------------------------------------------------
 
     def contestants(self, row):
@@ -286,6 +318,7 @@ class Bench:
         self.structures()
         self.timers()
         self.datagrams()
+        self.files()
         if any(self.wanted(row.name, row.title) for row in rows.ROWS):
             self.say("\nratios to the floor in adjacent pairs (%d, peers %d); netkit-uring's is "
                      "the bare ring\nby: rate, bytes, p50, or cpu: time a message takes, where "

@@ -25,6 +25,7 @@ PROGRAMS = [
     Program("server_event", ["server_event.c"], ["-levent_core"], "event2/event.h", "libevent-dev"),
     Program("server_asio", ["server_asio.cpp"], ["-pthread"], "asio.hpp", "libasio-dev"),
     Program("udp", ["udp.c"], ["-pthread"], None, None),
+    Program("file", ["file.c"], ["-pthread"], None, None),
     Program("timers", ["timers.c"], ["-lev", "-pthread"], "ev.h", "libev-dev"),
 ]
 

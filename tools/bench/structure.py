@@ -196,27 +196,25 @@ class Structure:
 
     # ---- datagrams
 
-    def udp(self, server, how, time_ms):
-        """One run of the echo server; how: plain or segments, size, how many under way."""
-        command = [self.builder.path("udp"), server] + [str(word) for word in how]
-        child = process.start(command + [str(time_ms)], stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE)
+    def one(self, program, args):
+        """One run of a program that brings its own server and load."""
+        child = process.start([self.builder.path(program)] + [str(arg) for arg in args],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
-            out, err = child.communicate(timeout=60)
+            out, err = child.communicate(timeout=70)
         finally:
             process.end(child)
         if child.returncode != 0:
-            raise Failed("udp: " + (err.decode().strip() or "status %d" % child.returncode))
+            raise Failed(err.decode().strip() or "%s: status %d" % (program, child.returncode))
         return json.loads(out)
 
-    def udp_pairs(self, server, how, base_how, pairs, time_ms):
-        """Ratios of netkit to the bare loop in adjacent pairs: rates, or where the server had
-        time to spare, the CPU time of a datagram, the bare loop's first."""
+    def in_pairs(self, run, pairs):
+        """Ratios of netkit to the bare loop in adjacent pairs of run(True) and run(False): rates,
+        or where the server had time to spare, the CPU time of a piece, the bare loop's first."""
         ours, theirs = [], []
         for i in range(pairs):
             for mine in ((False, True) if i % 2 == 0 else (True, False)):
-                found = self.udp(server if mine else "bare", how if mine else base_how, time_ms)
-                (ours if mine else theirs).append(found)
+                (ours if mine else theirs).append(run(mine))
         metric = "rate" if median([t["server_load"] for t in theirs]) > 0.93 else "cpu"
         if metric == "rate":
             ratios = [o["rate"] / t["rate"] for o, t in zip(ours, theirs)]
@@ -228,7 +226,24 @@ class Structure:
                 "base_rate": median([t["rate"] for t in theirs]),
                 "server_us": median([o["server_us"] for o in ours]),
                 "base_server_us": median([t["server_us"] for t in theirs]),
-                "lost": sum(o["lost"] for o in ours)}
+                "runs": ours}
+
+    def udp_pairs(self, server, how, base_how, pairs, time_ms):
+        """how: plain or segments, size, how many under way."""
+        def run(mine):
+            return self.one("udp", [server if mine else "bare"] +
+                            list(how if mine else base_how) + [time_ms])
+        result = self.in_pairs(run, pairs)
+        result["lost"] = sum(o["lost"] for o in result.pop("runs"))
+        return result
+
+    def file_pairs(self, server, path, mib, pairs):
+        """One file to one connection; the program fails when the server's memory grows."""
+        result = self.in_pairs(lambda mine: self.one("file", [server if mine else "bare", path,
+                                                              mib]), pairs)
+        result["grown_kib"] = max(o["grown_kib"] for o in result["runs"])
+        result["bytes_per_s"] = median([o["bytes_per_s"] for o in result.pop("runs")])
+        return result
 
     # ---- timers
 
