@@ -21972,7 +21972,9 @@ enum {
     NKI_U_LENDING = 16,     /* a zero-copy send is done but for the release of its memory */
     NKI_U_TURNED_AWAY = 32, /* its receive is being cancelled */
     NKI_U_POLLED = 64,      /* never by a multishot receive */
-    NKI_U_COPIED = 128      /* no zero-copy sends: the kernel copied, or has refused */
+    NKI_U_COPIED = 128,     /* no zero-copy sends: the kernel copied, or has refused */
+    NKI_U_ROOM = 256,       /* there is room to send: the poll for that is to be cancelled */
+    NKI_U_DEAF = 512 /* a watch that is told of a peer's end alone, and does not ask for it */
 };
 
 /* Bytes taken out of the buffers, or accepted sockets, that wait: first in, first out. */
@@ -22202,7 +22204,9 @@ static uint32_t nki_u_poll_bits(uint32_t events) {
     return events;
 }
 
-/* Errors and hang-ups are reported always. A poll that is there is given up, not waited for. */
+/* Errors, hang-ups and, unlike by poll(2), the peer's end are reported always: a single poll that
+ * does not ask for that last one would complete at once, again and again. A poll that is there is
+ * given up, not waited for. */
 static bool nki_u_begin_poll(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s,
                              uint32_t events, bool is_multishot) {
     if ((s->busy & NKI_U_BIT(NKI_U_POLL)) != 0) {
@@ -22313,8 +22317,8 @@ static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, n
         if ((s->events & NKI_POLL_SPEAKS) != 0 && (s->busy & NKI_U_BIT(NKI_U_POLL)) == 0) {
             uint32_t events = s->events & NKI_POLL_SPEAKS;
             events |= (events & NETKIT_POLL_READ) != 0 ? (uint32_t)NETKIT_POLL_PEER_END : 0u;
-            return nki_u_begin_poll(loop, u, source, s, events,
-                                    (s->events & NETKIT_POLL_EDGE) != 0);
+            bool is_edge = (s->events & NETKIT_POLL_EDGE) != 0 || (s->state & NKI_U_DEAF) != 0;
+            return nki_u_begin_poll(loop, u, source, s, events, is_edge);
         }
         return true;
     case NKI_KIND_UDP:
@@ -22364,6 +22368,7 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
     s->is_lending = nki_u_is_lendable(loop, u, c, s, chunk);
     if (nki_out_is_alone(chunk)) {
         sqe->opcode = NKI_URING_POLL_ADD;
+        sqe->len = NKI_URING_POLL_MULTISHOT;
         sqe->op_flags = nki_u_poll_bits(NETKIT_POLL_WRITE);
     } else {
         sqe->opcode = NKI_URING_SEND;
@@ -22393,6 +22398,12 @@ static bool nki_u_begin(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_s
     }
     if ((s->state & NKI_U_CLOSING) != 0) {
         return nki_u_cancel_all(loop, u, source, s);
+    }
+    if ((s->state & NKI_U_ROOM) != 0) {
+        if (!nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_SEND))) {
+            return false;
+        }
+        s->state = (uint16_t)(s->state & ~NKI_U_ROOM);
     }
     if ((s->want & NKI_U_WANT_SEND) != 0) {
         if (!nki_u_begin_send(loop, u, (nki_conn *)(void *)source, s)) {
@@ -22625,7 +22636,15 @@ static nki_source *nki_u_sent(netkit_loop *loop, nki_u *u, nki_source *source, n
     if (NKI_UNLIKELY(s->is_lending) && !nki_u_lent(u, s, cqe, &res)) {
         return NULL;
     }
+    if (NKI_UNLIKELY((cqe->flags & NKI_URING_CQE_MORE) != 0)) { /* the poll for room */
+        if (((uint32_t)res & (NETKIT_POLL_WRITE | NKI_POLL_ALWAYS)) != 0) {
+            s->state |= NKI_U_ROOM;
+            nki_u_want(loop, u, source, s, 0);
+        }
+        return NULL;
+    }
     s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_SEND));
+    s->state = (uint16_t)(s->state & ~NKI_U_ROOM);
     const nki_chunk *chunk = nki_u_sending(c);
     if (NKI_LIKELY(res >= 0)) {
         if (NKI_LIKELY(chunk == NULL || !nki_out_is_alone(chunk))) { /* else the events of a poll */
@@ -22682,6 +22701,25 @@ static nki_source *nki_u_polled_end(netkit_loop *loop, nki_u *u, nki_source *sou
     return events == 0 ? NULL : source;
 }
 
+/* What a watch is told. With nothing but an end that it does not ask for, it waits for a change. */
+static uint32_t nki_u_watched(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s,
+                              const nki_uring_cqe *cqe, uint32_t events) {
+    const uint32_t reading = NETKIT_POLL_READ | NETKIT_POLL_PEER_END;
+    uint32_t end = (s->events & reading) != 0 ? (uint32_t)NETKIT_POLL_PEER_END : 0u;
+    events &= s->events | NKI_POLL_ALWAYS | end;
+    if ((s->events & NETKIT_POLL_EDGE) != 0) {
+        return events;
+    }
+    if (events == 0) {
+        s->state |= NKI_U_DEAF;
+    } else if ((cqe->flags & NKI_URING_CQE_MORE) != 0) { /* and is then level-triggered again */
+        s->state = (uint16_t)(s->state & ~NKI_U_DEAF);
+        nki_u_give_up_poll(loop, u, source, s);
+        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
+    }
+    return events;
+}
+
 static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
                                 const nki_uring_cqe *cqe) {
     if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
@@ -22705,11 +22743,10 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
         events = (events & ~NKI_POLL_ALWAYS) | NETKIT_POLL_READ;
     }
     if (nki_id_kind(source->id) == NKI_KIND_WATCH) {
-        uint32_t asked = s->events | (uint32_t)(NKI_POLL_ALWAYS | NETKIT_POLL_PEER_END);
-        events &= asked;
+        events = nki_u_watched(loop, u, source, s, cqe, events);
     }
     source->ready = (uint16_t)(source->ready | events);
-    return source;
+    return events == 0 ? NULL : source;
 }
 
 /* Of an operation that nobody waits for any more: its memory and descriptors. */
@@ -23432,7 +23469,7 @@ static int nki_u_read_odd(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *
         return (int)n;
     }
     if ((s->state & NKI_U_EOF) != 0) {
-        s->state = (uint8_t)((s->state & ~NKI_U_EOF) | NKI_U_ENDED);
+        s->state = (uint16_t)((s->state & ~NKI_U_EOF) | NKI_U_ENDED);
         nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
         return NETKIT_E_EOF;
     }

@@ -648,7 +648,7 @@ static int nki_u_read_odd(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *
         return (int)n;
     }
     if ((s->state & NKI_U_EOF) != 0) {
-        s->state = (uint8_t)((s->state & ~NKI_U_EOF) | NKI_U_ENDED);
+        s->state = (uint16_t)((s->state & ~NKI_U_EOF) | NKI_U_ENDED);
         nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
         return NETKIT_E_EOF;
     }

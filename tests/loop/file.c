@@ -85,6 +85,39 @@ static void file_run(netkit_loop *loop, file_sender *s, file_receiver *r) {
     SUP_UNTIL(loop, s->end.closes == 1 && r->end.closes == 1);
 }
 
+/* IO09 C4: a peer that has ended its side reads a file slowly: waiting for it to do so is no spin,
+ * and all of the file comes. */
+NKT_LOOP_TEST(file_to_a_half_closed_peer) {
+    netkit_loop *loop = nkt_loop();
+    sup_setup setup = sup_setup_default();
+    sup_end end;
+    int fd = file_make(FILE_SIZE);
+    setup.rcvbuf = 4096;
+    sup_end_init(&end);
+    sup_peer peer = sup_open(loop, &end, &setup);
+    CHECK_EQ(shutdown(peer.fd, SHUT_WR), 0);
+    SUP_UNTIL(loop, end.eofs == 1);
+    CHECK_OK(netkit_conn_send_file(loop, end.conn, (uintptr_t)fd, 0, NETKIT_FILE_END, NULL, NULL));
+    CHECK_OK(netkit_conn_shutdown(loop, end.conn));
+    sup_settle(loop);
+    uint64_t turns = netkit_loop_turns(loop), began = nkt_now_ns();
+    while (nkt_now_ns() - began < 300000000) {
+        CHECK_OK(netkit_loop_run_once(loop, 50));
+    }
+    CHECK(netkit_loop_turns(loop) - turns < 30);
+    SUP_UNTIL_DOING(loop, peer.end != 0) {
+        sup_peer_step(&peer);
+    }
+    CHECK_EQ(peer.end, SUP_EOF);
+    CHECK_EQ(peer.received, FILE_SIZE);
+    CHECK_EQ(end.closes, 0);
+    CHECK_OK(netkit_conn_close(loop, end.conn));
+    SUP_UNTIL(loop, end.closes == 1);
+    CHECK_OK(end.info.code);
+    CHECK_EQ(close(fd) + close(peer.fd), 0);
+    nkt_loop_done(loop);
+}
+
 /* IO09 C2: files stand in the queue between bytes and arrive in order, whole or in part, with the
  * descriptor closed by its owner meanwhile; the release comes once for each; no descriptor stays. */
 NKT_LOOP_TEST(file_goes_between_bytes) {

@@ -57,6 +57,50 @@ static void lwatch_turns(netkit_loop *loop, int turns) {
     }
 }
 
+/* Until not one more byte goes. */
+static void lwatch_fill(int fd) {
+    static const char bytes[65536];
+    for (size_t size = sizeof(bytes); size > 0; size /= 2) {
+        while (send(fd, bytes, size, MSG_NOSIGNAL) > 0) {
+        }
+    }
+}
+
+/* PL11 T-17: who waits for room alone is not told of the other side's end, over and over or at all,
+ * and hears of room when there is some. */
+NKT_LOOP_TEST(watch_for_room_at_a_half_closed_peer) {
+    netkit_loop *loop = nkt_loop();
+    static char bytes[65536];
+    int pair[2];
+    lwatch w;
+    lwatch_pair(pair);
+    lwatch_fill(pair[0]);
+    CHECK_EQ(shutdown(pair[1], SHUT_WR), 0);
+    lwatch_start(loop, &w, pair[0], NETKIT_POLL_WRITE);
+    lwatch_turns(loop, 3);
+    CHECK_EQ(w.called, 0);
+    uint64_t turns = netkit_loop_turns(loop), began = nkt_now_ns();
+    while (nkt_now_ns() - began < 200000000) {
+        CHECK_OK(netkit_loop_run_once(loop, 50));
+    }
+    CHECK(netkit_loop_turns(loop) - turns < 20);
+    for (int round = 1; round <= 3; round++) {
+        while (recv(pair[1], bytes, sizeof(bytes), 0) > 0) {
+        }
+        lwatch_turns(loop, 4);
+        CHECK(w.called >= 3); /* for as long as there is room */
+        CHECK_EQ(w.all_events & (NETKIT_POLL_READ | NETKIT_POLL_PEER_END), 0);
+        lwatch_fill(pair[0]);
+        lwatch_turns(loop, 2);
+        w.called = 0;
+        lwatch_turns(loop, 4);
+        CHECK_EQ(w.called, 0);
+    }
+    CHECK_OK(netkit_watch_stop(loop, w.handle));
+    lwatch_close(pair);
+    nkt_loop_done(loop);
+}
+
 /* PL08 PL11: pipes, event counters and sockets, called for as long as there is something. */
 NKT_LOOP_TEST(watch_any_descriptor) {
     netkit_loop *loop = nkt_loop();
