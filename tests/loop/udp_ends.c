@@ -734,3 +734,80 @@ NKT_LOOP_TEST(udp_queue_is_full) {
     close(card);
 }
 #endif
+
+/* BX11 U-06 ER01: each option that the system may not know is done without: what can be is told,
+ * segments keep their bounds, answers arrive; or opening fails as a whole. */
+NKT_LOOP_TEST(udp_without_options) {
+    static const int errors[] = {ENOPROTOOPT, EOPNOTSUPP, EACCES};
+    for (int i = 0; i < 9; i++) {
+        netkit_loop *loop = nkt_loop();
+        static ud_end from, to;
+        static unsigned char data[2500];
+        netkit_datagram d;
+        for (uint64_t n = 1, hits = 1; hits != 0 && n < 30; n++) {
+            netkit_udp_desc desc = ud_desc(&to, i % 3 == 2 ? ":0" : "127.0.0.1:0");
+            int fds = nkt_open_fds();
+            desc.gro = i % 3 == 0;
+            desc.gro_whole = i % 3 == 1;
+            desc.recv_size = 1000;
+            desc.tell_local = desc.tell_tos = desc.tell_ttl = desc.tell_time = true;
+            to.loop = loop;
+            nkt_fault_at("setsockopt", n, errors[i / 3], false);
+            int code = netkit_udp_open(loop, &desc, &to.udp);
+            hits = nkt_faults();
+            nkt_fault_clear();
+            if (code != NETKIT_OK) {
+                CHECK(hits != 0 && to.udp.id == 0);
+                CHECK_EQ(nkt_open_fds(), fds);
+                CHECK_EQ(netkit_loop_objects(loop), 0);
+                continue;
+            }
+            memset(&d, 0, sizeof(d));
+            netkit_addr at, back = ud_open(loop, &from);
+            CHECK_OK(netkit_udp_local(loop, to.udp, &at));
+            d.peer = ud_addr("127.0.0.1:0");
+            d.peer.port = at.port;
+            d.data = data;
+            d.len = sizeof(data);
+            d.segment_size = 1000;
+            CHECK_EQ(netkit_udp_send_batch(loop, from.udp, &d, 1), 1);
+            SUP_UNTIL(loop, to.sum == sizeof(data));
+            CHECK(to.datagrams == 3 || (to.datagrams == 1 && to.last.segment_size == 1000));
+            CHECK(!to.last.is_truncated && netkit_addr_equal(&to.last.peer, &back));
+            CHECK_OK(netkit_udp_reply(loop, to.udp, &to.last, "back", 4));
+            SUP_UNTIL(loop, from.datagrams == 1);
+            ud_close(&from);
+            ud_close(&to);
+        }
+        nkt_loop_done(loop);
+    }
+}
+
+/* UD13: on a machine without IPv6 every address means every one of IPv4. */
+NKT_LOOP_TEST(udp_without_ipv6) {
+    static const int errors[] = {EAFNOSUPPORT, EADDRNOTAVAIL};
+    netkit_loop *loop = nkt_loop();
+    for (int i = 0; i < 2; i++) {
+        static ud_end end, from;
+        netkit_udp_desc desc = ud_desc(&end, ":0");
+        netkit_addr to = ud_addr("127.0.0.1:0");
+        nkt_fault_at(i == 0 ? "socket" : "bind", 1, errors[i], false);
+        netkit_addr at = ud_open_with(loop, &end, &desc);
+        CHECK_EQ(nkt_faults(), 1);
+        nkt_fault_clear();
+        CHECK_EQ(at.family, NETKIT_AF_IPV4);
+        end.is_echo = true;
+        to.port = at.port;
+        ud_open(loop, &from);
+        CHECK_OK(netkit_udp_send(loop, from.udp, &to, "four", 4));
+        SUP_UNTIL(loop, from.datagrams == 1);
+        CHECK(netkit_addr_equal(&from.last.peer, &to));
+        ud_close(&end);
+        ud_close(&from);
+        desc = ud_desc(&end, "[::]:0"); /* but who says IPv6 means it */
+        nkt_fault_at(i == 0 ? "socket" : "bind", 1, errors[i], false);
+        CHECK(netkit_udp_open(loop, &desc, NULL) < 0);
+        nkt_fault_clear();
+    }
+    nkt_loop_done(loop);
+}
