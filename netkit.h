@@ -10264,7 +10264,8 @@ static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value) {
 #if NKI_POSIX
 
 enum {
-    NKI_DGRAM_CONTROL = 256 /* all that can be asked for at once takes 176 bytes */
+    NKI_DGRAM_CONTROL = 256, /* all that can be asked for at once takes 176 bytes */
+    NKI_DGRAM_REPORTS = 4096 /* more than a queue of the usual size can hold */
 };
 
 #if NKI_HAS_MMSG
@@ -10763,8 +10764,10 @@ static bool nki_dgram_reported(struct msghdr *msg, netkit_datagram *out) {
     return false;
 }
 
+/* Those that a call has told itself are passed over, however many: what is behind them may wake
+ * nobody a second time. */
 static int nki_os_recv_failed(uintptr_t s, netkit_datagram *out, void *memory, size_t size) {
-    for (int i = 0; i < NKI_DGRAM_BATCH; i++) {
+    for (int i = 0; i < NKI_DGRAM_REPORTS; i++) {
         nki_dgram_side side;
         nki_mmsg head;
         ssize_t n;
@@ -15447,6 +15450,7 @@ enum {
     NKI_UDP_READ_COST = 512,    /* the least that one counts in a turn's budget */
     NKI_UDP_AREA = 16 * 65600,  /* memory one call receives into */
     NKI_UDP_RETRIES = 3,        /* of a send that may have got another one's error */
+    NKI_UDP_RETRIES_MAX = 100,  /* of one that has certainly */
     NKI_UDP_FAILURES_MAX = 64,  /* of receiving, in a row: then it pauses */
     NKI_UDP_SHORT_MS = 1,       /* pause when the system is short of buffers ... */
     NKI_UDP_SHORT_MS_MAX = 32,  /* ... doubling up to this */
@@ -19527,12 +19531,16 @@ static bool nki_udp_send_failed(netkit_loop *loop, nki_udp *u, const nki_dgram_o
     int os_code = loop->driver->os_code();
     nki_udp_record *r = nki_udp_record_at(u->out, u->out->begin);
     if (code == NETKIT_E_AGAIN || code == NETKIT_E_NOMEM) {
+        r->tries = 0; /* what it was refused with before was not its own */
         nki_udp_stall(loop, u, code == NETKIT_E_AGAIN);
         return false;
     }
     bool is_final = code == NETKIT_E_INVALID || code == NETKIT_E_TOOBIG ||
                     code == NETKIT_E_ACCESS || code == NETKIT_E_ADDRNOTAVAIL;
-    bool is_retried = !is_final && r->tries < NKI_UDP_RETRIES;
+    /* Of IP a refusal is always another's, told once for each: as many may be waiting. */
+    bool is_others = code == NETKIT_E_REFUSED && (u->flags & NKI_D_TELL_ERRORS) != 0;
+    uint8_t most = is_others ? (uint8_t)NKI_UDP_RETRIES_MAX : (uint8_t)NKI_UDP_RETRIES;
+    bool is_retried = !is_final && r->tries < most;
     if (is_retried || (u->flags & NKI_D_TELL_ERRORS) != 0) {
         nki_udp_heard(loop, u, code, os_code);
     }
@@ -19967,6 +19975,26 @@ static void nki_udp_report(netkit_loop *loop, nki_udp *u) {
     nki_udp_after(loop, u);
 }
 
+/* Paused, and waiting for room: as long as reports are there, they wake us instead. They are taken
+ * out and told later, as far as there is place for them. */
+static void nki_udp_keep_reports(netkit_loop *loop, nki_udp *u) {
+    netkit_datagram *d = &loop->dgrams->one;
+    for (int i = 0; i < NKI_DGRAM_BATCH; i++) {
+        nki_udp_record r;
+        if (loop->driver->udp_failed(loop, u, d) != NETKIT_OK) {
+            break;
+        }
+        memset(&r, 0, sizeof r);
+        (void)nki_route_to(&r.route, &d->peer, u->more->level);
+        r.len = (uint32_t)d->len;
+        if (u->more->failed_count < NKI_UDP_FAILED_MAX) {
+            nki_udp_note_failed(loop, u, &r, d->error, d->os_code);
+        }
+    }
+    u->flags &= ~(uint32_t)NKI_D_ERRORS;
+    u->source.ready = (uint16_t)(u->source.ready & ~NETKIT_POLL_ERROR);
+}
+
 static void nki_udp_tell_drain(netkit_loop *loop, nki_udp *u) {
     u->flags &= ~(uint32_t)NKI_D_DRAIN_DUE;
     if (u->more->handler.on_drain != NULL) {
@@ -19985,11 +20013,14 @@ static void nki_udp_tell_drain(netkit_loop *loop, nki_udp *u) {
 
 static void nki_udp_closed(netkit_loop *loop, nki_udp *u);
 
+static bool nki_udp_has_reports(const nki_udp *u) {
+    return (u->flags & NKI_D_TELL_ERRORS) != 0 &&
+           ((u->flags & NKI_D_ERRORS) != 0 || (u->source.ready & NETKIT_POLL_ERROR) != 0);
+}
+
 /* What is to be read, in the order of news: at most one thing. */
 static void nki_udp_step_input(netkit_loop *loop, nki_udp *u) {
-    bool has_reports =
-        (u->flags & NKI_D_TELL_ERRORS) != 0 &&
-        ((u->flags & NKI_D_ERRORS) != 0 || (u->source.ready & NETKIT_POLL_ERROR) != 0);
+    bool has_reports = nki_udp_has_reports(u);
     bool may_read = (u->source.ready & NKI_READABLE) != 0 && (u->flags & NKI_D_STARVED) == 0;
     bool has_failed = u->more->failed_count != 0;
     if (u->tally >= loop->desc.conn_budget && (has_failed || has_reports || may_read)) {
@@ -20009,11 +20040,16 @@ static void nki_udp_step_input(netkit_loop *loop, nki_udp *u) {
 
 static void nki_udp_step(netkit_loop *loop, nki_udp *u) {
     const uint32_t writable = NETKIT_POLL_WRITE | NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP;
+    const uint32_t waits = NKI_D_STALLED | NKI_D_PAUSED;
     if ((u->flags & NKI_D_CLOSING) != 0) {
         if ((u->source.flags & NKI_S_GONE) != 0) {
             nki_udp_closed(loop, u);
         }
         return;
+    }
+    if ((u->flags & waits) == waits && nki_udp_has_reports(u)) {
+        nki_udp_keep_reports(loop, u);
+        u->source.ready = (uint16_t)(u->source.ready | NETKIT_POLL_WRITE); /* to wait anew */
     }
     if ((u->flags & NKI_D_STALLED) != 0 && (u->source.ready & writable) != 0) {
         u->flags &= ~(uint32_t)NKI_D_STALLED;

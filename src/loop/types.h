@@ -218,6 +218,7 @@ enum {
     NKI_UDP_READ_COST = 512,    /* the least that one counts in a turn's budget */
     NKI_UDP_AREA = 16 * 65600,  /* memory one call receives into */
     NKI_UDP_RETRIES = 3,        /* of a send that may have got another one's error */
+    NKI_UDP_RETRIES_MAX = 100,  /* of one that has certainly */
     NKI_UDP_FAILURES_MAX = 64,  /* of receiving, in a row: then it pauses */
     NKI_UDP_SHORT_MS = 1,       /* pause when the system is short of buffers ... */
     NKI_UDP_SHORT_MS_MAX = 32,  /* ... doubling up to this */

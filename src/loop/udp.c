@@ -353,6 +353,26 @@ static void nki_udp_report(netkit_loop *loop, nki_udp *u) {
     nki_udp_after(loop, u);
 }
 
+/* Paused, and waiting for room: as long as reports are there, they wake us instead. They are taken
+ * out and told later, as far as there is place for them. */
+static void nki_udp_keep_reports(netkit_loop *loop, nki_udp *u) {
+    netkit_datagram *d = &loop->dgrams->one;
+    for (int i = 0; i < NKI_DGRAM_BATCH; i++) {
+        nki_udp_record r;
+        if (loop->driver->udp_failed(loop, u, d) != NETKIT_OK) {
+            break;
+        }
+        memset(&r, 0, sizeof r);
+        (void)nki_route_to(&r.route, &d->peer, u->more->level);
+        r.len = (uint32_t)d->len;
+        if (u->more->failed_count < NKI_UDP_FAILED_MAX) {
+            nki_udp_note_failed(loop, u, &r, d->error, d->os_code);
+        }
+    }
+    u->flags &= ~(uint32_t)NKI_D_ERRORS;
+    u->source.ready = (uint16_t)(u->source.ready & ~NETKIT_POLL_ERROR);
+}
+
 static void nki_udp_tell_drain(netkit_loop *loop, nki_udp *u) {
     u->flags &= ~(uint32_t)NKI_D_DRAIN_DUE;
     if (u->more->handler.on_drain != NULL) {
@@ -371,11 +391,14 @@ static void nki_udp_tell_drain(netkit_loop *loop, nki_udp *u) {
 
 static void nki_udp_closed(netkit_loop *loop, nki_udp *u);
 
+static bool nki_udp_has_reports(const nki_udp *u) {
+    return (u->flags & NKI_D_TELL_ERRORS) != 0 &&
+           ((u->flags & NKI_D_ERRORS) != 0 || (u->source.ready & NETKIT_POLL_ERROR) != 0);
+}
+
 /* What is to be read, in the order of news: at most one thing. */
 static void nki_udp_step_input(netkit_loop *loop, nki_udp *u) {
-    bool has_reports =
-        (u->flags & NKI_D_TELL_ERRORS) != 0 &&
-        ((u->flags & NKI_D_ERRORS) != 0 || (u->source.ready & NETKIT_POLL_ERROR) != 0);
+    bool has_reports = nki_udp_has_reports(u);
     bool may_read = (u->source.ready & NKI_READABLE) != 0 && (u->flags & NKI_D_STARVED) == 0;
     bool has_failed = u->more->failed_count != 0;
     if (u->tally >= loop->desc.conn_budget && (has_failed || has_reports || may_read)) {
@@ -395,11 +418,16 @@ static void nki_udp_step_input(netkit_loop *loop, nki_udp *u) {
 
 static void nki_udp_step(netkit_loop *loop, nki_udp *u) {
     const uint32_t writable = NETKIT_POLL_WRITE | NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP;
+    const uint32_t waits = NKI_D_STALLED | NKI_D_PAUSED;
     if ((u->flags & NKI_D_CLOSING) != 0) {
         if ((u->source.flags & NKI_S_GONE) != 0) {
             nki_udp_closed(loop, u);
         }
         return;
+    }
+    if ((u->flags & waits) == waits && nki_udp_has_reports(u)) {
+        nki_udp_keep_reports(loop, u);
+        u->source.ready = (uint16_t)(u->source.ready | NETKIT_POLL_WRITE); /* to wait anew */
     }
     if ((u->flags & NKI_D_STALLED) != 0 && (u->source.ready & writable) != 0) {
         u->flags &= ~(uint32_t)NKI_D_STALLED;

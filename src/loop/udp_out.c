@@ -267,12 +267,16 @@ static bool nki_udp_send_failed(netkit_loop *loop, nki_udp *u, const nki_dgram_o
     int os_code = loop->driver->os_code();
     nki_udp_record *r = nki_udp_record_at(u->out, u->out->begin);
     if (code == NETKIT_E_AGAIN || code == NETKIT_E_NOMEM) {
+        r->tries = 0; /* what it was refused with before was not its own */
         nki_udp_stall(loop, u, code == NETKIT_E_AGAIN);
         return false;
     }
     bool is_final = code == NETKIT_E_INVALID || code == NETKIT_E_TOOBIG ||
                     code == NETKIT_E_ACCESS || code == NETKIT_E_ADDRNOTAVAIL;
-    bool is_retried = !is_final && r->tries < NKI_UDP_RETRIES;
+    /* Of IP a refusal is always another's, told once for each: as many may be waiting. */
+    bool is_others = code == NETKIT_E_REFUSED && (u->flags & NKI_D_TELL_ERRORS) != 0;
+    uint8_t most = is_others ? (uint8_t)NKI_UDP_RETRIES_MAX : (uint8_t)NKI_UDP_RETRIES;
+    bool is_retried = !is_final && r->tries < most;
     if (is_retried || (u->flags & NKI_D_TELL_ERRORS) != 0) {
         nki_udp_heard(loop, u, code, os_code);
     }

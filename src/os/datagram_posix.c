@@ -10,7 +10,8 @@
 #if NKI_POSIX
 
 enum {
-    NKI_DGRAM_CONTROL = 256 /* all that can be asked for at once takes 176 bytes */
+    NKI_DGRAM_CONTROL = 256, /* all that can be asked for at once takes 176 bytes */
+    NKI_DGRAM_REPORTS = 4096 /* more than a queue of the usual size can hold */
 };
 
 #if NKI_HAS_MMSG
@@ -509,8 +510,10 @@ static bool nki_dgram_reported(struct msghdr *msg, netkit_datagram *out) {
     return false;
 }
 
+/* Those that a call has told itself are passed over, however many: what is behind them may wake
+ * nobody a second time. */
 static int nki_os_recv_failed(uintptr_t s, netkit_datagram *out, void *memory, size_t size) {
-    for (int i = 0; i < NKI_DGRAM_BATCH; i++) {
+    for (int i = 0; i < NKI_DGRAM_REPORTS; i++) {
         nki_dgram_side side;
         nki_mmsg head;
         ssize_t n;

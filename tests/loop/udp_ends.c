@@ -596,3 +596,218 @@ NKT_LOOP_TEST(udp_report_behind_many) {
     nkt_loop_done(loop);
 }
 #endif
+
+/* U-03 U-08: what comes back while a udp is paused waits without a spin; afterwards it is told. */
+NKT_LOOP_TEST(udp_paused_with_reports) {
+    netkit_loop *loop = nkt_loop();
+    static ud_end end;
+    netkit_addr deaf = ud_deaf();
+    ud_open(loop, &end);
+    CHECK_OK(netkit_udp_pause(loop, end.udp));
+    for (int i = 0; i < 5; i++) {
+        CHECK_OK(netkit_udp_send(loop, end.udp, &deaf, "knock", 5));
+    }
+    sup_settle(loop);
+    nkt_calls_reset();
+    uint64_t cpu = nkt_thread_cpu_ns();
+    sup_turn_for_ms(loop, 60);
+    CHECK(nkt_calls(NULL) < 100);
+    CHECK(nkt_thread_cpu_ns() - cpu < 30000000u * nkt_slowness);
+    CHECK_EQ(end.errors, 0);
+    CHECK_OK(netkit_udp_resume(loop, end.udp));
+    SUP_UNTIL(loop, end.errors == 5);
+    CHECK_EQ(end.failed.error, NETKIT_E_REFUSED);
+    CHECK(netkit_addr_equal(&end.failed.peer, &deaf));
+    nkt_loop_done(loop);
+}
+
+/* ---- a queue that is really full ---------------------------------------------------------------- */
+
+#if defined(__linux__)
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+
+/* A network of this process with a card of which this is the other end: 10.9.8.1 is ours. What is
+ * sent to a neighbour waits in its socket's account until somebody says where that is. -1: none. */
+static int ud_own_card(void) {
+    struct ifreq request;
+    struct sockaddr_in in = sup_loopback(0);
+    int card = unshare(CLONE_NEWNET) == 0 ? open("/dev/net/tun", O_RDWR | O_CLOEXEC) : -1;
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    memset(&request, 0, sizeof(request));
+    memcpy(request.ifr_name, "nkt0", 4);
+    request.ifr_flags = 0x1002; /* IFF_TAP | IFF_NO_PI */
+    bool is_there = card >= 0 && fd >= 0 && ioctl(card, _IOW('T', 202, int), &request) == 0;
+    in.sin_addr.s_addr = htonl(0x0A090801);
+    memcpy(&request.ifr_addr, &in, sizeof(in));
+    is_there = is_there && ioctl(fd, SIOCSIFADDR, &request) == 0;
+    in.sin_addr.s_addr = htonl(0xFFFFFF00);
+    memcpy(&request.ifr_netmask, &in, sizeof(in));
+    is_there = is_there && ioctl(fd, SIOCSIFNETMASK, &request) == 0;
+    request.ifr_flags = IFF_UP | IFF_RUNNING;
+    is_there = is_there && ioctl(fd, SIOCSIFFLAGS, &request) == 0;
+    memcpy(request.ifr_name, "lo\0", 4);
+    is_there = is_there && ioctl(fd, SIOCSIFFLAGS, &request) == 0;
+    close(fd);
+    if (!is_there && card >= 0) {
+        close(card);
+    }
+    return is_there ? card : -1;
+}
+
+/* Whoever was asked for is here. */
+static void ud_answer_arp(int card) {
+    unsigned char frame[200], answer[42];
+    ssize_t len;
+    int answered = 0;
+    sup_nonblocking(card);
+    while ((len = read(card, frame, sizeof(frame))) > 0) {
+        if (len < 42 || frame[12] != 8 || frame[13] != 6) {
+            continue; /* no ARP */
+        }
+        memcpy(answer, frame, sizeof(answer));
+        memcpy(answer, frame + 6, 6);        /* to who asks */
+        memcpy(answer + 6, "\x02nktud", 6);  /* from us */
+        answer[21] = 2;                      /* a reply: */
+        memcpy(answer + 22, "\x02nktud", 6); /* we are */
+        memcpy(answer + 28, frame + 38, 4);  /* the address that was asked for */
+        memcpy(answer + 32, frame + 22, 10); /* says to who asked */
+        CHECK_EQ(write(card, answer, sizeof(answer)), sizeof(answer));
+        answered++;
+    }
+    CHECK(answered > 0);
+}
+
+/* U-08 U-03 UD12: the system's queue is full and it says when there is room. Meanwhile nothing
+ * spins, also with reports of other datagrams waiting, paused or not; then the drain is told, the
+ * queue leaves, and so are the reports. */
+NKT_LOOP_TEST(udp_queue_is_full) {
+    netkit_addr away = ud_addr("10.9.8.2:9"), deaf = ud_addr("127.0.0.1:9");
+    int card = ud_own_card();
+    if (card < 0) {
+        SKIP("no network of one's own, or no card for it: not root, or no /dev/net/tun");
+    }
+    for (int how = 0; how < 3; how++) {
+        netkit_loop *loop = nkt_loop();
+        static ud_end end;
+        netkit_udp_desc desc = ud_desc(&end, "0.0.0.0:0");
+        static unsigned char data[500];
+        size_t queued = 1;
+        int code, reports = how == 0 ? 0 : 5;
+        away.ip[3] = (uint8_t)(2 + how); /* nobody has been asked for this one */
+        desc.send_buffer = 4608;
+        desc.send_max = 20000;
+        ud_open_with(loop, &end, &desc);
+        if (how == 2) {
+            CHECK_OK(netkit_udp_pause(loop, end.udp));
+        }
+        for (int i = 0; i < reports; i++) {
+            CHECK_OK(netkit_udp_send(loop, end.udp, &deaf, "knock", 5));
+        }
+        while ((code = netkit_udp_send(loop, end.udp, &away, data, sizeof(data))) == NETKIT_OK) {
+        }
+        CHECK_ERR(code, NETKIT_E_FULL);
+        sup_settle(loop);
+        nkt_calls_reset();
+        uint64_t cpu = nkt_thread_cpu_ns();
+        sup_turn_for_ms(loop, 100);
+        CHECK(nkt_calls(NULL) < 100);
+        CHECK(nkt_thread_cpu_ns() - cpu < 50000000u * nkt_slowness);
+        CHECK_EQ(end.errors, how == 2 ? 0 : reports);
+        CHECK_EQ(end.drains, 0);
+        ud_answer_arp(card);
+        SUP_UNTIL(loop, end.drains == 1);
+        SUP_UNTIL_DOING(loop, queued == 0) {
+            CHECK_OK(netkit_udp_queued(loop, end.udp, &queued));
+        }
+        CHECK_OK(netkit_udp_resume(loop, end.udp));
+        SUP_UNTIL(loop, end.errors == reports);
+        CHECK(reports == 0 ||
+              (end.failed.error == NETKIT_E_REFUSED && netkit_addr_equal(&end.failed.peer, &deaf)));
+        sup_settle(loop);
+        CHECK(end.drains == 1 && end.errors == reports);
+        ud_close(&end);
+        CHECK_EQ(end.info.unsent, 0);
+        nkt_loop_done(loop);
+    }
+    close(card);
+}
+#endif
+
+/* BX11 U-06 ER01: each option that the system may not know is done without: what can be is told,
+ * segments keep their bounds, answers arrive; or opening fails as a whole. */
+NKT_LOOP_TEST(udp_without_options) {
+    static const int errors[] = {ENOPROTOOPT, EOPNOTSUPP, EACCES};
+    for (int i = 0; i < 9; i++) {
+        netkit_loop *loop = nkt_loop();
+        static ud_end from, to;
+        static unsigned char data[2500];
+        netkit_datagram d;
+        for (uint64_t n = 1, hits = 1; hits != 0 && n < 30; n++) {
+            netkit_udp_desc desc = ud_desc(&to, i % 3 == 2 ? ":0" : "127.0.0.1:0");
+            int fds = nkt_open_fds();
+            desc.gro = i % 3 == 0;
+            desc.gro_whole = i % 3 == 1;
+            desc.recv_size = 1000;
+            desc.tell_local = desc.tell_tos = desc.tell_ttl = desc.tell_time = true;
+            to.loop = loop;
+            nkt_fault_at("setsockopt", n, errors[i / 3], false);
+            int code = netkit_udp_open(loop, &desc, &to.udp);
+            hits = nkt_faults();
+            nkt_fault_clear();
+            if (code != NETKIT_OK) {
+                CHECK(hits != 0 && to.udp.id == 0);
+                CHECK_EQ(nkt_open_fds(), fds);
+                CHECK_EQ(netkit_loop_objects(loop), 0);
+                continue;
+            }
+            memset(&d, 0, sizeof(d));
+            netkit_addr at, back = ud_open(loop, &from);
+            CHECK_OK(netkit_udp_local(loop, to.udp, &at));
+            d.peer = ud_addr("127.0.0.1:0");
+            d.peer.port = at.port;
+            d.data = data;
+            d.len = sizeof(data);
+            d.segment_size = 1000;
+            CHECK_EQ(netkit_udp_send_batch(loop, from.udp, &d, 1), 1);
+            SUP_UNTIL(loop, to.sum == sizeof(data));
+            CHECK(to.datagrams == 3 || (to.datagrams == 1 && to.last.segment_size == 1000));
+            CHECK(!to.last.is_truncated && netkit_addr_equal(&to.last.peer, &back));
+            CHECK_OK(netkit_udp_reply(loop, to.udp, &to.last, "back", 4));
+            SUP_UNTIL(loop, from.datagrams == 1);
+            ud_close(&from);
+            ud_close(&to);
+        }
+        nkt_loop_done(loop);
+    }
+}
+
+/* UD13: on a machine without IPv6 every address means every one of IPv4. */
+NKT_LOOP_TEST(udp_without_ipv6) {
+    static const int errors[] = {EAFNOSUPPORT, EADDRNOTAVAIL};
+    netkit_loop *loop = nkt_loop();
+    for (int i = 0; i < 2; i++) {
+        static ud_end end, from;
+        netkit_udp_desc desc = ud_desc(&end, ":0");
+        netkit_addr to = ud_addr("127.0.0.1:0");
+        nkt_fault_at(i == 0 ? "socket" : "bind", 1, errors[i], false);
+        netkit_addr at = ud_open_with(loop, &end, &desc);
+        CHECK_EQ(nkt_faults(), 1);
+        nkt_fault_clear();
+        CHECK_EQ(at.family, NETKIT_AF_IPV4);
+        end.is_echo = true;
+        to.port = at.port;
+        ud_open(loop, &from);
+        CHECK_OK(netkit_udp_send(loop, from.udp, &to, "four", 4));
+        SUP_UNTIL(loop, from.datagrams == 1);
+        CHECK(netkit_addr_equal(&from.last.peer, &to));
+        ud_close(&end);
+        ud_close(&from);
+        desc = ud_desc(&end, "[::]:0"); /* but who says IPv6 means it */
+        nkt_fault_at(i == 0 ? "socket" : "bind", 1, errors[i], false);
+        CHECK(netkit_udp_open(loop, &desc, NULL) < 0);
+        nkt_fault_clear();
+    }
+    nkt_loop_done(loop);
+}
