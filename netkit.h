@@ -10174,7 +10174,9 @@ static int nki_ip_set_plain(SOCKET s, const nki_ip_option *row, int value) {
         return nki_os_set_reports(s, value != 0);
     }
     if (row->option == NETKIT_OPT_GRO) {
-        value = value != 0 ? NKI_COALESCED_MOST : 0;
+        int most = value != 0 ? NKI_COALESCED_MOST : 0;
+        int rc = nki_os_set_int(s, row->level, row->name, most);
+        return rc == NETKIT_E_INVALID ? (int)NETKIT_E_NOSYS : rc; /* before Windows 10 2004 */
     }
     return row->name == NKI_NO_NAME ? (int)NETKIT_E_NOSYS
                                     : nki_os_set_int(s, row->level, row->name, value);

@@ -705,9 +705,22 @@ static void ud_group(netkit_loop *loop, const char *any, const char *group_text,
     ud_close(&from);
 }
 
+/* Wine does not know interfaces of IPv4 by their index. */
+static bool ud_knows_interfaces(void) {
+    netkit_socket s;
+    netkit_addr group = ud_addr("239.255.70.1:0");
+    CHECK_OK(netkit_socket_open(&s, NETKIT_AF_IPV4, NETKIT_SOCK_DGRAM, 0));
+    int rc = netkit_socket_join(s, &group, 1, NULL);
+    CHECK_OK(netkit_socket_close(&s));
+    return !NKI_WINDOWS || rc != NETKIT_E_INVALID;
+}
+
 /* U-07 UD08 UD09: joining, joining twice, leaving; by source; what is sent to a group arrives. */
 NKT_LOOP_TEST(udp_groups) {
     netkit_loop *loop = nkt_loop();
+    if (!ud_knows_interfaces()) {
+        SKIP("no groups by an interface's index here");
+    }
     ud_group(loop, "0.0.0.0:0", "239.255.70.1:0", "127.0.0.1:0");
     if (ud_has_ipv6()) {
         ud_group(loop, "[::]:0", "[ff01::4242]:0", "[::1]:0");
@@ -719,6 +732,9 @@ NKT_LOOP_TEST(udp_groups) {
  * what is sent to the group. */
 NKT_LOOP_TEST(udp_group_shared) {
     netkit_loop *loop = nkt_loop();
+    if (!ud_knows_interfaces()) {
+        SKIP("no groups by an interface's index here");
+    }
     static ud_end a, b, from;
     netkit_addr group = ud_addr("239.255.70.2:0");
     netkit_udp_desc desc = ud_desc(&a, "0.0.0.0:0");
@@ -764,7 +780,10 @@ NKT_LOOP_TEST(udp_broadcast) {
     CHECK_OK(netkit_udp_send(loop, from.udp, &all, "hello", 5));
     SUP_UNTIL(loop, from.datagrams == 1);
     CHECK(netkit_addr_equal(&end.last.peer, &back));
-    CHECK(end.last.local.ip[0] == 127 && end.last.local.ip[3] != 255); /* can be answered from */
+    if (NKI_POSIX) { /* Windows tells the broadcast address itself */
+        CHECK(end.last.local.ip[0] == 127 &&
+              end.last.local.ip[3] != 255); /* can be answered from */
+    }
     nkt_loop_done(loop);
 }
 
@@ -790,7 +809,9 @@ static void ud_numbers(netkit_loop *loop, const char *address) {
     CHECK_OK(netkit_udp_send(loop, a.udp, &to_b, "x", 1));
     SUP_UNTIL(loop, b.datagrams == 1);
     CHECK(b.last.ttl == 42 && b.last.tos == 0x20);
-    CHECK(b.last.time_ns / 1000000000u >= (uint64_t)time(NULL) - 5);
+    if (ud_can(&b, NETKIT_UDP_CAP_TIME)) {
+        CHECK(b.last.time_ns / 1000000000u >= (uint64_t)time(NULL) - 5);
+    }
     memset(&d, 0, sizeof(d));
     d.data = "y";
     d.len = 1;
@@ -1160,7 +1181,8 @@ NKT_LOOP_TEST(udp_pause_without_memory) {
 
 /* I8 U-03: receiving that fails is told once and goes on by itself, without a spin. */
 NKT_LOOP_TEST(udp_receiving_fails) {
-    static const int errors[] = {ENOMEM, EIO, ENOBUFS, EINTR, ECONNREFUSED, EHOSTUNREACH};
+    static const int errors[] = {ENOMEM,       EIO,          ENOBUFS,
+                                 ECONNREFUSED, EHOSTUNREACH, NKI_WINDOWS ? ECONNREFUSED : EINTR};
     netkit_loop *loop = nkt_loop();
     static ud_end end;
     netkit_addr addr = ud_open(loop, &end);
@@ -1291,9 +1313,14 @@ NKT_LOOP_TEST(udp_pull) {
     CHECK_EQ(recv(fd, text, sizeof(text), 0), 3); /* at the end of the turn all is sent */
     CHECK_EQ(recv(fd, text, sizeof(text), 0), 0);
     CHECK_EQ(recv(fd, text, sizeof(text), 0), 5);
-    CHECK_OK(netkit_udp_send(loop, udp, &deaf, "x", 1));
-    ev = ud_pull(loop, NETKIT_EVENT_UDP_ERROR);
-    CHECK(ev.datagram->error == NETKIT_E_REFUSED && netkit_addr_equal(&ev.datagram->peer, &deaf));
+    uint32_t caps;
+    CHECK_OK(netkit_udp_caps(loop, udp, &caps));
+    if ((caps & NETKIT_UDP_CAP_ERRORS) != 0) {
+        CHECK_OK(netkit_udp_send(loop, udp, &deaf, "x", 1));
+        ev = ud_pull(loop, NETKIT_EVENT_UDP_ERROR);
+        CHECK_EQ(ev.datagram->error, NETKIT_E_REFUSED);
+        CHECK(netkit_addr_equal(&ev.datagram->peer, &deaf));
+    }
     nkt_fault_at(NKT_SEND_DATAGRAMS, 1, EAGAIN, true);
     while (netkit_udp_send(loop, udp, &addr, text, 60) == NETKIT_OK) {
     }
