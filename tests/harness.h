@@ -311,9 +311,6 @@ static uint64_t *nkt_call_counter(const char *name) {
 #define NKT_RECV_DATAGRAMS "recvmsg"
 #endif
 
-/* What duplicates a descriptor. */
-#define NKT_DUP (NKI_WINDOWS ? "dup" : "fcntl")
-
 /* How often the library made a call since nkt_calls_reset; NULL = all calls together. */
 static inline uint64_t nkt_calls(const char *name) {
     uint64_t sum = 0;

@@ -178,6 +178,8 @@ static inline int nkt_dup(int fd) {
     return s == INVALID_SOCKET ? nkt_failed() : nkt_native_fd((uintptr_t)s);
 }
 
+static HANDLE nkt_low_handle; /* made when the process begins */
+
 /* The same under a number that is given up for it: numbers go out again soon, so it comes. */
 static inline int nkt_dup2(int fd, int number) {
     int missed[64], count = 0, got = -1;
@@ -185,12 +187,14 @@ static inline int nkt_dup2(int fd, int number) {
         return number;
     }
     (void)nkt_close(number);
+    CloseHandle(nkt_low_handle); /* the system takes the lowest for a moment, then the next */
     while (got != number && count < 64) {
         got = nkt_dup(fd);
         if (got != number) {
             missed[count++] = got;
         }
     }
+    nkt_low_handle = CreateEventA(NULL, TRUE, FALSE, NULL);
     while (count > 0) {
         (void)nkt_close(missed[--count]);
     }
@@ -568,6 +572,11 @@ static inline int nkt_mkdir(const char *path, unsigned mode) {
     return CreateDirectoryA(path, NULL) ? 0 : nkt_failed();
 }
 
+/* Wine says that it is, to who asks. */
+static inline bool nkt_is_wine(void) {
+    return GetProcAddress(GetModuleHandleA("ntdll.dll"), "wine_get_version") != NULL;
+}
+
 /* ---- the process ------------------------------------------------------------------- */
 
 /* The library may have no names of ntdll's: the harness asks for its own. */
@@ -819,8 +828,8 @@ static inline bool nkt_spare_descriptors(int count) {
 }
 
 static inline bool nkt_is_starved(const char *call) {
-    static const char *const takers[] = {"socket", "accept",      "dup",
-                                         "open",   "port_create", "nt_open"};
+    static const char *const takers[] = {"socket", "accept",      "dup",    "open",
+                                         "reopen", "port_create", "nt_open"};
     for (size_t i = 0; nkt_handles_most >= 0 && i < sizeof(takers) / sizeof(takers[0]); i++) {
         if (strcmp(call, takers[i]) == 0 && nkt_open_fds() >= nkt_handles_most) {
             nkt_set_os_error(EMFILE);

@@ -165,6 +165,7 @@ static void nkt_process_if_child(void) {
     (void)SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX);
     (void)SetUnhandledExceptionFilter(nkt_on_crash);
     setvbuf(stdout, NULL, _IONBF, 0);
+    nkt_low_handle = CreateEventA(NULL, TRUE, FALSE, NULL);
     if (WSAStartup(0x0202, &data) != 0) {
         nkt_die("WSAStartup"); /* for the sockets of the tests themselves */
     }

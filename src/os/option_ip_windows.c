@@ -96,13 +96,15 @@ static int nki_ip_set_plain(SOCKET s, const nki_ip_option *row, int value) {
     if (row->option == NETKIT_OPT_TELL_ERRORS) {
         return nki_os_set_reports(s, value != 0);
     }
-    if (row->option == NETKIT_OPT_GRO) {
-        int most = value != 0 ? NKI_COALESCED_MOST : 0;
-        int rc = nki_os_set_int(s, row->level, row->name, most);
-        return rc == NETKIT_E_INVALID ? (int)NETKIT_E_NOSYS : rc; /* before Windows 10 2004 */
+    if (row->name == NKI_NO_NAME) {
+        return NETKIT_E_NOSYS;
     }
-    return row->name == NKI_NO_NAME ? (int)NETKIT_E_NOSYS
-                                    : nki_os_set_int(s, row->level, row->name, value);
+    if (row->option != NETKIT_OPT_GRO) {
+        return nki_os_set_int(s, row->level, row->name, value);
+    }
+    /* Who knows no options of UDP takes the level for wrong (wine). */
+    int rc = nki_os_set_int(s, row->level, row->name, value != 0 ? NKI_COALESCED_MOST : 0);
+    return rc == NETKIT_E_INVALID ? (int)NETKIT_E_NOSYS : rc;
 }
 
 static int nki_os_set_ip_option(uintptr_t s, netkit_option option, int value) {

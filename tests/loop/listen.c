@@ -206,7 +206,9 @@ NKT_LOOP_TEST(listen_refuses_what_cannot_be) {
     CHECK_EQ(nkt_open_fds(), fds + 1);
     CHECK_OK(netkit_listener_close(loop, listener));
     SUP_UNTIL(loop, s.listener_closes == 1);
+    desc.reuse_port = !NKI_WINDOWS;
     CHECK_OK(netkit_listen(loop, &desc, &listener)); /* the port is free again at once */
+    desc.address = NKI_WINDOWS ? "127.0.0.1:0" : address;
     CHECK_OK(netkit_listen(loop, &desc, &other));
     fd = listen_dial4(sup_port(loop, other));
     CHECK(fd >= 0);
