@@ -13411,7 +13411,7 @@ typedef struct nki_afd_slot {
     ULONG asked;      /* by the request that is out */
     uint32_t events;  /* wanted */
     uint32_t next;    /* in its queue */
-    int error;        /* why connecting failed, for who asks */
+    int error;        /* what the last trouble was, for who asks */
     uint8_t state;
     bool is_queued;
     bool is_removed;
@@ -13437,6 +13437,7 @@ typedef struct nki_afd {
     nki_afd_queue due;      /* to be looked at before the wait, */
     nki_afd_queue later;    /* but these only before the next one */
     uint64_t wake_data;
+    uint32_t is_woken; /* atomic: a wake's packet is in the port */
     OVERLAPPED_ENTRY packets[NKI_AFD_BATCH];
 } nki_afd;
 
@@ -13957,6 +13958,8 @@ static uint32_t nki_afd_read(nki_afd *afd, nki_afd_slot *s) {
     }
     if ((r->events & NKI_AFD_REFUSED) != 0 && r->status < 0) {
         s->error = nki_afd_connect_code(afd, r->status);
+    } else if ((r->events & NKI_AFD_ABORT) != 0) {
+        s->error = WSAECONNRESET;
     }
     return nki_afd_to(r->events) & nki_poller_allowed(s->events);
 }
@@ -13965,6 +13968,7 @@ static uint32_t nki_afd_read(nki_afd *afd, nki_afd_slot *s) {
 static int nki_afd_report(nki_afd *afd, const OVERLAPPED_ENTRY *packet, netkit_poll_event *event) {
     uint8_t was = NKI_AFD_IDLE;
     if (packet->lpCompletionKey == NKI_AFD_KEY_WAKE) {
+        (void)nki_atomic_exchange(&afd->is_woken, 0); /* before the event is served */
         event->data = afd->wake_data;
         event->events = NETKIT_POLL_READ;
         return 1;
@@ -14041,10 +14045,20 @@ static int nki_afd_wake_set(nki_poller *p, uint64_t data) {
     return NETKIT_OK;
 }
 
+/* A port makes no one packet of many, and keeps them in the kernel's memory: so there is one. */
 static int nki_afd_wake(const nki_poller *p) {
-    const nki_afd *afd = (const nki_afd *)p->state;
-    bool is_sent = NKI_SYS_port_post(afd->port, NKI_AFD_KEY_WAKE, NULL);
-    return is_sent ? NETKIT_OK : nki_os_fail((int)GetLastError());
+    nki_afd *afd = (nki_afd *)p->state;
+    if (nki_atomic_exchange(&afd->is_woken, 1) != 0) {
+        return NETKIT_OK;
+    }
+    DWORD os_code = GetLastError();
+    if (!NKI_SYS_port_post(afd->port, NKI_AFD_KEY_WAKE, NULL)) {
+        os_code = GetLastError();
+        (void)nki_atomic_exchange(&afd->is_woken, 0);
+        return nki_os_fail((int)os_code);
+    }
+    SetLastError(os_code);
+    return NETKIT_OK;
 }
 
 static const nki_poller_ops *nki_afd_ops(void) {
@@ -14094,7 +14108,8 @@ enum {
 typedef struct nki_wsapoll_slot {
     uint64_t data;
     uint32_t events;
-    bool is_mute; /* silent for a moment */
+    bool is_mute;  /* silent for a moment */
+    bool is_reset; /* an error was told, and nobody has asked for it */
 } nki_wsapoll_slot;
 
 typedef struct nki_wsapoll {
@@ -14279,6 +14294,7 @@ static int nki_wsapoll_report(nki_wsapoll *po, uint32_t at, netkit_poll_event *e
     short said = po->fds[at].revents;
     bool is_gone = (said & POLLNVAL) != 0;
     po->fds[at].revents = 0;
+    slot->is_reset = slot->is_reset || (said & POLLERR) != 0;
     event->data = slot->data;
     event->events = is_gone ? (uint32_t)NETKIT_POLL_ERROR
                             : nki_wsapoll_to(said) & nki_poller_allowed(slot->events);
@@ -14348,6 +14364,18 @@ static int nki_wsapoll_wait(nki_poller *p, netkit_poll_event *events, int max,
     }
 }
 
+/* A socket that the peer has reset before anybody looked says that it is not connected, and no
+ * more. */
+static int nki_wsapoll_take_error(nki_poller *p, uintptr_t native) {
+    nki_wsapoll *po = (nki_wsapoll *)p->state;
+    uint32_t place = nki_socket_table_get(&po->table, native);
+    if (place == 0 || !po->slots[place - 1].is_reset) {
+        return 0;
+    }
+    po->slots[place - 1].is_reset = false;
+    return WSAECONNRESET;
+}
+
 static const nki_poller_ops *nki_wsapoll_ops(void) {
     static const nki_poller_ops ops = {
         "wsapoll",
@@ -14362,7 +14390,7 @@ static const nki_poller_ops *nki_wsapoll_ops(void) {
         NULL,
         NULL,
         NULL,
-        NULL,
+        nki_wsapoll_take_error,
         NULL,
     };
     return &ops;
@@ -21368,8 +21396,7 @@ static NKI_COLD int nki_r_taken_error(netkit_loop *loop, nki_conn *c, int otherw
 
 static int nki_r_connected(netkit_loop *loop, nki_conn *c) {
     int error = nki_os_connect_result(c->source.socket);
-    return error == NETKIT_OK || error == NETKIT_E_AGAIN ? error
-                                                         : nki_r_taken_error(loop, c, error);
+    return error == NETKIT_E_NOTCONN ? nki_r_taken_error(loop, c, error) : error;
 }
 
 /* After a read that was not just a short one of a plain conn: is there more to read? */
