@@ -596,11 +596,12 @@ NKT_LOOP_TEST(udp_segments) {
         }
     }
     CHECK_OK(netkit_udp_caps(loop, from.udp, &caps));
-    for (int i = 0; i < 5; i++) { /* as a card that cannot do it: tried again, then given up */
+    int faults = (caps & NETKIT_UDP_CAP_GSO) != 0 ? 5 : 0;
+    for (int i = 0; i < faults; i++) { /* as a card that cannot do it: tried again, then given up */
         nkt_fault_at(NKT_SEND_DATAGRAMS, 1, EIO, false);
     }
     ud_segments(loop, &from, &to[0], &addr[0], false);
-    CHECK_EQ(nkt_faults(), 5);
+    CHECK_EQ(nkt_faults(), faults);
     nkt_fault_clear();
     CHECK_OK(netkit_udp_caps(loop, from.udp, &caps));
     CHECK((caps & NETKIT_UDP_CAP_GSO) == 0);
