@@ -809,15 +809,17 @@ static void ud_numbers(netkit_loop *loop, const char *address) {
     CHECK_OK(netkit_udp_set_option(loop, a.udp, NETKIT_OPT_TTL, 42));
     CHECK_OK(netkit_udp_get_option(loop, a.udp, NETKIT_OPT_TTL, &value));
     CHECK_EQ(value, 42);
-    CHECK_OK(netkit_udp_set_option(loop, a.udp, NETKIT_OPT_TOS, 0x20));
-    CHECK_OK(netkit_udp_get_option(loop, a.udp, NETKIT_OPT_TOS, &value));
-    CHECK_EQ(value, 0x20);
+    int rc = netkit_udp_set_option(loop, a.udp, NETKIT_OPT_TOS, 0x20);
+    int tos = rc == NETKIT_E_NOSYS && NKI_WINDOWS ? 0 : 0x20; /* wine has none of IPv6 */
+    CHECK(rc == NETKIT_OK || tos == 0);
+    rc = netkit_udp_get_option(loop, a.udp, NETKIT_OPT_TOS, &value);
+    CHECK(rc == (tos != 0 ? NETKIT_OK : NETKIT_E_NOSYS) && value == tos);
     CHECK_OK(netkit_udp_set_option(loop, a.udp, NETKIT_OPT_DONT_FRAGMENT, 1));
     CHECK_OK(netkit_udp_get_option(loop, a.udp, NETKIT_OPT_DONT_FRAGMENT, &value));
     CHECK_EQ(value, 1);
     CHECK_OK(netkit_udp_send(loop, a.udp, &to_b, "x", 1));
     SUP_UNTIL(loop, b.datagrams == 1);
-    CHECK(b.last.ttl == 42 && b.last.tos == 0x20);
+    CHECK(b.last.ttl == 42 && b.last.tos == tos);
     CHECK(!ud_can(&b, NETKIT_UDP_CAP_TIME) ||
           b.last.time_ns / 1000000000u >= (uint64_t)time(NULL) - 5);
     memset(&d, 0, sizeof(d));
