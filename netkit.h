@@ -1587,7 +1587,7 @@ enum {
 
 /* Backends, the same names everywhere; which exist depends on the system. */
 typedef enum netkit_backend {
-    NETKIT_BACKEND_AUTO = 0,    /* epoll, kqueue or afd; else poll */
+    NETKIT_BACKEND_AUTO = 0,    /* epoll, kqueue or afd; else poll or wsapoll */
     NETKIT_BACKEND_FASTEST = 1, /* io_uring where it works, else as AUTO */
     NETKIT_BACKEND_EPOLL = 2,
     NETKIT_BACKEND_URING = 3,
@@ -1627,7 +1627,8 @@ NETKIT_API void netkit_poller_destroy(netkit_poller *poller);
 /* Watch a descriptor (a native one: netkit_socket_native gives a socket's) for
  * NETKIT_POLL_READ and WRITE, plus EDGE or ONESHOT. Level-triggered unless EDGE.
  * NETKIT_E_EXISTS when it is there already, NETKIT_E_INVALID when it is no
- * descriptor, NETKIT_E_ACCESS when the backend cannot watch that kind of file,
+ * descriptor (on Windows, no socket: nothing else can be watched there),
+ * NETKIT_E_ACCESS when the backend cannot watch that kind of file,
  * NETKIT_E_NOSYS for PRIORITY with kqueue where the system does not tell it. */
 NETKIT_API int netkit_poller_add(netkit_poller *poller, uintptr_t native, uint32_t events,
                                  uint64_t data);
@@ -11001,7 +11002,7 @@ static int nki_dgram_recv(SOCKET s, LPFN_WSARECVMSG call, netkit_datagram *out, 
                           size_t size) {
     nki_dgram_side side;
     WSAMSG msg;
-    DWORD got = 0;
+    DWORD got = (DWORD)size; /* wine leaves it alone when something was cut */
     memset(&msg, 0, sizeof msg);
     memset(&side.name, 0, sizeof side.name);
     side.buf.buf = (CHAR *)memory;
@@ -11018,7 +11019,6 @@ static int nki_dgram_recv(SOCKET s, LPFN_WSARECVMSG call, netkit_datagram *out, 
         if (!is_cut) {
             return nki_os_recv_error((uintptr_t)s, size);
         }
-        got = (DWORD)size;
     }
     nki_dgram_clear(out);
     out->data = memory;
@@ -13412,7 +13412,7 @@ typedef struct nki_afd_slot {
     ULONG asked;      /* by the request that is out */
     uint32_t events;  /* wanted */
     uint32_t next;    /* in its queue */
-    int error;        /* why connecting failed, for who asks */
+    int error;        /* what the last trouble was, for who asks */
     uint8_t state;
     bool is_queued;
     bool is_removed;
@@ -13438,6 +13438,7 @@ typedef struct nki_afd {
     nki_afd_queue due;      /* to be looked at before the wait, */
     nki_afd_queue later;    /* but these only before the next one */
     uint64_t wake_data;
+    uint32_t is_woken; /* atomic: a wake's packet is in the port */
     OVERLAPPED_ENTRY packets[NKI_AFD_BATCH];
 } nki_afd;
 
@@ -13958,6 +13959,8 @@ static uint32_t nki_afd_read(nki_afd *afd, nki_afd_slot *s) {
     }
     if ((r->events & NKI_AFD_REFUSED) != 0 && r->status < 0) {
         s->error = nki_afd_connect_code(afd, r->status);
+    } else if ((r->events & NKI_AFD_ABORT) != 0) {
+        s->error = WSAECONNRESET;
     }
     return nki_afd_to(r->events) & nki_poller_allowed(s->events);
 }
@@ -13966,6 +13969,7 @@ static uint32_t nki_afd_read(nki_afd *afd, nki_afd_slot *s) {
 static int nki_afd_report(nki_afd *afd, const OVERLAPPED_ENTRY *packet, netkit_poll_event *event) {
     uint8_t was = NKI_AFD_IDLE;
     if (packet->lpCompletionKey == NKI_AFD_KEY_WAKE) {
+        (void)nki_atomic_exchange(&afd->is_woken, 0); /* before the event is served */
         event->data = afd->wake_data;
         event->events = NETKIT_POLL_READ;
         return 1;
@@ -14042,10 +14046,20 @@ static int nki_afd_wake_set(nki_poller *p, uint64_t data) {
     return NETKIT_OK;
 }
 
+/* A port makes no one packet of many, and keeps them in the kernel's memory: so there is one. */
 static int nki_afd_wake(const nki_poller *p) {
-    const nki_afd *afd = (const nki_afd *)p->state;
-    bool is_sent = NKI_SYS_port_post(afd->port, NKI_AFD_KEY_WAKE, NULL);
-    return is_sent ? NETKIT_OK : nki_os_fail((int)GetLastError());
+    nki_afd *afd = (nki_afd *)p->state;
+    if (nki_atomic_exchange(&afd->is_woken, 1) != 0) {
+        return NETKIT_OK;
+    }
+    DWORD os_code = GetLastError();
+    if (!NKI_SYS_port_post(afd->port, NKI_AFD_KEY_WAKE, NULL)) {
+        os_code = GetLastError();
+        (void)nki_atomic_exchange(&afd->is_woken, 0);
+        return nki_os_fail((int)os_code);
+    }
+    SetLastError(os_code);
+    return NETKIT_OK;
 }
 
 static const nki_poller_ops *nki_afd_ops(void) {
@@ -14078,7 +14092,9 @@ static const nki_poller_ops *nki_afd_ops(void) {
  * shown to the system: it may write into entries that it passes over, and hang-ups cannot be
  * masked. What differs from poll(2):
  * - POLLPRI is an error to ask for; urgent data are POLLRDBAND, and POLLIN is both.
- * - POLLHUP comes with the peer's end already, while the other direction is open.
+ * - POLLHUP comes with the peer's end already, while the other direction is open, and may come to
+ *   who has not asked to read. Who only wants to write then would be told nothing, again and again:
+ *   so he is mute for some milliseconds, and looked at in between.
  * - An error is a connection that was refused or reset: both directions are over then, and
  *   neither blocks. (Before Windows 10 2004 a refused one is not told at all; who connects has
  *   his own time limit, and the afd backend knows.)
@@ -14086,9 +14102,15 @@ static const nki_poller_ops *nki_afd_ops(void) {
 
 #if NKI_HAS_WSAPOLL
 
+enum {
+    NKI_WSAPOLL_MUTE_MS = 10
+};
+
 typedef struct nki_wsapoll_slot {
     uint64_t data;
     uint32_t events;
+    bool is_mute;  /* silent for a moment */
+    bool is_reset; /* an error was told, and nobody has asked for it */
 } nki_wsapoll_slot;
 
 typedef struct nki_wsapoll {
@@ -14097,6 +14119,7 @@ typedef struct nki_wsapoll {
     nki_socket_table table; /* place plus one */
     uint32_t count;
     uint32_t speaking; /* so many of them, the first */
+    uint32_t mute;     /* and so many of the others are */
     uint32_t capacity;
     uint32_t next; /* where the next scan starts */
 } nki_wsapoll;
@@ -14195,7 +14218,14 @@ static uint32_t nki_wsapoll_sort(nki_wsapoll *po, uint32_t at, bool is_speaking)
     return to;
 }
 
+static void nki_wsapoll_set_mute(nki_wsapoll *po, uint32_t at, bool is_mute) {
+    po->mute += is_mute ? 1u : 0u;
+    po->mute -= po->slots[at].is_mute ? 1u : 0u;
+    po->slots[at].is_mute = is_mute;
+}
+
 static void nki_wsapoll_set(nki_wsapoll *po, uint32_t at, uint32_t events, uint64_t data) {
+    nki_wsapoll_set_mute(po, at, false);
     at = nki_wsapoll_sort(po, at, (events & NKI_POLL_SPEAKS) != 0);
     po->slots[at].data = data;
     po->slots[at].events = events;
@@ -14223,6 +14253,7 @@ static int nki_wsapoll_add(nki_poller *p, uintptr_t native, uint32_t events, uin
         return rc;
     }
     uint32_t at = po->count++;
+    memset(&po->slots[at], 0, sizeof(po->slots[at]));
     po->fds[at].fd = (SOCKET)native;
     nki_socket_table_put(&po->table, native, at + 1);
     nki_wsapoll_set(po, at, events, data);
@@ -14248,6 +14279,7 @@ static int nki_wsapoll_remove(nki_poller *p, uintptr_t native) {
     if (place == 0) {
         return NETKIT_E_NOTFOUND;
     }
+    nki_wsapoll_set_mute(po, place - 1, false);
     uint32_t at = nki_wsapoll_sort(po, place - 1, false);
     nki_wsapoll_swap(po, at, --po->count);
     nki_socket_table_drop(&po->table, native);
@@ -14263,10 +14295,12 @@ static int nki_wsapoll_report(nki_wsapoll *po, uint32_t at, netkit_poll_event *e
     short said = po->fds[at].revents;
     bool is_gone = (said & POLLNVAL) != 0;
     po->fds[at].revents = 0;
+    slot->is_reset = slot->is_reset || (said & POLLERR) != 0;
     event->data = slot->data;
     event->events = is_gone ? (uint32_t)NETKIT_POLL_ERROR
                             : nki_wsapoll_to(said) & nki_poller_allowed(slot->events);
     if (event->events == 0) {
+        nki_wsapoll_set_mute(po, at, true);
         return 0;
     }
     if (is_gone || (slot->events & NETKIT_POLL_ONESHOT) != 0) {
@@ -14278,7 +14312,7 @@ static int nki_wsapoll_report(nki_wsapoll *po, uint32_t at, netkit_poll_event *e
 /* Those that have become silent in this scan go behind the others after it. */
 static void nki_wsapoll_silence(nki_wsapoll *po) {
     for (uint32_t at = po->speaking; at-- > 0;) {
-        if (po->slots[at].events == 0) {
+        if (po->slots[at].events == 0 || po->slots[at].is_mute) {
             (void)nki_wsapoll_sort(po, at, false);
         }
     }
@@ -14291,7 +14325,7 @@ static int nki_wsapoll_scan(nki_wsapoll *po, netkit_poll_event *events, int most
     for (uint32_t i = 0; i < po->speaking && n < most; i++) {
         if (po->fds[at].revents != 0) {
             n += nki_wsapoll_report(po, at, &events[n]);
-            is_silenced = is_silenced || po->slots[at].events == 0;
+            is_silenced = is_silenced || po->slots[at].events == 0 || po->slots[at].is_mute;
             po->next = at + 1;
         }
         at = at + 1 < po->speaking ? at + 1 : 0;
@@ -14302,21 +14336,45 @@ static int nki_wsapoll_scan(nki_wsapoll *po, netkit_poll_event *events, int most
     return n;
 }
 
+static void nki_wsapoll_unmute(nki_wsapoll *po) {
+    for (uint32_t at = po->speaking; po->mute > 0 && at < po->count; at++) {
+        if (po->slots[at].is_mute) {
+            nki_wsapoll_set_mute(po, at, false);
+            (void)nki_wsapoll_sort(po, at, true);
+        }
+    }
+}
+
+/* Wine does not count those that are closed: so all are looked at, whatever it says. */
 static int nki_wsapoll_wait(nki_poller *p, netkit_poll_event *events, int max,
                             uint64_t timeout_ns) {
     nki_wsapoll *po = (nki_wsapoll *)p->state;
     uint64_t deadline_ns = nki_poller_deadline(timeout_ns);
     for (;;) {
         int ms = nki_poller_left_ms(deadline_ns);
-        int ready = NKI_SYS_poll(po->fds, (ULONG)po->speaking, ms);
+        bool is_cut = po->mute > 0 && (ms < 0 || ms > NKI_WSAPOLL_MUTE_MS);
+        int ready = NKI_SYS_poll(po->fds, (ULONG)po->speaking, is_cut ? NKI_WSAPOLL_MUTE_MS : ms);
         if (ready < 0) {
             return WSAGetLastError() == WSAEINTR ? 0 : nki_os_error();
         }
-        int n = nki_wsapoll_scan(po, events, max); /* wine does not count those that are closed */
+        nki_wsapoll_unmute(po);
+        int n = nki_wsapoll_scan(po, events, max);
         if (n > 0 || ms == 0 || nki_poller_left_ms(deadline_ns) == 0) {
             return n;
         }
     }
+}
+
+/* A socket that the peer has reset before anybody looked says that it is not connected, and no
+ * more. */
+static int nki_wsapoll_take_error(nki_poller *p, uintptr_t native) {
+    nki_wsapoll *po = (nki_wsapoll *)p->state;
+    uint32_t place = nki_socket_table_get(&po->table, native);
+    if (place == 0 || !po->slots[place - 1].is_reset) {
+        return 0;
+    }
+    po->slots[place - 1].is_reset = false;
+    return WSAECONNRESET;
 }
 
 static const nki_poller_ops *nki_wsapoll_ops(void) {
@@ -14333,7 +14391,7 @@ static const nki_poller_ops *nki_wsapoll_ops(void) {
         NULL,
         NULL,
         NULL,
-        NULL,
+        nki_wsapoll_take_error,
         NULL,
     };
     return &ops;
@@ -21339,8 +21397,7 @@ static NKI_COLD int nki_r_taken_error(netkit_loop *loop, nki_conn *c, int otherw
 
 static int nki_r_connected(netkit_loop *loop, nki_conn *c) {
     int error = nki_os_connect_result(c->source.socket);
-    return error == NETKIT_OK || error == NETKIT_E_AGAIN ? error
-                                                         : nki_r_taken_error(loop, c, error);
+    return error == NETKIT_E_NOTCONN ? nki_r_taken_error(loop, c, error) : error;
 }
 
 /* After a read that was not just a short one of a plain conn: is there more to read? */

@@ -309,8 +309,7 @@ static NKI_COLD int nki_r_taken_error(netkit_loop *loop, nki_conn *c, int otherw
 
 static int nki_r_connected(netkit_loop *loop, nki_conn *c) {
     int error = nki_os_connect_result(c->source.socket);
-    return error == NETKIT_OK || error == NETKIT_E_AGAIN ? error
-                                                         : nki_r_taken_error(loop, c, error);
+    return error == NETKIT_E_NOTCONN ? nki_r_taken_error(loop, c, error) : error;
 }
 
 /* After a read that was not just a short one of a plain conn: is there more to read? */

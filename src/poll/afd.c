@@ -114,7 +114,7 @@ typedef struct nki_afd_slot {
     ULONG asked;      /* by the request that is out */
     uint32_t events;  /* wanted */
     uint32_t next;    /* in its queue */
-    int error;        /* why connecting failed, for who asks */
+    int error;        /* what the last trouble was, for who asks */
     uint8_t state;
     bool is_queued;
     bool is_removed;
@@ -140,6 +140,7 @@ typedef struct nki_afd {
     nki_afd_queue due;      /* to be looked at before the wait, */
     nki_afd_queue later;    /* but these only before the next one */
     uint64_t wake_data;
+    uint32_t is_woken; /* atomic: a wake's packet is in the port */
     OVERLAPPED_ENTRY packets[NKI_AFD_BATCH];
 } nki_afd;
 
@@ -660,6 +661,8 @@ static uint32_t nki_afd_read(nki_afd *afd, nki_afd_slot *s) {
     }
     if ((r->events & NKI_AFD_REFUSED) != 0 && r->status < 0) {
         s->error = nki_afd_connect_code(afd, r->status);
+    } else if ((r->events & NKI_AFD_ABORT) != 0) {
+        s->error = WSAECONNRESET;
     }
     return nki_afd_to(r->events) & nki_poller_allowed(s->events);
 }
@@ -668,6 +671,7 @@ static uint32_t nki_afd_read(nki_afd *afd, nki_afd_slot *s) {
 static int nki_afd_report(nki_afd *afd, const OVERLAPPED_ENTRY *packet, netkit_poll_event *event) {
     uint8_t was = NKI_AFD_IDLE;
     if (packet->lpCompletionKey == NKI_AFD_KEY_WAKE) {
+        (void)nki_atomic_exchange(&afd->is_woken, 0); /* before the event is served */
         event->data = afd->wake_data;
         event->events = NETKIT_POLL_READ;
         return 1;
@@ -744,10 +748,20 @@ static int nki_afd_wake_set(nki_poller *p, uint64_t data) {
     return NETKIT_OK;
 }
 
+/* A port makes no one packet of many, and keeps them in the kernel's memory: so there is one. */
 static int nki_afd_wake(const nki_poller *p) {
-    const nki_afd *afd = (const nki_afd *)p->state;
-    bool is_sent = NKI_SYS_port_post(afd->port, NKI_AFD_KEY_WAKE, NULL);
-    return is_sent ? NETKIT_OK : nki_os_fail((int)GetLastError());
+    nki_afd *afd = (nki_afd *)p->state;
+    if (nki_atomic_exchange(&afd->is_woken, 1) != 0) {
+        return NETKIT_OK;
+    }
+    DWORD os_code = GetLastError();
+    if (!NKI_SYS_port_post(afd->port, NKI_AFD_KEY_WAKE, NULL)) {
+        os_code = GetLastError();
+        (void)nki_atomic_exchange(&afd->is_woken, 0);
+        return nki_os_fail((int)os_code);
+    }
+    SetLastError(os_code);
+    return NETKIT_OK;
 }
 
 static const nki_poller_ops *nki_afd_ops(void) {

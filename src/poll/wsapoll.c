@@ -5,7 +5,9 @@
  * shown to the system: it may write into entries that it passes over, and hang-ups cannot be
  * masked. What differs from poll(2):
  * - POLLPRI is an error to ask for; urgent data are POLLRDBAND, and POLLIN is both.
- * - POLLHUP comes with the peer's end already, while the other direction is open.
+ * - POLLHUP comes with the peer's end already, while the other direction is open, and may come to
+ *   who has not asked to read. Who only wants to write then would be told nothing, again and again:
+ *   so he is mute for some milliseconds, and looked at in between.
  * - An error is a connection that was refused or reset: both directions are over then, and
  *   neither blocks. (Before Windows 10 2004 a refused one is not told at all; who connects has
  *   his own time limit, and the afd backend knows.)
@@ -13,9 +15,15 @@
 
 #if NKI_HAS_WSAPOLL
 
+enum {
+    NKI_WSAPOLL_MUTE_MS = 10
+};
+
 typedef struct nki_wsapoll_slot {
     uint64_t data;
     uint32_t events;
+    bool is_mute;  /* silent for a moment */
+    bool is_reset; /* an error was told, and nobody has asked for it */
 } nki_wsapoll_slot;
 
 typedef struct nki_wsapoll {
@@ -24,6 +32,7 @@ typedef struct nki_wsapoll {
     nki_socket_table table; /* place plus one */
     uint32_t count;
     uint32_t speaking; /* so many of them, the first */
+    uint32_t mute;     /* and so many of the others are */
     uint32_t capacity;
     uint32_t next; /* where the next scan starts */
 } nki_wsapoll;
@@ -122,7 +131,14 @@ static uint32_t nki_wsapoll_sort(nki_wsapoll *po, uint32_t at, bool is_speaking)
     return to;
 }
 
+static void nki_wsapoll_set_mute(nki_wsapoll *po, uint32_t at, bool is_mute) {
+    po->mute += is_mute ? 1u : 0u;
+    po->mute -= po->slots[at].is_mute ? 1u : 0u;
+    po->slots[at].is_mute = is_mute;
+}
+
 static void nki_wsapoll_set(nki_wsapoll *po, uint32_t at, uint32_t events, uint64_t data) {
+    nki_wsapoll_set_mute(po, at, false);
     at = nki_wsapoll_sort(po, at, (events & NKI_POLL_SPEAKS) != 0);
     po->slots[at].data = data;
     po->slots[at].events = events;
@@ -150,6 +166,7 @@ static int nki_wsapoll_add(nki_poller *p, uintptr_t native, uint32_t events, uin
         return rc;
     }
     uint32_t at = po->count++;
+    memset(&po->slots[at], 0, sizeof(po->slots[at]));
     po->fds[at].fd = (SOCKET)native;
     nki_socket_table_put(&po->table, native, at + 1);
     nki_wsapoll_set(po, at, events, data);
@@ -175,6 +192,7 @@ static int nki_wsapoll_remove(nki_poller *p, uintptr_t native) {
     if (place == 0) {
         return NETKIT_E_NOTFOUND;
     }
+    nki_wsapoll_set_mute(po, place - 1, false);
     uint32_t at = nki_wsapoll_sort(po, place - 1, false);
     nki_wsapoll_swap(po, at, --po->count);
     nki_socket_table_drop(&po->table, native);
@@ -190,10 +208,12 @@ static int nki_wsapoll_report(nki_wsapoll *po, uint32_t at, netkit_poll_event *e
     short said = po->fds[at].revents;
     bool is_gone = (said & POLLNVAL) != 0;
     po->fds[at].revents = 0;
+    slot->is_reset = slot->is_reset || (said & POLLERR) != 0;
     event->data = slot->data;
     event->events = is_gone ? (uint32_t)NETKIT_POLL_ERROR
                             : nki_wsapoll_to(said) & nki_poller_allowed(slot->events);
     if (event->events == 0) {
+        nki_wsapoll_set_mute(po, at, true);
         return 0;
     }
     if (is_gone || (slot->events & NETKIT_POLL_ONESHOT) != 0) {
@@ -205,7 +225,7 @@ static int nki_wsapoll_report(nki_wsapoll *po, uint32_t at, netkit_poll_event *e
 /* Those that have become silent in this scan go behind the others after it. */
 static void nki_wsapoll_silence(nki_wsapoll *po) {
     for (uint32_t at = po->speaking; at-- > 0;) {
-        if (po->slots[at].events == 0) {
+        if (po->slots[at].events == 0 || po->slots[at].is_mute) {
             (void)nki_wsapoll_sort(po, at, false);
         }
     }
@@ -218,7 +238,7 @@ static int nki_wsapoll_scan(nki_wsapoll *po, netkit_poll_event *events, int most
     for (uint32_t i = 0; i < po->speaking && n < most; i++) {
         if (po->fds[at].revents != 0) {
             n += nki_wsapoll_report(po, at, &events[n]);
-            is_silenced = is_silenced || po->slots[at].events == 0;
+            is_silenced = is_silenced || po->slots[at].events == 0 || po->slots[at].is_mute;
             po->next = at + 1;
         }
         at = at + 1 < po->speaking ? at + 1 : 0;
@@ -229,21 +249,45 @@ static int nki_wsapoll_scan(nki_wsapoll *po, netkit_poll_event *events, int most
     return n;
 }
 
+static void nki_wsapoll_unmute(nki_wsapoll *po) {
+    for (uint32_t at = po->speaking; po->mute > 0 && at < po->count; at++) {
+        if (po->slots[at].is_mute) {
+            nki_wsapoll_set_mute(po, at, false);
+            (void)nki_wsapoll_sort(po, at, true);
+        }
+    }
+}
+
+/* Wine does not count those that are closed: so all are looked at, whatever it says. */
 static int nki_wsapoll_wait(nki_poller *p, netkit_poll_event *events, int max,
                             uint64_t timeout_ns) {
     nki_wsapoll *po = (nki_wsapoll *)p->state;
     uint64_t deadline_ns = nki_poller_deadline(timeout_ns);
     for (;;) {
         int ms = nki_poller_left_ms(deadline_ns);
-        int ready = NKI_SYS_poll(po->fds, (ULONG)po->speaking, ms);
+        bool is_cut = po->mute > 0 && (ms < 0 || ms > NKI_WSAPOLL_MUTE_MS);
+        int ready = NKI_SYS_poll(po->fds, (ULONG)po->speaking, is_cut ? NKI_WSAPOLL_MUTE_MS : ms);
         if (ready < 0) {
             return WSAGetLastError() == WSAEINTR ? 0 : nki_os_error();
         }
-        int n = nki_wsapoll_scan(po, events, max); /* wine does not count those that are closed */
+        nki_wsapoll_unmute(po);
+        int n = nki_wsapoll_scan(po, events, max);
         if (n > 0 || ms == 0 || nki_poller_left_ms(deadline_ns) == 0) {
             return n;
         }
     }
+}
+
+/* A socket that the peer has reset before anybody looked says that it is not connected, and no
+ * more. */
+static int nki_wsapoll_take_error(nki_poller *p, uintptr_t native) {
+    nki_wsapoll *po = (nki_wsapoll *)p->state;
+    uint32_t place = nki_socket_table_get(&po->table, native);
+    if (place == 0 || !po->slots[place - 1].is_reset) {
+        return 0;
+    }
+    po->slots[place - 1].is_reset = false;
+    return WSAECONNRESET;
 }
 
 static const nki_poller_ops *nki_wsapoll_ops(void) {
@@ -260,7 +304,7 @@ static const nki_poller_ops *nki_wsapoll_ops(void) {
         NULL,
         NULL,
         NULL,
-        NULL,
+        nki_wsapoll_take_error,
         NULL,
     };
     return &ops;

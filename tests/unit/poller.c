@@ -733,7 +733,7 @@ NKT_TEST(poller_wake_from_thread) {
     for (int i = 0; i < POLLER_BACKENDS; i++) {
         netkit_poller *p = poller_open(poller_backends[i]);
         netkit_poll_event event;
-        poller_waker w = {p, 0, 0, (uint32_t)nkt_scale(100000, 10000)};
+        poller_waker w = {p, 0, 0, (uint32_t)nkt_scale(100000, NKI_WINDOWS ? 1000 : 10000)};
         pthread_t thread;
         void *failed;
         CHECK_EQ(pthread_create(&thread, NULL, poller_wake_thread, &w), 0);

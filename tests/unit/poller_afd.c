@@ -495,6 +495,96 @@ NKT_TEST(afd_only_sockets) {
     CloseHandle(writer);
 }
 
+/* ---- WSAPoll ------------------------------------------------------------------------------- */
+
+/* PL11 PL13: a hang-up told to who only wants to write tells him nothing, does not spin, and does
+ * not keep him from being told what he wants. */
+NKT_TEST(wsapoll_hangup_is_not_for_writers) {
+    netkit_poller *p = poller_open(NETKIT_BACKEND_WSAPOLL);
+    nki_wsapoll *po = (nki_wsapoll *)p->base.state;
+    netkit_poll_event events[4];
+    int fds[4];
+    poller_pair(fds);
+    poller_pair(fds + 2);
+    for (uint64_t n = 0; n < 4; n++) {
+        CHECK_OK(netkit_poller_add(p, (uintptr_t)fds[n], NETKIT_POLL_WRITE, n));
+    }
+    CHECK_EQ(po->speaking, 5); /* with the wake */
+    for (int round = 0; round < 3; round++) {
+        for (int n = 0; n < 2; n++) {
+            po->fds[nki_socket_table_get(&po->table, (uintptr_t)fds[n]) - 1].revents = POLLHUP;
+        }
+        CHECK_EQ(nki_wsapoll_scan(po, events, 4), 0);
+        CHECK(po->speaking == 3 && po->mute == 2 && po->count == 5);
+        if (round == 1) {
+            CHECK_OK(netkit_poller_modify(p, (uintptr_t)fds[0], NETKIT_POLL_WRITE, 0));
+            CHECK(po->speaking == 4 && po->mute == 1);
+        } else if (round == 2) {
+            CHECK_OK(netkit_poller_remove(p, (uintptr_t)fds[0]));
+            CHECK_OK(netkit_poller_modify(p, (uintptr_t)fds[1], 0, 1));
+            CHECK(po->speaking == 3 && po->mute == 0);
+        }
+        int told = 0;
+        for (int n = 0; n < 2; n++) {
+            told |= netkit_poller_wait(p, events, 4, 0);
+        }
+        CHECK_EQ(told, round == 0 ? (2 | 4) : round == 1 ? (3 | 4) : 2);
+        CHECK(po->mute == 0);
+    }
+    for (int n = 1; n < 4; n++) {
+        CHECK_OK(netkit_poller_remove(p, (uintptr_t)fds[n]));
+    }
+    poller_close(fds);
+    poller_close(fds + 2);
+    poller_done(p);
+}
+
+/* ---- what a message costs -------------------------------------------------------------------- */
+
+static size_t afd_on_data(netkit_loop *loop, netkit_conn conn, const void *data, size_t len,
+                          void *user) {
+    (void)user;
+    CHECK_OK(netkit_conn_send(loop, conn, data, len));
+    return len;
+}
+
+/* PL17: in the steady state a message is one wait, one request, one recv and one send, and nothing
+ * is called off. */
+NKT_TEST(afd_calls_of_an_echo) {
+    enum {
+        COUNT = 200
+    };
+    netkit_loop *loop;
+    netkit_loop_desc desc;
+    netkit_adopt_desc conn;
+    int fds[2];
+    memset(&desc, 0, sizeof(desc));
+    memset(&conn, 0, sizeof(conn));
+    desc.backend = NETKIT_BACKEND_AFD;
+    CHECK_OK(netkit_loop_create(&loop, &desc));
+    poller_pair(fds);
+    conn.handler.on_data = afd_on_data;
+    conn.socket = netkit_socket_from_native((uintptr_t)fds[0]);
+    CHECK_OK(netkit_adopt(loop, &conn, NULL));
+    for (int n = -2; n < COUNT; n++) {
+        char byte;
+        if (n == 0) {
+            nkt_calls_reset();
+        }
+        CHECK_EQ(write(fds[1], "a", 1), 1);
+        CHECK_OK(netkit_loop_run_once(loop, 1000));
+        CHECK_EQ(read(fds[1], &byte, 1), 1);
+    }
+    CHECK_EQ(nkt_calls("port_wait"), COUNT);
+    CHECK_EQ(nkt_calls("nt_control"), COUNT);
+    CHECK_EQ(nkt_calls("recv"), COUNT);
+    CHECK_EQ(nkt_calls("send"), COUNT);
+    CHECK_EQ(nkt_calls("nt_cancel"), 0);
+    CHECK_EQ(nkt_calls(NULL) - nkt_calls("clock_gettime"), 4 * COUNT);
+    CHECK_OK(netkit_loop_destroy(loop));
+    close(fds[1]);
+}
+
 /* ---- waking, and waiting elsewhere ------------------------------------------------------ */
 
 /* WN08 PL14: the wake is a packet: afd has no socket for it, wsapoll has. */
