@@ -1017,7 +1017,7 @@ extern "C" {
 #endif
 
 #ifndef NETKIT_API
-#if defined(_MSC_VER) && defined(NETKIT_STATIC)
+#if defined(_MSC_VER) && !defined(__clang__) && defined(NETKIT_STATIC)
 #define NETKIT_API static
 #elif defined(NETKIT_STATIC)
 #define NETKIT_API static __attribute__((unused))
@@ -2861,6 +2861,7 @@ typedef struct netkit_try {
 #if defined(_MSC_VER)
 #pragma warning(push)
 #pragma warning(disable : 4127) /* do {} while (0) has a constant condition by design */
+#pragma warning(disable : 4505) /* with NETKIT_STATIC not every function is used */
 #endif
 
 #if defined(_WIN32)
