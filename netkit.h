@@ -1017,7 +1017,7 @@ extern "C" {
 #endif
 
 #ifndef NETKIT_API
-#if defined(_MSC_VER) && defined(NETKIT_STATIC)
+#if defined(_MSC_VER) && !defined(__clang__) && defined(NETKIT_STATIC)
 #define NETKIT_API static
 #elif defined(NETKIT_STATIC)
 #define NETKIT_API static __attribute__((unused))
@@ -2863,6 +2863,7 @@ typedef struct netkit_try {
 #if defined(_MSC_VER)
 #pragma warning(push)
 #pragma warning(disable : 4127) /* do {} while (0) has a constant condition by design */
+#pragma warning(disable : 4505) /* with NETKIT_STATIC not every function is used */
 #endif
 
 #if defined(_WIN32)
@@ -11033,7 +11034,7 @@ static int nki_dgram_recv(SOCKET s, LPFN_WSARECVMSG call, netkit_datagram *out, 
                           size_t size) {
     nki_dgram_side side;
     WSAMSG msg;
-    DWORD got = 0;
+    DWORD got = (DWORD)size; /* wine leaves it alone when something was cut */
     memset(&msg, 0, sizeof msg);
     memset(&side.name, 0, sizeof side.name);
     side.buf.buf = (CHAR *)memory;
@@ -11050,7 +11051,6 @@ static int nki_dgram_recv(SOCKET s, LPFN_WSARECVMSG call, netkit_datagram *out, 
         if (!is_cut) {
             return nki_os_recv_error((uintptr_t)s, size);
         }
-        got = (DWORD)size;
     }
     nki_dgram_clear(out);
     out->data = memory;

@@ -828,8 +828,8 @@ static inline bool nkt_spare_descriptors(int count) {
 }
 
 static inline bool nkt_is_starved(const char *call) {
-    static const char *const takers[] = {"socket", "accept",      "dup",    "open",
-                                         "reopen", "port_create", "nt_open"};
+    static const char *const takers[] = {"socket", "accept", "dup",
+                                         "open",   "reopen", "port_create"};
     for (size_t i = 0; nkt_handles_most >= 0 && i < sizeof(takers) / sizeof(takers[0]); i++) {
         if (strcmp(call, takers[i]) == 0 && nkt_open_fds() >= nkt_handles_most) {
             nkt_set_os_error(EMFILE);

@@ -13,7 +13,7 @@
 #endif
 
 #ifndef NETKIT_API
-#if defined(_MSC_VER) && defined(NETKIT_STATIC)
+#if defined(_MSC_VER) && !defined(__clang__) && defined(NETKIT_STATIC)
 #define NETKIT_API static
 #elif defined(NETKIT_STATIC)
 #define NETKIT_API static __attribute__((unused))

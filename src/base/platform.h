@@ -8,6 +8,7 @@
 #if defined(_MSC_VER)
 #pragma warning(push)
 #pragma warning(disable : 4127) /* do {} while (0) has a constant condition by design */
+#pragma warning(disable : 4505) /* with NETKIT_STATIC not every function is used */
 #endif
 
 #if defined(_WIN32)

@@ -134,7 +134,7 @@ static int nki_dgram_recv(SOCKET s, LPFN_WSARECVMSG call, netkit_datagram *out, 
                           size_t size) {
     nki_dgram_side side;
     WSAMSG msg;
-    DWORD got = 0;
+    DWORD got = (DWORD)size; /* wine leaves it alone when something was cut */
     memset(&msg, 0, sizeof msg);
     memset(&side.name, 0, sizeof side.name);
     side.buf.buf = (CHAR *)memory;
@@ -151,7 +151,6 @@ static int nki_dgram_recv(SOCKET s, LPFN_WSARECVMSG call, netkit_datagram *out, 
         if (!is_cut) {
             return nki_os_recv_error((uintptr_t)s, size);
         }
-        got = (DWORD)size;
     }
     nki_dgram_clear(out);
     out->data = memory;

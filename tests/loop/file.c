@@ -416,7 +416,7 @@ static void place_send(netkit_loop *loop, netkit_conn conn, void *user) {
     place_sender *s = (place_sender *)user;
     unsigned char small[300];
     while (s->at < s->want) {
-        size_t len = 1 + nkt_random() % NETKIT_RESERVE_MAX, room = 0;
+        size_t len = 1 + (size_t)(nkt_random() % NETKIT_RESERVE_MAX), room = 0;
         void *place = NULL;
         len = NKI_MIN(len, (size_t)(s->want - s->at));
         int code = netkit_conn_reserve(loop, conn, len, &place, &room);
@@ -425,11 +425,11 @@ static void place_send(netkit_loop *loop, netkit_conn conn, void *user) {
         }
         CHECK_OK(code);
         CHECK(place != NULL && room >= len);
-        size_t used = nkt_random() % (len + 1);
+        size_t used = (size_t)(nkt_random() % (len + 1));
         sup_fill((unsigned char *)place, used, s->at);
         CHECK_OK(netkit_conn_commit(loop, conn, used));
         s->at += used;
-        len = nkt_random() % sizeof small;
+        len = (size_t)(nkt_random() % sizeof small);
         len = NKI_MIN(len, (size_t)(s->want - s->at));
         sup_fill(small, len, s->at);
         code = netkit_conn_send(loop, conn, small, len);

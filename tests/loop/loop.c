@@ -1750,7 +1750,7 @@ static void loop_chaos_release(netkit_loop *loop, int status, void *user) {
 static void loop_chaos_deed(netkit_loop *loop, loop_chaos_conn *cc) {
     uint64_t roll = nkt_random();
     unsigned char data[700];
-    size_t len = 1 + (roll >> 8) % sizeof(data);
+    size_t len = 1 + (size_t)((roll >> 8) % sizeof(data));
     netkit_conn conn = cc->c.handle;
     int code = NETKIT_OK;
     if (cc->c.closes != 0) {

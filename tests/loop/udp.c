@@ -430,11 +430,12 @@ NKT_LOOP_TEST(udp_segments) {
         }
     }
     CHECK_OK(netkit_udp_caps(loop, from.udp, &caps));
-    for (int i = 0; i < 5; i++) { /* as a card that cannot do it: tried again, then given up */
+    int faults = (caps & NETKIT_UDP_CAP_GSO) != 0 ? 5 : 0;
+    for (int i = 0; i < faults; i++) { /* as a card that cannot do it: tried again, then given up */
         nkt_fault_at(NKT_SEND_DATAGRAMS, 1, EIO, false);
     }
     ud_segments(loop, &from, &to[0], &addr[0], false);
-    CHECK_EQ(nkt_faults(), 5);
+    CHECK_EQ(nkt_faults(), faults);
     nkt_fault_clear();
     CHECK_OK(netkit_udp_caps(loop, from.udp, &caps));
     CHECK((caps & NETKIT_UDP_CAP_GSO) == 0);
@@ -483,6 +484,9 @@ NKT_LOOP_TEST(udp_small_control_buffer) {
     memset(&d, 0, sizeof(d));
     ud_open(loop, &from);
     d.peer = ud_open_with(loop, &to, &desc);
+    if (NKI_WINDOWS && !ud_can(&to, NETKIT_UDP_CAP_GRO)) {
+        SKIP("wine does not say how long a datagram is then");
+    }
     d.data = data;
     d.len = sizeof(data);
     d.segment_size = 1000;
@@ -559,9 +563,22 @@ static void ud_group(netkit_loop *loop, const char *any, const char *group_text,
     ud_close(&from);
 }
 
+/* Wine does not know interfaces of IPv4 by their index. */
+static bool ud_knows_interfaces(void) {
+    netkit_socket s;
+    netkit_addr group = ud_addr("239.255.70.1:0");
+    CHECK_OK(netkit_socket_open(&s, NETKIT_AF_IPV4, NETKIT_SOCK_DGRAM, 0));
+    int rc = netkit_socket_join(s, &group, 1, NULL);
+    CHECK_OK(netkit_socket_close(&s));
+    return !NKI_WINDOWS || rc != NETKIT_E_INVALID;
+}
+
 /* U-07 UD08 UD09: joining, joining twice, leaving; by source; what is sent to a group arrives. */
 NKT_LOOP_TEST(udp_groups) {
     netkit_loop *loop = nkt_loop();
+    if (!ud_knows_interfaces()) {
+        SKIP("no groups by an interface's index here");
+    }
     ud_group(loop, "0.0.0.0:0", "239.255.70.1:0", "127.0.0.1:0");
     if (ud_has_ipv6()) {
         ud_group(loop, "[::]:0", "[ff01::4242]:0", "[::1]:0");
@@ -573,6 +590,9 @@ NKT_LOOP_TEST(udp_groups) {
  * what is sent to the group. */
 NKT_LOOP_TEST(udp_group_shared) {
     netkit_loop *loop = nkt_loop();
+    if (!ud_knows_interfaces()) {
+        SKIP("no groups by an interface's index here");
+    }
     static ud_end a, b, from;
     netkit_addr group = ud_addr("239.255.70.2:0");
     netkit_udp_desc desc = ud_desc(&a, "0.0.0.0:0");
@@ -637,15 +657,17 @@ static void ud_numbers(netkit_loop *loop, const char *address) {
     CHECK_OK(netkit_udp_set_option(loop, a.udp, NETKIT_OPT_TTL, 42));
     CHECK_OK(netkit_udp_get_option(loop, a.udp, NETKIT_OPT_TTL, &value));
     CHECK_EQ(value, 42);
-    CHECK_OK(netkit_udp_set_option(loop, a.udp, NETKIT_OPT_TOS, 0x20));
-    CHECK_OK(netkit_udp_get_option(loop, a.udp, NETKIT_OPT_TOS, &value));
-    CHECK_EQ(value, 0x20);
+    int rc = netkit_udp_set_option(loop, a.udp, NETKIT_OPT_TOS, 0x20);
+    int tos = rc == NETKIT_E_NOSYS && NKI_WINDOWS ? 0 : 0x20; /* wine has none of IPv6 */
+    CHECK(rc == NETKIT_OK || tos == 0);
+    rc = netkit_udp_get_option(loop, a.udp, NETKIT_OPT_TOS, &value);
+    CHECK(rc == (tos != 0 ? NETKIT_OK : NETKIT_E_NOSYS) && value == tos);
     CHECK_OK(netkit_udp_set_option(loop, a.udp, NETKIT_OPT_DONT_FRAGMENT, 1));
     CHECK_OK(netkit_udp_get_option(loop, a.udp, NETKIT_OPT_DONT_FRAGMENT, &value));
     CHECK_EQ(value, 1);
     CHECK_OK(netkit_udp_send(loop, a.udp, &to_b, "x", 1));
     SUP_UNTIL(loop, b.datagrams == 1);
-    CHECK(b.last.ttl == 42 && b.last.tos == 0x20);
+    CHECK(b.last.ttl == 42 && b.last.tos == tos);
     CHECK(!ud_can(&b, NETKIT_UDP_CAP_TIME) ||
           b.last.time_ns / 1000000000u >= (uint64_t)time(NULL) - 5);
     memset(&d, 0, sizeof(d));
@@ -656,7 +678,8 @@ static void ud_numbers(netkit_loop *loop, const char *address) {
     d.ttl = 7;
     CHECK_EQ(netkit_udp_send_batch(loop, a.udp, &d, 1), 1);
     SUP_UNTIL(loop, b.datagrams == 2);
-    CHECK(b.last.ttl == 7 && (b.last.tos & NETKIT_ECN_MASK) == NETKIT_ECN_CE);
+    bool is_taken = b.last.ttl == 7 && (b.last.tos & NETKIT_ECN_MASK) == NETKIT_ECN_CE;
+    CHECK(is_taken || (NKI_WINDOWS && b.last.ttl == 42)); /* wine sends without them */
     CHECK_ERR(netkit_udp_set_option(loop, a.udp, NETKIT_OPT_TTL, 256), NETKIT_E_INVALID);
     CHECK_ERR(netkit_udp_set_option(loop, a.udp, NETKIT_OPT_TTL, 0), NETKIT_E_INVALID);
     CHECK_ERR(netkit_udp_set_option(loop, a.udp, NETKIT_OPT_BLOCKING, 1), NETKIT_E_INVALID);
@@ -1152,9 +1175,9 @@ NKT_LOOP_TEST(udp_pull) {
     CHECK_EQ(recv(fd, text, sizeof(text), 0), 3); /* at the end of the turn all is sent */
     CHECK_EQ(recv(fd, text, sizeof(text), 0), 0);
     CHECK_EQ(recv(fd, text, sizeof(text), 0), 5);
-    CHECK_OK(netkit_udp_send(loop, udp, &deaf, "x", 1));
     CHECK_OK(netkit_udp_caps(loop, udp, &caps));
     if ((caps & NETKIT_UDP_CAP_ERRORS) != 0) {
+        CHECK_OK(netkit_udp_send(loop, udp, &deaf, "x", 1));
         ev = ud_pull(loop, NETKIT_EVENT_UDP_ERROR);
         CHECK_EQ(ev.datagram->error, NETKIT_E_REFUSED);
         CHECK(netkit_addr_equal(&ev.datagram->peer, &deaf));

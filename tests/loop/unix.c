@@ -26,7 +26,7 @@ static void unix_check_echo(netkit_loop *loop, const char *address, uint64_t len
     netkit_listener listener;
     netkit_handler handler = sup_handler();
     netkit_addr want, got;
-    unsigned char *data = (unsigned char *)malloc(len);
+    unsigned char *data = (unsigned char *)malloc((size_t)len);
     sup_end_init(&server);
     sup_end_init(&client);
     server.is_echo = true;

@@ -392,7 +392,7 @@ NKT_TEST(addr_parse_random) {
             text[1 + nkt_random() % (len - 1)] = letters[nkt_random() % (sizeof(letters) - 1)];
         }
         if (nkt_random() % 4 == 0) {
-            len = 2 + nkt_random() % (len - 1);
+            len = 2 + (size_t)(nkt_random() % (len - 1));
         }
         memcpy(text + len, "]:1", 4);
         addr_check_any(text, len + 3);

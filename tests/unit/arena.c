@@ -20,7 +20,7 @@ NKT_TEST(arena_pieces_keep_apart) {
         unsigned char *piece[PIECES];
         size_t len[PIECES];
         for (int i = 0; i < PIECES; i++) {
-            len[i] = nkt_random() % (i % 50 == 0 ? 5000 : 60);
+            len[i] = (size_t)(nkt_random() % (i % 50 == 0 ? 5000 : 60));
             piece[i] = (unsigned char *)netkit_arena_alloc(&arena, len[i]);
             CHECK(piece[i] != NULL);
             CHECK_EQ((uintptr_t)piece[i] % 16, 0);

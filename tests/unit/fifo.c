@@ -23,7 +23,8 @@ static void fifo_model_drop(size_t len) {
 
 static void fifo_step_write(netkit_fifo *f) {
     unsigned char data[1500];
-    size_t len = fifo_make(data, nkt_random() % (nkt_random() % 4 == 0 ? sizeof data : 40));
+    size_t len =
+        fifo_make(data, (size_t)(nkt_random() % (nkt_random() % 4 == 0 ? sizeof data : 40)));
     int code = netkit_fifo_write(f, data, len);
     if (fifo_model_len + len > FIFO_MAX) {
         CHECK_ERR(code, NETKIT_E_FULL);
@@ -35,7 +36,7 @@ static void fifo_step_write(netkit_fifo *f) {
 }
 
 static void fifo_step_space(netkit_fifo *f) {
-    size_t want = nkt_random() % 900, room = 7;
+    size_t want = (size_t)(nkt_random() % 900), room = 7;
     unsigned char *at = (unsigned char *)netkit_fifo_space(f, want, &room);
     if (fifo_model_len + NKI_MAX(want, 1) > FIFO_MAX) {
         CHECK(at == NULL && room == 0);
@@ -43,7 +44,7 @@ static void fifo_step_space(netkit_fifo *f) {
     }
     CHECK(at != NULL && room >= want && room >= 1);
     CHECK(fifo_model_len + room <= FIFO_MAX);
-    size_t len = fifo_make(at, nkt_random() % (room + 1));
+    size_t len = fifo_make(at, (size_t)(nkt_random() % (room + 1)));
     memcpy(fifo_model + fifo_model_len, at, len);
     CHECK_OK(netkit_fifo_commit(f, len));
     fifo_model_len += len;
@@ -52,7 +53,7 @@ static void fifo_step_space(netkit_fifo *f) {
 
 static void fifo_step_read(netkit_fifo *f) {
     unsigned char out[1500];
-    size_t len = nkt_random() % sizeof out;
+    size_t len = (size_t)(nkt_random() % sizeof out);
     size_t got = netkit_fifo_read(f, out, len);
     CHECK_EQ(got, NKI_MIN(len, fifo_model_len));
     CHECK_MEM(out, fifo_model, got);
@@ -61,7 +62,8 @@ static void fifo_step_read(netkit_fifo *f) {
 
 static void fifo_step_peek(netkit_fifo *f) {
     unsigned char out[FIFO_MAX];
-    size_t offset = nkt_random() % (FIFO_MAX + 100), len = nkt_random() % FIFO_MAX;
+    size_t offset = (size_t)(nkt_random() % (FIFO_MAX + 100)),
+           len = (size_t)(nkt_random() % FIFO_MAX);
     size_t left = offset < fifo_model_len ? fifo_model_len - offset : 0;
     size_t got = netkit_fifo_peek(f, offset, out, len);
     CHECK_EQ(got, NKI_MIN(len, left));
@@ -69,7 +71,7 @@ static void fifo_step_peek(netkit_fifo *f) {
 }
 
 static void fifo_step_straighten(netkit_fifo *f) {
-    size_t len = nkt_random() % FIFO_MAX;
+    size_t len = (size_t)(nkt_random() % FIFO_MAX);
     const void *at = netkit_fifo_straighten(f, len);
     CHECK((at != NULL) == (len <= fifo_model_len && fifo_model_len > 0));
     if (at != NULL) {

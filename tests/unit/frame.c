@@ -48,7 +48,7 @@ NKT_TEST(frame_streams_cut_anywhere) {
         size_t lens[12], end = 0, begin = 0, have = 0;
         unsigned char fill = f.delimiter_bytes == 3 ? 'a' : 'x';
         for (int i = 0; i < 12; i++) {
-            lens[i] = f.kind == NETKIT_FRAME_FIXED ? f.size : nkt_random() % 200;
+            lens[i] = f.kind == NETKIT_FRAME_FIXED ? f.size : (size_t)(nkt_random() % 200);
             end = frame_append(&f, stream, end, lens[i], fill);
         }
         int frames = 0;
