@@ -191,6 +191,9 @@ static bool nkt_is_selected(const nkt_case *test) {
     if ((test->flags & NKT_HIDDEN) != 0 && nkt_option("NKT_SHOW_HIDDEN") == NULL) {
         return false;
     }
+    if ((test->flags & NKT_SLOW) != 0 && nkt_option("NKT_QUICK") != NULL) {
+        return false; /* whatever T says */
+    }
     if (words == NULL) {
         return true;
     }

@@ -106,7 +106,7 @@ static size_t echo_frames(netkit_loop *loop, netkit_conn conn, const void *data,
 NKT_LOOP_TEST(echo_of_frames_byte_by_byte) {
     netkit_loop *loop = nkt_loop();
     sup_setup setup = sup_setup_default();
-    size_t len = (size_t)nkt_count(1 << 20, 20000), at = 0, back = 0;
+    size_t len = (size_t)(nkt_count(1 << 20, 20000) / nkt_thrift()), at = 0, back = 0;
     unsigned char *data = (unsigned char *)malloc(len + 70000);
     unsigned char *got = (unsigned char *)malloc(len + 70000);
     uint64_t frames = 0;
