@@ -82,7 +82,7 @@ lint:
 	@$(OPTIONS) tools/check lint
 
 format:
-	clang-format -i $(SOURCES) $(TESTS) tests/main.c tests/harness.h $(wildcard examples/*.[ch])
+	clang-format -i $(SOURCES) $(TESTS) tests/main.c $(wildcard tests/*.h tests/loop/*.h) $(wildcard examples/*.[ch])
 
 clean:
 	rm -rf build

@@ -989,6 +989,9 @@
 #if defined(NETKIT_IMPLEMENTATION) && defined(__APPLE__) && !defined(__APPLE_USE_RFC_3542)
 #define __APPLE_USE_RFC_3542 1 /* NOLINT(bugprone-reserved-identifier): IPV6_HOPLIMIT and others */
 #endif
+#if defined(NETKIT_IMPLEMENTATION) && defined(_WIN32) && !defined(_WIN32_WINNT)
+#define _WIN32_WINNT 0x0A00 /* NOLINT(bugprone-reserved-identifier): Windows 10, of its headers */
+#endif
 #ifndef NETKIT_H
 #define NETKIT_H
 #include <stdbool.h>
@@ -1584,7 +1587,7 @@ enum {
 
 /* Backends, the same names everywhere; which exist depends on the system. */
 typedef enum netkit_backend {
-    NETKIT_BACKEND_AUTO = 0,    /* epoll, kqueue or afd; else poll */
+    NETKIT_BACKEND_AUTO = 0,    /* epoll, kqueue or afd; else poll or wsapoll */
     NETKIT_BACKEND_FASTEST = 1, /* io_uring where it works, else as AUTO */
     NETKIT_BACKEND_EPOLL = 2,
     NETKIT_BACKEND_URING = 3,
@@ -1624,7 +1627,8 @@ NETKIT_API void netkit_poller_destroy(netkit_poller *poller);
 /* Watch a descriptor (a native one: netkit_socket_native gives a socket's) for
  * NETKIT_POLL_READ and WRITE, plus EDGE or ONESHOT. Level-triggered unless EDGE.
  * NETKIT_E_EXISTS when it is there already, NETKIT_E_INVALID when it is no
- * descriptor, NETKIT_E_ACCESS when the backend cannot watch that kind of file,
+ * descriptor (on Windows, no socket: nothing else can be watched there),
+ * NETKIT_E_ACCESS when the backend cannot watch that kind of file,
  * NETKIT_E_NOSYS for PRIORITY with kqueue where the system does not tell it. */
 NETKIT_API int netkit_poller_add(netkit_poller *poller, uintptr_t native, uint32_t events,
                                  uint64_t data);
@@ -2889,6 +2893,8 @@ typedef struct netkit_try {
 
 #define NKI_HAS_EPOLL NKI_LINUX
 #define NKI_HAS_POLL NKI_POSIX
+#define NKI_HAS_AFD NKI_WINDOWS
+#define NKI_HAS_WSAPOLL NKI_WINDOWS
 
 /* Kqueues that have EVFILT_USER in every version; OpenBSD and NetBSD have poll. And by
  * NETKIT_FORCE_KQUEUE on Linux, over libkqueue and without what macOS has not, so that the code for
@@ -2954,6 +2960,27 @@ typedef struct netkit_try {
 #endif
 #endif
 
+/* Winsock 2 must come before windows.h, which otherwise brings Winsock 1. */
+#if NKI_WINDOWS
+#if defined(_WINSOCKAPI_) && !defined(_WINSOCK2API_)
+#error "include netkit.h, or winsock2.h, before windows.h in the file with NETKIT_IMPLEMENTATION"
+#endif
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
+#ifndef NOMINMAX
+#define NOMINMAX
+#endif
+#include <winsock2.h>
+#include <ws2tcpip.h>
+#include <mswsock.h>
+#include <windows.h>
+#include <ntsecapi.h>
+#if defined(_MSC_VER)
+#pragma comment(lib, "ws2_32")
+#endif
+#endif
+
 #if NKI_HAS_KQUEUE
 #include <sys/event.h>
 #endif
@@ -3001,7 +3028,7 @@ typedef struct netkit_try {
 #define NKI_LIKELY(x) (x)
 #define NKI_UNLIKELY(x) (x)
 #define NKI_COLD
-#define NKI_HOT __forceinline
+#define NKI_HOT __inline
 #define NKI_OUTLINE __declspec(noinline)
 #elif defined(__GNUC__)
 #define NKI_LIKELY(x) __builtin_expect(!!(x), 1)
@@ -3030,18 +3057,51 @@ typedef struct netkit_try {
  * can say it, for signal handlers and the kernel's side of a ring; the rest are plain accesses,
  * so that a processor without such instructions needs no library for them. */
 
-#if defined(__GNUC__)
+#if defined(_MSC_VER)
+#define nki_atomic_load(p) nki_msvc_load((p), sizeof *(p))
+#define nki_atomic_load_relaxed(p) nki_msvc_load((p), sizeof *(p))
+#define nki_atomic_store(p, v) nki_msvc_store((p), sizeof *(p), (v))
+#define nki_atomic_store_relaxed(p, v) nki_msvc_store((p), sizeof *(p), (v))
+#define nki_atomic_load_ptr(p) InterlockedCompareExchangePointer((PVOID volatile *)(p), NULL, NULL)
+#define nki_atomic_load_ptr_relaxed(p) nki_atomic_load_ptr(p)
+#elif defined(__GNUC__)
 #define nki_atomic_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define nki_atomic_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define nki_atomic_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define nki_atomic_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define nki_atomic_load_ptr(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define nki_atomic_load_ptr_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define nki_atomic_fence() __sync_synchronize()
 #elif !NKI_HAS_THREADS
 #define nki_atomic_load(p) (*(p))
 #define nki_atomic_load_relaxed(p) (*(p))
 #define nki_atomic_store(p, v) ((void)(*(p) = (v)))
 #define nki_atomic_store_relaxed(p, v) ((void)(*(p) = (v)))
+#define nki_atomic_load_ptr(p) (*(p))
+#define nki_atomic_load_ptr_relaxed(p) (*(p))
 #define nki_atomic_fence() ((void)0)
+#endif
+
+/* Where there are no builtins without a type: a number of 32 bits or one as wide as a pointer. The
+ * calls are fences, too, on every processor of Windows. */
+#if defined(_MSC_VER)
+static size_t nki_msvc_load(const void *p, size_t size) {
+    void *at;
+    memcpy(&at, &p, sizeof at); /* without its const: nothing is changed */
+    if (size == sizeof(LONG)) {
+        return (size_t)(ULONG)InterlockedCompareExchange((volatile LONG *)at, 0, 0);
+    }
+    return (size_t)InterlockedCompareExchangePointer((PVOID volatile *)at, NULL, NULL);
+}
+static void nki_msvc_store(void *p, size_t size, size_t v) {
+    if (size == sizeof(LONG)) {
+        (void)InterlockedExchange((volatile LONG *)p, (LONG)(ULONG)v);
+    } else {
+        void *value;
+        memcpy(&value, &v, sizeof value);
+        (void)InterlockedExchangePointer((PVOID volatile *)p, value);
+    }
+}
 #endif
 
 #if !NKI_HAS_THREADS
@@ -3067,6 +3127,31 @@ static void *nki_atomic_exchange_ptr(void **p, void *v) {
     void *old = *p;
     *p = v;
     return old;
+}
+#elif defined(_MSC_VER)
+static uint32_t nki_atomic_exchange(uint32_t *p, uint32_t v) {
+    return (uint32_t)InterlockedExchange((volatile LONG *)(void *)p, (LONG)v);
+}
+/* Returns the new value. */
+static uint32_t nki_atomic_add(uint32_t *p, uint32_t v) {
+    return (uint32_t)InterlockedExchangeAdd((volatile LONG *)(void *)p, (LONG)v) + v;
+}
+static bool nki_atomic_cas_ptr(void **p, void **expected, void *v) {
+    void *was = *expected;
+    *expected = InterlockedCompareExchangePointer((PVOID volatile *)p, v, was);
+    return *expected == was;
+}
+static bool nki_atomic_cas_size(size_t *p, size_t *expected, size_t v) {
+    void *was;
+    void *value;
+    memcpy(&was, expected, sizeof was);
+    memcpy(&value, &v, sizeof value);
+    bool is_done = nki_atomic_cas_ptr((void **)(void *)p, &was, value);
+    memcpy(expected, &was, sizeof was);
+    return is_done;
+}
+static void *nki_atomic_exchange_ptr(void **p, void *v) {
+    return InterlockedExchangePointer((PVOID volatile *)p, v);
 }
 #elif defined(__GNUC__)
 /* Sequentially consistent: the wake flag is a store that must not pass the loads behind it. */
@@ -3832,7 +3917,8 @@ static int nki_addr_set_path(netkit_addr *out, const char *path, size_t len, boo
  * handle is alive, of this loop and of the right kind. A free slot has kind 0, which no handle
  * has. Generations start at a random number and grow when a slot is freed; free slots are
  * reused first in, first out, to put as long as possible between two lives of one. Slabs are
- * aligned to a cache line: a timer is one line, not two. */
+ * aligned to a cache line: a small object is in one line, not two. What of an object is seldom
+ * looked at may lie beside its slot, behind the slots of the slab (beside_size). */
 
 enum {
     NKI_SLOT_BITS = 24,
@@ -3857,7 +3943,8 @@ typedef struct nki_slots {
     uint32_t count_max;
     uint32_t count; /* slots in use */
     uint32_t slot_size;
-    uint32_t free_first; /* first to be reused */
+    uint32_t beside_size; /* bytes of each slot behind all slots of its slab */
+    uint32_t free_first;  /* first to be reused */
     uint32_t free_last;
     uint32_t first_generation;
 } nki_slots;
@@ -3881,9 +3968,13 @@ static void nki_slots_init(nki_slots *s, const netkit_allocator *allocator, uint
     s->free_last = NKI_NO_SLOT;
 }
 
-/* A slab has room for its alignment, and behind its slots the address it was allocated at. */
+static size_t nki_slab_used(const nki_slots *s) {
+    return (size_t)(s->slot_size + s->beside_size) << NKI_SLAB_BITS;
+}
+
+/* A slab has room for its alignment, and at its end the address it was allocated at. */
 static size_t nki_slab_bytes(const nki_slots *s) {
-    return ((size_t)s->slot_size << NKI_SLAB_BITS) + NKI_CACHE_LINE;
+    return nki_slab_used(s) + NKI_CACHE_LINE;
 }
 
 static unsigned char *nki_slab_alloc(nki_slots *s) {
@@ -3893,13 +3984,13 @@ static unsigned char *nki_slab_alloc(nki_slots *s) {
     }
     size_t skip = (NKI_CACHE_LINE - (uintptr_t)memory % NKI_CACHE_LINE) % NKI_CACHE_LINE;
     unsigned char *slab = memory + skip;
-    memcpy(slab + ((size_t)s->slot_size << NKI_SLAB_BITS), &memory, sizeof memory);
+    memcpy(slab + nki_slab_used(s), &memory, sizeof memory);
     return slab;
 }
 
 static void nki_slab_free(nki_slots *s, const unsigned char *slab) {
     unsigned char *memory;
-    memcpy(&memory, slab + ((size_t)s->slot_size << NKI_SLAB_BITS), sizeof memory);
+    memcpy(&memory, slab + nki_slab_used(s), sizeof memory);
     nki_free(s->allocator, memory, nki_slab_bytes(s));
 }
 
@@ -3917,6 +4008,12 @@ static void nki_slots_free_all(nki_slots *s) {
 static nki_slot *nki_slots_at(const nki_slots *s, uint32_t slot) {
     size_t offset = (size_t)(slot & (NKI_SLAB_SLOTS - 1)) * s->slot_size;
     return (nki_slot *)(void *)(s->slabs[slot >> NKI_SLAB_BITS] + offset);
+}
+
+/* The beside_size bytes of a slot: not zeroed when the slot is taken. */
+static void *nki_slots_beside(const nki_slots *s, uint32_t slot) {
+    size_t offset = (size_t)(slot & (NKI_SLAB_SLOTS - 1)) * s->beside_size;
+    return s->slabs[slot >> NKI_SLAB_BITS] + ((size_t)s->slot_size << NKI_SLAB_BITS) + offset;
 }
 
 /* What a handle names, or NULL. */
@@ -4601,11 +4698,13 @@ typedef struct nki_timer_node {
     uint64_t due_ns;
     uint64_t order; /* of the last start: breaks ties */
     uint32_t at;    /* where the queue keeps it, 0 = not in it */
-    uint16_t slot;  /* the slot of that place */
-    uint8_t kind;   /* whose node this is: the queue does not look */
+    /* Bits of one word, so that a user's timer is half a cache line. */
+    unsigned slot : 16; /* the slot of that place */
+    unsigned kind : 8;  /* whose node this is: the queue does not look */
+    unsigned mark : 1;  /* its owner's: the queue does not look */
     /* Its memory stays until the queue is freed, and whatever lives there meanwhile, nobody but
      * the queue writes to `at` (but a 0): then leaving a slot need not touch the slot. */
-    uint8_t is_lasting;
+    unsigned is_lasting : 1;
 } nki_timer_node;
 
 /* What the heap moves about: comparing seldom touches the node. */
@@ -4688,7 +4787,19 @@ static void nki_timers_free(nki_timers *t) {
     nki_timers_init(t, t->allocator);
 }
 
-#if defined(__GNUC__)
+#if defined(_MSC_VER) && (defined(_M_X64) || defined(_M_ARM64))
+static uint32_t nki_lowest_bit(uint64_t bits) {
+    unsigned long at;
+    (void)_BitScanForward64(&at, bits);
+    return (uint32_t)at;
+}
+static uint32_t nki_highest_bit(uint64_t bits) {
+    unsigned long at;
+    (void)_BitScanReverse64(&at, bits);
+    return (uint32_t)at;
+}
+#define NKI_PREFETCH(p) NKI_UNUSED(p)
+#elif defined(__GNUC__)
 static uint32_t nki_lowest_bit(uint64_t bits) {
     return (uint32_t)__builtin_ctzll(bits);
 }
@@ -4893,7 +5004,7 @@ static void nki_timers_slot_add(nki_timers *t, uint32_t slot, nki_timer_node *n)
     t->places++;
     t->slots[slot] = end + 1;
     n->at = end + 1;
-    n->slot = (uint16_t)slot;
+    n->slot = slot & 0xFFFFu;
 }
 
 /* Make the slot an empty one. Returns where its chain ended. */
@@ -5401,11 +5512,178 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 
 #endif /* NKI_POSIX */
 
+/* ---- src/os/seam_windows.h ---- */
+/* The seam on Windows: every system call the library makes, by name, as seam_posix.h.
+ *
+ * NKI_FAIL(name) is 0, or in tests a function that counts the call, may set WSAGetLastError and
+ * returns true to have it fail. Where a call of POSIX does the same the name is the same, so that
+ * a test need not know the system. close is special: it must really close.
+ * Functions that only a socket can give (WSARecvMsg, ...) and those of ntdll come as a pointer, by
+ * NKI_SYS_extension and NKI_SYS_ntdll: nothing is linked but ws2_32 and what every program has.
+ * Counts are ints and ULONGs here; whoever calls has cut them. */
+
+#if NKI_WINDOWS
+
+/* Not in every SDK. */
+#ifndef WSA_FLAG_NO_HANDLE_INHERIT
+#define WSA_FLAG_NO_HANDLE_INHERIT 0x80
+#endif
+
+#define NKI_SYS_startup(version, data) \
+    (NKI_FAIL(startup) ? WSASYSNOTREADY : WSAStartup((version), (data)))
+#define NKI_SYS_cleanup() WSACleanup()
+
+/* Overlapped, which costs nothing and lets a socket be used in every way there is. */
+#define NKI_SYS_socket(f, t, p) \
+    (NKI_FAIL(socket)           \
+         ? INVALID_SOCKET       \
+         : WSASocketW((f), (t), (p), NULL, 0, WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT))
+#define NKI_SYS_bind(s, a, n) (NKI_FAIL(bind) ? -1 : bind((s), (a), (n)))
+#define NKI_SYS_listen(s, n) (NKI_FAIL(listen) ? -1 : listen((s), (n)))
+#define NKI_SYS_connect(s, a, n) (NKI_FAIL(connect) ? -1 : connect((s), (a), (n)))
+#define NKI_SYS_connect_ex(call, s, a, n, overlapped) \
+    (NKI_FAIL(connect) ? FALSE : (call)((s), (a), (n), NULL, 0, NULL, (overlapped)))
+#define NKI_SYS_accept(s, a, n) (NKI_FAIL(accept) ? INVALID_SOCKET : accept((s), (a), (n)))
+#define NKI_SYS_recv(s, b, n, f) \
+    (NKI_FAIL(recv) ? -1 : recv((s), (char *)(b), (int)NKI_CLIP(recv, n), (f)))
+#define NKI_SYS_send(s, b, n, f) \
+    (NKI_FAIL(send) ? -1 : send((s), (const char *)(b), (int)NKI_CLIP(send, n), (f)))
+/* Gathered and scattered; the callers ask NKI_CLIP for their total, as those of sendmsg do. */
+#define NKI_SYS_sendv(s, bufs, count, sent) \
+    (NKI_FAIL(sendmsg) ? -1 : WSASend((s), (bufs), (count), (sent), 0, NULL, NULL))
+#define NKI_SYS_sendto(s, bufs, count, sent, to, to_len) \
+    (NKI_FAIL(sendmsg) ? -1                              \
+                       : WSASendTo((s), (bufs), (count), (sent), 0, (to), (to_len), NULL, NULL))
+#define NKI_SYS_recvv(s, bufs, count, got, flags) \
+    (NKI_FAIL(recvmsg) ? -1 : WSARecv((s), (bufs), (count), (got), (flags), NULL, NULL))
+#define NKI_SYS_sendmsg(s, msg, sent) \
+    (NKI_FAIL(sendmsg) ? -1 : WSASendMsg((s), (msg), 0, (sent), NULL, NULL))
+#define NKI_SYS_recvmsg(call, s, msg, got) \
+    (NKI_FAIL(recvmsg) ? -1 : (call)((s), (msg), (got), NULL, NULL))
+#define NKI_SYS_shutdown(s, how) (NKI_FAIL(shutdown) ? -1 : shutdown((s), (how)))
+#define NKI_SYS_close(s) (closesocket(s) != 0 || NKI_FAIL(close) ? -1 : 0)
+#define NKI_SYS_getsockopt(s, l, o, v, n) \
+    (NKI_FAIL(getsockopt) ? -1 : getsockopt((s), (l), (o), (char *)(v), (n)))
+#define NKI_SYS_setsockopt(s, l, o, v, n) \
+    (NKI_FAIL(setsockopt) ? -1 : setsockopt((s), (l), (o), (const char *)(v), (n)))
+#define NKI_SYS_getsockname(s, a, n) (NKI_FAIL(getsockname) ? -1 : getsockname((s), (a), (n)))
+#define NKI_SYS_getpeername(s, a, n) (NKI_FAIL(getpeername) ? -1 : getpeername((s), (a), (n)))
+#define NKI_SYS_ioctl(s, code, value) (NKI_FAIL(ioctl) ? -1 : ioctlsocket((s), (code), (value)))
+#define NKI_SYS_control(s, code, in, in_size, out, out_size, got) \
+    (NKI_FAIL(control)                                            \
+         ? -1                                                     \
+         : WSAIoctl((s), (code), (in), (in_size), (out), (out_size), (got), NULL, NULL))
+/* A function of the socket's provider, by its number. */
+#define NKI_SYS_extension(s, guid, call, size, got)                                  \
+    (NKI_FAIL(extension) ? -1                                                        \
+                         : WSAIoctl((s), SIO_GET_EXTENSION_FUNCTION_POINTER, (guid), \
+                                    (DWORD)sizeof *(guid), (call), (size), (got), NULL, NULL))
+#define NKI_SYS_select(r, w, x, time) (NKI_FAIL(poll) ? -1 : select(0, (r), (w), (x), (time)))
+#define NKI_SYS_poll(p, n, ms) (NKI_FAIL(poll) ? -1 : WSAPoll((p), (n), (ms)))
+
+/* Handles. */
+#define NKI_SYS_close_handle(h) CloseHandle(h)
+#define NKI_SYS_set_handle(h, mask, flags) \
+    (NKI_FAIL(set_handle) ? FALSE : SetHandleInformation((h), (mask), (flags)))
+#define NKI_SYS_get_handle(h, flags) \
+    (NKI_FAIL(get_handle) ? FALSE : GetHandleInformation((h), (flags)))
+#define NKI_SYS_dup(h, out)                                                                   \
+    (NKI_FAIL(dup) ? FALSE                                                                    \
+                   : DuplicateHandle(GetCurrentProcess(), (h), GetCurrentProcess(), (out), 0, \
+                                     FALSE, DUPLICATE_SAME_ACCESS))
+#define NKI_SYS_file_type(h) (NKI_FAIL(file_type) ? (DWORD)FILE_TYPE_UNKNOWN : GetFileType(h))
+#define NKI_SYS_pread(h, b, n, got, at) \
+    (NKI_FAIL(pread) ? FALSE : ReadFile((h), (b), (DWORD)NKI_CLIP(pread, n), (got), (at)))
+#define NKI_SYS_pread_result(h, at, got) GetOverlappedResult((h), (at), (got), TRUE)
+#define NKI_SYS_seek(h, to, out, from) \
+    (NKI_FAIL(seek) ? FALSE : SetFilePointerEx((h), (to), (out), (from)))
+#define NKI_SYS_reopen(h)                             \
+    (NKI_FAIL(reopen) ? INVALID_HANDLE_VALUE          \
+                      : ReOpenFile((h), GENERIC_READ, \
+                                   FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, 0))
+#define NKI_SYS_open(path, access, flags)                                                        \
+    (NKI_FAIL(open)                                                                              \
+         ? INVALID_HANDLE_VALUE                                                                  \
+         : CreateFileW((path), (access), FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, \
+                       NULL, OPEN_EXISTING, (flags), NULL))
+#define NKI_SYS_file_id(h, out) (NKI_FAIL(file_id) ? FALSE : GetFileInformationByHandle((h), (out)))
+#define NKI_SYS_file_tag(h, out) \
+    (NKI_FAIL(file_tag)          \
+         ? FALSE                 \
+         : GetFileInformationByHandleEx((h), FileAttributeTagInfo, (out), (DWORD)sizeof *(out)))
+#define NKI_SYS_unlink(path) (NKI_FAIL(unlink) ? FALSE : DeleteFileW(path))
+
+/* Events, for the few calls that are waited for. */
+#define NKI_SYS_event() (NKI_FAIL(event) ? NULL : CreateEventW(NULL, TRUE, FALSE, NULL))
+#define NKI_SYS_wait_handle(h, ms) \
+    (NKI_FAIL(wait_handle) ? WAIT_FAILED : WaitForSingleObject((h), (ms)))
+#define NKI_SYS_cancel(h, overlapped) CancelIoEx((h), (overlapped))
+#define NKI_SYS_result(s, overlapped, got, wait, flags) \
+    WSAGetOverlappedResult((s), (overlapped), (got), (wait), (flags))
+
+/* The system. */
+#define NKI_SYS_clock(out) (NKI_FAIL(clock_gettime) ? FALSE : QueryPerformanceCounter(out))
+#define NKI_SYS_clock_rate(out) QueryPerformanceFrequency(out)
+#define NKI_SYS_getrandom(b, n) (NKI_FAIL(getrandom) ? FALSE : RtlGenRandom((b), (n)))
+#define NKI_SYS_thread_id() GetCurrentThreadId()
+#define NKI_SYS_getpid() ((int)GetCurrentProcessId())
+#define NKI_SYS_library(name) \
+    (NKI_FAIL(library) ? NULL : LoadLibraryExW((name), NULL, LOAD_LIBRARY_SEARCH_SYSTEM32))
+#define NKI_SYS_free_library(library) FreeLibrary(library)
+#define NKI_SYS_symbol(library, name) GetProcAddress((library), (name))
+#define NKI_SYS_if_nametoindex(call, name) (NKI_FAIL(if_nametoindex) ? 0u : (call)(name))
+
+/* ---- completion ports and the device of Winsock's driver --------------------- */
+
+#define NKI_SYS_port_create() \
+    (NKI_FAIL(port_create) ? NULL : CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0, 0))
+#define NKI_SYS_port_add(port, h, key) \
+    (NKI_FAIL(port_add) ? NULL : CreateIoCompletionPort((h), (port), (key), 0))
+#define NKI_SYS_port_wait(port, entries, most, count, ms) \
+    (NKI_FAIL(port_wait)                                  \
+         ? FALSE                                          \
+         : GetQueuedCompletionStatusEx((port), (entries), (most), (count), (ms), FALSE))
+#define NKI_SYS_port_post(port, key, overlapped) \
+    (NKI_FAIL(port_post) ? FALSE : PostQueuedCompletionStatus((port), 0, (key), (overlapped)))
+#define NKI_SYS_port_modes(h, modes) \
+    (NKI_FAIL(port_modes) ? FALSE : SetFileCompletionNotificationModes((h), (modes)))
+
+/* Of ntdll, which every process has: NKI_SYS_ntdll(name) is a FARPROC or NULL. They return an
+ * NTSTATUS; one that is failed by a test is STATUS_INSUFFICIENT_RESOURCES. */
+#define NKI_NT_NO_RESOURCES ((LONG)0xC000009Au)
+#define NKI_SYS_ntdll(name) \
+    (NKI_FAIL(ntdll) ? NULL : GetProcAddress(GetModuleHandleW(L"ntdll.dll"), (name)))
+#define NKI_SYS_nt_open(call, out, access, attributes, status, share, how) \
+    (NKI_FAIL(nt_open)                                                     \
+         ? NKI_NT_NO_RESOURCES                                             \
+         : (call)((out), (access), (attributes), (status), NULL, 0, (share), (how), 0, NULL, 0))
+#define NKI_SYS_nt_control(call, h, context, status, code, in, in_size, out, out_size)            \
+    (NKI_FAIL(nt_control) ? NKI_NT_NO_RESOURCES                                                   \
+                          : (call)((h), NULL, NULL, (context), (status), (code), (in), (in_size), \
+                                   (out), (out_size)))
+#define NKI_SYS_nt_cancel(call, h, which, status) \
+    (NKI_FAIL(nt_cancel) ? NKI_NT_NO_RESOURCES : (call)((h), (which), (status)))
+
+#endif /* NKI_WINDOWS */
+
 /* ---- src/os/os.h ---- */
 /* What the rooms above may ask of the operating system: one set of functions, implemented by
  * *_posix.c and *_windows.c side by side. Each returns 0 or a count, or a negative NETKIT_E_*,
  * and then nki_os_code() is the system's own code. A socket is a uintptr_t nobody interprets;
  * UINTPTR_MAX is none, and every out-parameter is that, or zeroed, on failure. */
+
+/* The longest name of an interface, with its NUL. */
+#if NKI_WINDOWS
+#define NKI_IF_NAMESIZE 257
+#else
+#define NKI_IF_NAMESIZE IF_NAMESIZE
+#endif
+
+/* What must be begun before sockets exist, and ended after the last of them: each loop pairs the
+ * two. begin_for_good is for sockets that no loop owns, which outlive all of them. */
+static int nki_os_begin(void);
+static void nki_os_end(void);
+static int nki_os_begin_for_good(void);
 
 static int nki_os_code(void);
 static int nki_os_fail(int os_code); /* what the system's code is to us; kept as nki_os_code */
@@ -5435,6 +5713,11 @@ static int nki_os_accept(uintptr_t s, uintptr_t *out, netkit_addr *peer); /* pee
 static int nki_os_connect(uintptr_t s, const netkit_addr *addr);
 /* NETKIT_E_AGAIN while under way, NETKIT_E_NOTCONN when it never was. */
 static int nki_os_connect_result(uintptr_t s);
+/* Connect within a time (0: only begin), on a blocking socket, too, which stays one. */
+static int nki_os_connect_within(uintptr_t s, const netkit_addr *addr, int timeout_ms);
+/* Have a blocking socket not wait, where single calls cannot be told so; and as it was. */
+static int nki_os_unblock(uintptr_t s, bool *was_blocking);
+static int nki_os_reblock(uintptr_t s, bool was_blocking);
 
 /* recv takes 0 bytes for the end of a stream: NETKIT_E_EOF. Only who may hold a datagram socket,
  * where it is an empty datagram, needs to ask nki_os_is_datagram then. The _now forms do not
@@ -5454,6 +5737,8 @@ static bool nki_os_is_datagram(uintptr_t s);
 static int nki_os_send_file(uintptr_t s, uintptr_t file, uint64_t offset, uint64_t len,
                             bool is_waiting);
 static int nki_os_file_size(uintptr_t file, uint64_t *out); /* NETKIT_E_INVALID: not a plain file */
+static int nki_os_dup_file(uintptr_t file, uintptr_t *out);
+static void nki_os_abandon_file(uintptr_t file); /* close it, keep the code of a failure */
 
 /* Wait for NETKIT_POLL_* until the clock says deadline_ns (NKI_NEVER: no limit). Returns those
  * that hold or NETKIT_E_TIMEOUT. */
@@ -5521,6 +5806,7 @@ typedef struct nki_dgram_room {
     size_t stride;
     size_t size;
     unsigned count; /* at most NKI_DGRAM_BATCH, and what the scratch was made for */
+    bool may_block; /* the socket is somebody else's */
 } nki_dgram_room;
 
 enum {
@@ -5547,7 +5833,7 @@ static int nki_os_family(uintptr_t s, int *family); /* NETKIT_AF_* */
 static int nki_os_set_ip_option(uintptr_t s, netkit_option option, int value);
 static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value);
 
-/* ---- src/os/sockaddr_posix.c ---- */
+/* ---- src/os/sockaddr.c ---- */
 /* Addresses as the kernel takes and gives them: netkit_addr to and from struct sockaddr_*.
  *
  * For unix sockets the length is part of the address, and the two kinds count it
@@ -5562,16 +5848,24 @@ static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value);
  * is nki_sockaddr_from with the IPv6 form: macOS and the BSDs take no AF_INET address
  * on an AF_INET6 socket. */
 
-#if NKI_POSIX
+#if NKI_WINDOWS
+/* Of <afunix.h>, which not every SDK has. */
+typedef struct nki_sockaddr_un {
+    unsigned short sun_family;
+    char sun_path[108];
+} nki_sockaddr_un;
+#else
+typedef struct sockaddr_un nki_sockaddr_un;
+#endif
 
 /* The limit of a path leaves room for the NUL that other programs need to reach it, the
- * limit of an abstract name room for the NUL in front. */
+ * limit of an abstract name room for the NUL in front. Windows takes abstract names, and lets
+ * nobody connect to them. */
 static const nki_addr_rules nki_os_addr_rules = {
-    sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1,
+    sizeof(((nki_sockaddr_un *)NULL)->sun_path) - 1,
     NKI_LINUX != 0,
 };
-NKI_STATIC_ASSERT(unix_path,
-                  sizeof(((struct sockaddr_un *)NULL)->sun_path) <= NETKIT_UNIX_PATH_MAX);
+NKI_STATIC_ASSERT(unix_path, sizeof(((nki_sockaddr_un *)NULL)->sun_path) <= NETKIT_UNIX_PATH_MAX);
 
 static socklen_t nki_sockaddr_from_ipv4(struct sockaddr_storage *out, const netkit_addr *addr) {
     struct sockaddr_in sa;
@@ -5597,7 +5891,7 @@ static socklen_t nki_sockaddr_from_ipv6(struct sockaddr_storage *out, const netk
 /* The length of an address, or 0 for one the system cannot take exactly. A path that
  * fills sun_path whole can only have come from the kernel, and goes back as it came. */
 static socklen_t nki_sockaddr_from_unix(struct sockaddr_storage *out, const netkit_addr *addr) {
-    struct sockaddr_un sa;
+    nki_sockaddr_un sa;
     size_t len = addr->path_len;
     size_t skip = addr->is_abstract ? 1 : 0;
     if (skip + len > sizeof(sa.sun_path) ||
@@ -5611,7 +5905,7 @@ static socklen_t nki_sockaddr_from_unix(struct sockaddr_storage *out, const netk
     if (skip == 0 && len < sizeof(sa.sun_path)) {
         len++; /* the NUL */
     }
-    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + skip + len);
+    return (socklen_t)(offsetof(nki_sockaddr_un, sun_path) + skip + len);
 }
 
 /* Returns NETKIT_OK or NETKIT_E_INVALID, and then *len is 0. An address of ":port" gives
@@ -5650,9 +5944,9 @@ static void nki_sockaddr_to_ipv6(netkit_addr *out, const struct sockaddr_storage
 /* No path at all is a socket that was never bound; so reads, too, a path longer than
  * netkit_addr has room for (the BSDs take up to 253 bytes): cut, it would name another. */
 static void nki_sockaddr_to_unix(netkit_addr *out, const struct sockaddr_storage *sa, size_t len) {
-    const char *path = (const char *)sa + offsetof(struct sockaddr_un, sun_path);
+    const char *path = (const char *)sa + offsetof(nki_sockaddr_un, sun_path);
     out->family = NETKIT_AF_UNIX;
-    len -= NKI_MIN(len, offsetof(struct sockaddr_un, sun_path));
+    len -= NKI_MIN(len, offsetof(nki_sockaddr_un, sun_path));
     if (len > 0 && path[0] == 0 && nki_os_addr_rules.has_abstract) {
         out->is_abstract = true;
         path++;
@@ -5673,7 +5967,7 @@ static void nki_sockaddr_to_unix(netkit_addr *out, const struct sockaddr_storage
 static void nki_sockaddr_to(netkit_addr *out, const struct sockaddr_storage *sa, socklen_t len) {
     size_t size = NKI_MIN((size_t)len, sizeof(*sa));
     memset(out, 0, sizeof(*out));
-    if (size < offsetof(struct sockaddr_un, sun_path)) {
+    if (size < offsetof(nki_sockaddr_un, sun_path)) {
         return;
     }
     if (sa->ss_family == AF_INET && size >= sizeof(struct sockaddr_in)) {
@@ -5689,8 +5983,6 @@ static void nki_sockaddr_to(netkit_addr *out, const struct sockaddr_storage *sa,
     }
 }
 
-#endif /* NKI_POSIX */
-
 /* ---- src/os/addr.c ---- */
 /* The addresses that need the system: reading one (a zone may name an interface) and
  * making one of a path (its limit is the system's). The work is in src/base/addr.c. */
@@ -5698,7 +5990,7 @@ static void nki_sockaddr_to(netkit_addr *out, const struct sockaddr_storage *sa,
 /* Look up the zone a scanner left. The length is checked here because an overlong name
  * cut to fit could match another interface (musl's if_nametoindex cuts). */
 static uint32_t nki_addr_zone(const nki_addr_scanner *s) {
-    char name[IF_NAMESIZE];
+    char name[NKI_IF_NAMESIZE];
     if (s->zone_len >= sizeof(name)) {
         return 0;
     }
@@ -5760,6 +6052,16 @@ typedef struct nki_os_row {
     int os_code;
     int code;
 } nki_os_row;
+
+static int nki_os_begin(void) {
+    return NETKIT_OK;
+}
+
+static void nki_os_end(void) {}
+
+static int nki_os_begin_for_good(void) {
+    return NETKIT_OK;
+}
 
 static int nki_os_code(void) {
     return errno;
@@ -5864,6 +6166,10 @@ static void nki_os_abandon(uintptr_t s) {
     errno = os_code;
 }
 
+static void nki_os_abandon_file(uintptr_t file) {
+    nki_os_abandon(file);
+}
+
 /* CLOCK_MONOTONIC cannot fail where it exists, and it does on every system netkit runs on. 0
  * stands for a failure all the same, and who waits takes it for "time is up". */
 static uint64_t nki_os_now_ns(void) {
@@ -5938,6 +6244,232 @@ static uint32_t nki_os_interface(const char *name) {
 }
 
 #endif /* NKI_POSIX */
+
+/* ---- src/os/system_windows.c ---- */
+/* The system on Windows: Winsock's beginning and end, codes of errors, clock, randomness, thread
+ * identity, interfaces.
+ *
+ * Winsock counts how often it was begun, and the last end closes every socket there still is. So a
+ * loop, whose sockets end with it, pairs the two, and a plain socket, which must outlive every
+ * loop, begins it once more and for good.
+ * The code of an error is the thread's own, one for Winsock and the rest of the system
+ * (WSAGetLastError is GetLastError), whose numbers do not overlap. No state is kept here. */
+
+#if NKI_WINDOWS
+
+typedef struct nki_os_row {
+    int os_code;
+    int code;
+} nki_os_row;
+
+static int nki_os_begin(void) {
+    WSADATA data;
+    int os_code = NKI_SYS_startup(MAKEWORD(2, 2), &data);
+    if (os_code != 0) {
+        return nki_os_fail(os_code);
+    }
+    if (data.wVersion != MAKEWORD(2, 2)) {
+        nki_os_end();
+        return nki_os_fail(WSAVERNOTSUPPORTED);
+    }
+    return NETKIT_OK;
+}
+
+static void nki_os_end(void) {
+    int os_code = nki_os_code();
+    (void)NKI_SYS_cleanup();
+    WSASetLastError(os_code);
+}
+
+static int nki_os_begin_for_good(void) {
+    return nki_os_begin();
+}
+
+static int nki_os_code(void) {
+    return WSAGetLastError();
+}
+
+/* Of Winsock first, as those are what traffic meets; then of files and handles, some of which
+ * overlapped calls give for Winsock's. */
+NETKIT_API int netkit_error_from_os(int os_code) {
+    static const nki_os_row rows[] = {
+        {WSAEWOULDBLOCK, NETKIT_E_AGAIN},
+        {WSAEINPROGRESS, NETKIT_E_AGAIN},
+        {WSAEALREADY, NETKIT_E_AGAIN},
+        {WSA_IO_PENDING, NETKIT_E_AGAIN},
+        {WSAECONNRESET, NETKIT_E_RESET},
+        {WSAENETRESET, NETKIT_E_RESET},
+        {WSAEDISCON, NETKIT_E_RESET},
+        {WSAECONNREFUSED, NETKIT_E_REFUSED},
+        {WSAETIMEDOUT, NETKIT_E_TIMEOUT},
+        {WSAECONNABORTED, NETKIT_E_ABORTED},
+        {WSAENOTCONN, NETKIT_E_NOTCONN},
+        {WSAEDESTADDRREQ, NETKIT_E_NOTCONN},
+        {WSAEINTR, NETKIT_E_INTERRUPTED},
+        {WSAENETUNREACH, NETKIT_E_UNREACHABLE},
+        {WSAEHOSTUNREACH, NETKIT_E_UNREACHABLE},
+        {WSAENETDOWN, NETKIT_E_UNREACHABLE},
+        {WSAEHOSTDOWN, NETKIT_E_UNREACHABLE},
+        {WSAEADDRINUSE, NETKIT_E_ADDRINUSE},
+        {WSAEADDRNOTAVAIL, NETKIT_E_ADDRNOTAVAIL},
+        {WSAEMFILE, NETKIT_E_MFILE},
+        {WSAEPROCLIM, NETKIT_E_MFILE},
+        {WSAETOOMANYREFS, NETKIT_E_MFILE},
+        {WSAENOBUFS, NETKIT_E_NOMEM},
+        {WSAEDQUOT, NETKIT_E_FULL},
+        {WSAEMSGSIZE, NETKIT_E_TOOBIG},
+        {WSAENAMETOOLONG, NETKIT_E_TOOBIG},
+        {WSAEACCES, NETKIT_E_ACCESS},
+        {WSAEISCONN, NETKIT_E_EXISTS},
+        {WSAEINVAL, NETKIT_E_INVALID},
+        {WSAEBADF, NETKIT_E_INVALID},
+        {WSAEFAULT, NETKIT_E_INVALID},
+        {WSAENOTSOCK, NETKIT_E_INVALID},
+        {WSAELOOP, NETKIT_E_INVALID},
+        {WSAEOPNOTSUPP, NETKIT_E_NOSYS},
+        {WSAEAFNOSUPPORT, NETKIT_E_NOSYS},
+        {WSAEPFNOSUPPORT, NETKIT_E_NOSYS},
+        {WSAEPROTONOSUPPORT, NETKIT_E_NOSYS},
+        {WSAESOCKTNOSUPPORT, NETKIT_E_NOSYS},
+        {WSAEPROTOTYPE, NETKIT_E_NOSYS},
+        {WSAENOPROTOOPT, NETKIT_E_NOSYS},
+        {WSAVERNOTSUPPORTED, NETKIT_E_NOSYS},
+        {WSASYSNOTREADY, NETKIT_E_NOSYS},
+        {WSAESHUTDOWN, NETKIT_E_CLOSED},
+        {WSAECANCELLED, NETKIT_E_CANCELLED},
+        {WSA_E_CANCELLED, NETKIT_E_CANCELLED},
+        {WSA_OPERATION_ABORTED, NETKIT_E_CANCELLED},
+        {ERROR_NETNAME_DELETED, NETKIT_E_RESET},
+        {ERROR_CONNECTION_REFUSED, NETKIT_E_REFUSED},
+        {ERROR_PORT_UNREACHABLE, NETKIT_E_REFUSED},
+        {ERROR_SEM_TIMEOUT, NETKIT_E_TIMEOUT},
+        {ERROR_CONNECTION_ABORTED, NETKIT_E_ABORTED},
+        {ERROR_NETWORK_UNREACHABLE, NETKIT_E_UNREACHABLE},
+        {ERROR_HOST_UNREACHABLE, NETKIT_E_UNREACHABLE},
+        {ERROR_TOO_MANY_OPEN_FILES, NETKIT_E_MFILE},
+        {ERROR_NO_SYSTEM_RESOURCES, NETKIT_E_NOMEM},
+        {ERROR_NOT_ENOUGH_MEMORY, NETKIT_E_NOMEM},
+        {ERROR_OUTOFMEMORY, NETKIT_E_NOMEM},
+        {ERROR_COMMITMENT_LIMIT, NETKIT_E_NOMEM},
+        {ERROR_DISK_FULL, NETKIT_E_FULL},
+        {ERROR_MORE_DATA, NETKIT_E_TOOBIG},
+        {ERROR_FILENAME_EXCED_RANGE, NETKIT_E_TOOBIG},
+        {ERROR_ACCESS_DENIED, NETKIT_E_ACCESS},
+        {ERROR_SHARING_VIOLATION, NETKIT_E_ACCESS},
+        {ERROR_WRITE_PROTECT, NETKIT_E_ACCESS},
+        {ERROR_FILE_EXISTS, NETKIT_E_EXISTS},
+        {ERROR_ALREADY_EXISTS, NETKIT_E_EXISTS},
+        {ERROR_FILE_NOT_FOUND, NETKIT_E_NOTFOUND},
+        {ERROR_PATH_NOT_FOUND, NETKIT_E_NOTFOUND},
+        {ERROR_NOT_FOUND, NETKIT_E_NOTFOUND},
+        {ERROR_INVALID_HANDLE, NETKIT_E_INVALID},
+        {ERROR_INVALID_PARAMETER, NETKIT_E_INVALID},
+        {ERROR_NOACCESS, NETKIT_E_INVALID},
+        {ERROR_INVALID_FUNCTION, NETKIT_E_NOSYS},
+        {ERROR_NOT_SUPPORTED, NETKIT_E_NOSYS},
+        {ERROR_CALL_NOT_IMPLEMENTED, NETKIT_E_NOSYS},
+        {ERROR_PROC_NOT_FOUND, NETKIT_E_NOSYS},
+        {ERROR_BUSY, NETKIT_E_BUSY},
+    };
+    for (size_t i = 0; i < NKI_COUNT(rows); i++) {
+        if (rows[i].os_code == os_code) {
+            return rows[i].code;
+        }
+    }
+    return os_code == 0 ? NETKIT_OK : NETKIT_E_IO;
+}
+
+/* The netkit code of the failure just seen. */
+static NKI_OUTLINE int nki_os_error(void) {
+    return netkit_error_from_os(nki_os_code());
+}
+
+static int nki_os_fail(int os_code) {
+    WSASetLastError(os_code);
+    return netkit_error_from_os(os_code);
+}
+
+static SOCKET nki_os_fd(uintptr_t s) {
+    return (SOCKET)s;
+}
+
+/* A file, or any other thing that is no socket. */
+static HANDLE nki_os_handle(uintptr_t native) {
+    HANDLE handle;
+    memcpy(&handle, &native, sizeof handle);
+    return handle;
+}
+
+static int nki_os_timed_out(void) {
+    return nki_os_fail(WSAETIMEDOUT);
+}
+
+static void nki_os_abandon(uintptr_t s) {
+    int os_code = nki_os_code();
+    (void)NKI_SYS_close(nki_os_fd(s));
+    WSASetLastError(os_code);
+}
+
+static void nki_os_abandon_file(uintptr_t file) {
+    int os_code = nki_os_code();
+    (void)NKI_SYS_close_handle(nki_os_handle(file));
+    WSASetLastError(os_code);
+}
+
+/* Neither call fails since Windows XP. 0 stands for a failure all the same. In two steps, as the
+ * counter times a thousand million is more than 64 bits hold. */
+static uint64_t nki_os_now_ns(void) {
+    LARGE_INTEGER count;
+    LARGE_INTEGER rate;
+    if (!NKI_SYS_clock(&count) || !NKI_SYS_clock_rate(&rate)) {
+        return 0;
+    }
+    uint64_t ticks = (uint64_t)count.QuadPart;
+    uint64_t per_second = (uint64_t)rate.QuadPart;
+    return ticks / per_second * NKI_NS_PER_S + ticks % per_second * NKI_NS_PER_S / per_second;
+}
+
+static int nki_os_random(void *out, size_t size) {
+    unsigned char *at = (unsigned char *)out;
+    while (size > 0) {
+        ULONG want = (ULONG)NKI_MIN(size, (size_t)INT_MAX);
+        if (!NKI_SYS_getrandom(at, want)) {
+            return nki_os_error() == NETKIT_OK ? (int)NETKIT_E_IO : nki_os_error();
+        }
+        at += want;
+        size -= want;
+    }
+    return NETKIT_OK;
+}
+
+static NKI_HOT uintptr_t nki_os_thread_id(void) {
+#if NKI_HAS_THREADS
+    return (uintptr_t)NKI_SYS_thread_id();
+#else
+    return 1;
+#endif
+}
+
+/* Names ("ethernet_32769", "loopback_0") are known to another library, which is looked up here so
+ * that programs need not link it. */
+static uint32_t nki_os_interface(const char *name) {
+    typedef ULONG(WINAPI * nki_by_name)(const char *name);
+    nki_by_name call;
+    uint32_t index = 0;
+    HMODULE library = NKI_SYS_library(L"iphlpapi.dll");
+    if (library == NULL) {
+        return 0;
+    }
+    FARPROC symbol = NKI_SYS_symbol(library, "if_nametoindex");
+    if (symbol != NULL) {
+        memcpy(&call, &symbol, sizeof call);
+        index = (uint32_t)NKI_SYS_if_nametoindex(call, name);
+    }
+    (void)NKI_SYS_free_library(library);
+    return index;
+}
+
+#endif /* NKI_WINDOWS */
 
 /* ---- src/os/wake_posix.c ---- */
 /* The descriptor that wakes a waiting thread: an eventfd, or where there is none a pipe. And what
@@ -6587,6 +7119,52 @@ static int nki_os_connect_result(uintptr_t s) {
     return nki_os_connect_check(fd);
 }
 
+/* Waking without a result (a stray event) goes round again, against the same deadline. */
+static int nki_os_await_connect(uintptr_t s, uint64_t deadline_ns) {
+    for (;;) {
+        int rc = nki_os_wait(s, NETKIT_POLL_WRITE, deadline_ns);
+        if (rc >= 0) {
+            rc = nki_os_connect_result(s);
+        }
+        if (rc != NETKIT_E_AGAIN) {
+            return rc;
+        }
+    }
+}
+
+static int nki_os_unblock(uintptr_t s, bool *was_blocking) {
+    int is_blocking = 0;
+    int rc = nki_os_get_option(s, NETKIT_OPT_BLOCKING, &is_blocking);
+    if (rc == NETKIT_OK && is_blocking != 0) {
+        rc = nki_os_set_option(s, NETKIT_OPT_BLOCKING, 0);
+    }
+    *was_blocking = rc == NETKIT_OK && is_blocking != 0;
+    return rc;
+}
+
+static int nki_os_reblock(uintptr_t s, bool was_blocking) {
+    return was_blocking ? nki_os_set_option(s, NETKIT_OPT_BLOCKING, 1) : NETKIT_OK;
+}
+
+/* A blocking socket cannot be made to connect within a time, so it is non-blocking meanwhile. */
+static int nki_os_connect_within(uintptr_t s, const netkit_addr *addr, int timeout_ms) {
+    uint64_t deadline = NKI_NEVER;
+    bool was_blocking = false;
+    int rc = timeout_ms >= 0 ? nki_os_unblock(s, &was_blocking) : (int)NETKIT_OK;
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    if (timeout_ms >= 0) {
+        deadline = nki_os_now_ns() + (uint64_t)timeout_ms * NKI_NS_PER_MS;
+    }
+    rc = nki_os_connect(s, addr);
+    if (rc == NETKIT_E_AGAIN && timeout_ms != 0) {
+        rc = nki_os_await_connect(s, deadline);
+    }
+    int restored = nki_os_reblock(s, was_blocking);
+    return rc == NETKIT_OK ? restored : rc;
+}
+
 static int nki_os_shutdown(uintptr_t s, int how) {
     int direction;
     switch (how) {
@@ -6619,6 +7197,863 @@ static int nki_os_reset(uintptr_t s) {
 }
 
 #endif /* NKI_POSIX */
+
+/* ---- src/os/socket_windows.c ---- */
+/* Sockets on Windows: one thin function for each thing the library does with a socket.
+ *
+ * Owns: what each failure means, and what Windows has not.
+ * - No call can be told not to wait, and no socket says whether it is blocking. So what must not
+ *   wait looks first whether it would have to, and sends no more than certainly fits. Connecting
+ *   within a time is an overlapped call, which does not mind.
+ * - A port that is bound is nobody else's (SO_EXCLUSIVEADDRUSE): SO_REUSEADDR would be an
+ *   invitation to take it over. Binding over connections in TIME_WAIT needs no option here.
+ * - To a port of this machine where nobody listens, connecting is tried four times in two seconds,
+ *   unless told not to (SIO_TCP_INITIAL_RTO): the refusal of this machine is final.
+ * - ICMP's "port unreachable" makes receiving fail on unconnected sockets, too (WSAECONNRESET),
+ *   unless told not to (SIO_UDP_CONNRESET).
+ * - WSAPoll did not report a refused connect before Windows 10 2004, select does.
+ * Closing is graceful: what was sent is still delivered. */
+
+#if NKI_WINDOWS
+
+#define NKI_MSG_MORE 0
+#define NKI_SIO_UDP_CONNRESET _WSAIOW(IOC_VENDOR, 12)
+#define NKI_SIO_TCP_INITIAL_RTO _WSAIOW(IOC_VENDOR, 17)
+
+enum {
+    NKI_NOW_MOST =
+        16384, /* bytes that a socket takes at once when it says that it can be written */
+    NKI_LISTEN_PLAIN = 200 /* a backlog above is cut to it, unless given as a hint */
+};
+
+static int nki_os_domain(int family) {
+    switch (family) {
+    case NETKIT_AF_IPV4: return AF_INET;
+    case NETKIT_AF_IPV6: return AF_INET6;
+    case NETKIT_AF_UNIX: return AF_UNIX;
+    default: return -1;
+    }
+}
+
+static int nki_os_set_blocking(SOCKET s, bool is_blocking) {
+    u_long mode = is_blocking ? 0 : 1;
+    return NKI_SYS_ioctl(s, (long)FIONBIO, &mode) != 0 ? nki_os_error() : NETKIT_OK;
+}
+
+/* Whether receiving fails with what ICMP says. Not every provider knows it. */
+static int nki_os_set_reports(SOCKET s, bool is_on) {
+    BOOL value = is_on ? TRUE : FALSE;
+    DWORD got = 0;
+    return NKI_SYS_control(s, NKI_SIO_UDP_CONNRESET, &value, (DWORD)sizeof value, NULL, 0, &got) !=
+                   0
+               ? nki_os_error()
+               : NETKIT_OK;
+}
+
+static int nki_os_finish_socket(SOCKET s, bool is_blocking) {
+    return is_blocking ? NETKIT_OK : nki_os_set_blocking(s, false);
+}
+
+static int nki_os_socket(int family, int type, bool is_blocking, uintptr_t *out) {
+    int domain = nki_os_domain(family);
+    *out = UINTPTR_MAX;
+    if (domain < 0 || (type != NETKIT_SOCK_STREAM && type != NETKIT_SOCK_DGRAM)) {
+        return NETKIT_E_INVALID;
+    }
+    SOCKET s = NKI_SYS_socket(domain, type == NETKIT_SOCK_DGRAM ? SOCK_DGRAM : SOCK_STREAM, 0);
+    if (s == INVALID_SOCKET) {
+        return nki_os_error();
+    }
+    int rc = nki_os_finish_socket(s, is_blocking);
+    if (rc != NETKIT_OK) {
+        nki_os_abandon((uintptr_t)s);
+        return rc;
+    }
+    if (type == NETKIT_SOCK_DGRAM) {
+        (void)nki_os_set_reports(s, false);
+    }
+    *out = (uintptr_t)s;
+    return NETKIT_OK;
+}
+
+static bool nki_os_is_datagram(uintptr_t s) {
+    int type = 0;
+    int len = (int)sizeof type;
+    return NKI_SYS_getsockopt(nki_os_fd(s), SOL_SOCKET, SO_TYPE, &type, &len) == 0 &&
+           type == SOCK_DGRAM;
+}
+
+static int nki_os_get_int(SOCKET s, int level, int name, int *value) {
+    int len = (int)sizeof *value;
+    *value = 0;
+    return NKI_SYS_getsockopt(s, level, name, value, &len) != 0 ? nki_os_error() : NETKIT_OK;
+}
+
+static int nki_os_set_int(SOCKET s, int level, int name, int value) {
+    return NKI_SYS_setsockopt(s, level, name, &value, (int)sizeof value) != 0 ? nki_os_error()
+                                                                              : NETKIT_OK;
+}
+
+/* ---- binding, listening, accepting ---- */
+
+/* A socket that shares its port, for multicasts, was told so before. */
+static int nki_os_bind_options(SOCKET s, const netkit_addr *addr, int flags) {
+    int is_shared;
+    int rc = nki_os_get_int(s, SOL_SOCKET, SO_REUSEADDR, &is_shared);
+    if (rc == NETKIT_OK && is_shared == 0) {
+        rc = nki_os_set_int(s, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, 1);
+    }
+    if (rc == NETKIT_OK && addr->family == NETKIT_AF_IPV6) {
+        bool is_v6only = (flags & NETKIT_SOCKET_V6ONLY) != 0;
+        rc = nki_os_set_int(s, IPPROTO_IPV6, IPV6_V6ONLY, is_v6only ? 1 : 0);
+    }
+    return rc;
+}
+
+static int nki_os_bind(uintptr_t s, const netkit_addr *addr, int flags) {
+    const int known = NETKIT_SOCKET_REUSE_PORT | NETKIT_SOCKET_V6ONLY | NETKIT_SOCKET_NO_REUSE |
+                      NETKIT_SOCKET_REPLACE;
+    struct sockaddr_storage sa;
+    socklen_t len;
+    netkit_unix_file file;
+    if ((flags & ~known) != 0) {
+        return NETKIT_E_INVALID;
+    }
+    if (addr->family == NETKIT_AF_UNIX && (flags & NETKIT_SOCKET_REPLACE) != 0) {
+        return nki_os_bind_unix(s, addr, flags, 0, &file);
+    }
+    int rc = nki_sockaddr_from(&sa, &len, addr);
+    if (rc == NETKIT_OK && (flags & NETKIT_SOCKET_REUSE_PORT) != 0) {
+        rc = NETKIT_E_NOSYS; /* no balance: SO_REUSEADDR gives everything to one of them */
+    }
+    if (rc == NETKIT_OK && addr->family != NETKIT_AF_UNIX) {
+        rc = nki_os_bind_options(nki_os_fd(s), addr, flags);
+    }
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    const struct sockaddr *at = (const struct sockaddr *)(const void *)&sa;
+    return NKI_SYS_bind(nki_os_fd(s), at, len) != 0 ? nki_os_error() : NETKIT_OK;
+}
+
+static int nki_os_listen(uintptr_t s, int backlog) {
+    if (backlog < 0) {
+        return NETKIT_E_INVALID;
+    }
+    int most = backlog == 0 ? SOMAXCONN : backlog;
+    if (backlog > NKI_LISTEN_PLAIN) {
+        most = -NKI_MIN(backlog, 65535); /* SOMAXCONN_HINT */
+    }
+    return NKI_SYS_listen(nki_os_fd(s), most) != 0 ? nki_os_error() : NETKIT_OK;
+}
+
+/* Of the connection, not of the listener: it was reset before it was accepted. */
+static NKI_COLD int nki_os_accept_error(void) {
+    switch (nki_os_code()) {
+    case WSAECONNRESET:
+    case WSAECONNABORTED:
+    case WSAENETRESET:
+    case WSAENETDOWN:
+    case WSAETIMEDOUT: return NETKIT_E_ABORTED;
+    default: return nki_os_error();
+    }
+}
+
+/* The mode is the listener's at first, and programs that are started would inherit the socket. */
+static int nki_os_finish_accepted(SOCKET s) {
+    int rc = nki_os_set_blocking(s, false);
+    if (rc == NETKIT_OK && !NKI_SYS_set_handle(nki_os_handle(s), HANDLE_FLAG_INHERIT, 0)) {
+        rc = nki_os_error();
+    }
+    return rc;
+}
+
+static int nki_os_accept(uintptr_t s, uintptr_t *out, netkit_addr *peer) {
+    struct sockaddr_storage sa;
+    int len = (int)sizeof sa;
+    struct sockaddr *at = peer != NULL ? (struct sockaddr *)(void *)&sa : NULL;
+    *out = UINTPTR_MAX;
+    if (peer != NULL) {
+        memset(peer, 0, sizeof *peer);
+        memset(&sa, 0, sizeof sa);
+    }
+    SOCKET taken = NKI_SYS_accept(nki_os_fd(s), at, at != NULL ? &len : NULL);
+    if (taken == INVALID_SOCKET) {
+        return nki_os_code() == WSAEWOULDBLOCK ? (int)NETKIT_E_AGAIN : nki_os_accept_error();
+    }
+    int rc = nki_os_finish_accepted(taken);
+    if (rc != NETKIT_OK) {
+        nki_os_abandon((uintptr_t)taken);
+        return rc;
+    }
+    if (peer != NULL) {
+        nki_sockaddr_to(peer, &sa, len);
+    }
+    *out = (uintptr_t)taken;
+    return NETKIT_OK;
+}
+
+/* ---- names ---- */
+
+static int nki_os_name(SOCKET s, bool is_peer, netkit_addr *out) {
+    struct sockaddr_storage sa;
+    int len = (int)sizeof sa;
+    struct sockaddr *at = (struct sockaddr *)(void *)&sa;
+    memset(out, 0, sizeof *out);
+    memset(&sa, 0, sizeof sa);
+    int rc = is_peer ? NKI_SYS_getpeername(s, at, &len) : NKI_SYS_getsockname(s, at, &len);
+    if (rc != 0) {
+        return nki_os_error();
+    }
+    nki_sockaddr_to(out, &sa, len);
+    return NETKIT_OK;
+}
+
+/* NETKIT_AF_* of a socket, bound or not. */
+static int nki_os_family(uintptr_t s, int *family) {
+    WSAPROTOCOL_INFOW info;
+    int len = (int)sizeof info;
+    *family = NETKIT_AF_NONE;
+    if (NKI_SYS_getsockopt(nki_os_fd(s), SOL_SOCKET, SO_PROTOCOL_INFOW, &info, &len) != 0) {
+        return nki_os_error();
+    }
+    *family = info.iAddressFamily == AF_INET    ? NETKIT_AF_IPV4
+              : info.iAddressFamily == AF_INET6 ? NETKIT_AF_IPV6
+              : info.iAddressFamily == AF_UNIX  ? NETKIT_AF_UNIX
+                                                : NETKIT_AF_NONE;
+    return NETKIT_OK;
+}
+
+/* A socket that was never bound has no name here (WSAEINVAL): elsewhere its address is all zero. */
+static int nki_os_local(uintptr_t s, netkit_addr *out) {
+    int rc = nki_os_name(nki_os_fd(s), false, out);
+    if (rc == NETKIT_OK || nki_os_code() != WSAEINVAL) {
+        return rc;
+    }
+    int family;
+    rc = nki_os_family(s, &family);
+    out->family = (uint8_t)family;
+    return rc;
+}
+
+static int nki_os_remote(uintptr_t s, netkit_addr *out) {
+    return nki_os_name(nki_os_fd(s), true, out);
+}
+
+/* A TCP socket that dials a port of the ephemeral range nobody listens on may be given that very
+ * port as its own, meet its own SYN and connect to itself (RFC 9293, 3.5: simultaneous open). It
+ * would then hold the port against the server it waits for: that is a refusal (C-07). */
+static int nki_os_check_peer(SOCKET s) {
+    netkit_addr peer;
+    netkit_addr self;
+    int rc = nki_os_name(s, true, &peer);
+    if (rc != NETKIT_OK || (peer.family != NETKIT_AF_IPV4 && peer.family != NETKIT_AF_IPV6)) {
+        return rc;
+    }
+    rc = nki_os_name(s, false, &self);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    bool is_same = self.port == peer.port && self.family == peer.family &&
+                   memcmp(self.ip, peer.ip, sizeof self.ip) == 0;
+    return is_same && !nki_os_is_datagram((uintptr_t)s) ? nki_os_fail(WSAECONNREFUSED) : NETKIT_OK;
+}
+
+/* ---- waiting ---- */
+
+static short nki_os_poll_from(uint32_t events) {
+    int bits = (events & NETKIT_POLL_READ) != 0 ? POLLRDNORM : 0;
+    bits |= (events & NETKIT_POLL_PRIORITY) != 0 ? POLLRDBAND : 0;
+    bits |= (events & NETKIT_POLL_WRITE) != 0 ? POLLWRNORM : 0;
+    return (short)bits;
+}
+
+/* WSAPoll's hang-up is one direction's, the peer's; with an error it is both. */
+static uint32_t nki_os_poll_to(short bits) {
+    uint32_t events = (bits & POLLRDNORM) != 0 ? (uint32_t)NETKIT_POLL_READ : 0u;
+    events |= (bits & POLLRDBAND) != 0 ? (uint32_t)NETKIT_POLL_PRIORITY : 0u;
+    events |= (bits & POLLWRNORM) != 0 ? (uint32_t)NETKIT_POLL_WRITE : 0u;
+    events |= (bits & POLLERR) != 0 ? (uint32_t)NETKIT_POLL_ERROR : 0u;
+    if ((bits & POLLHUP) != 0) {
+        events |= (uint32_t)(NETKIT_POLL_READ | NETKIT_POLL_PEER_END);
+        events |= (bits & POLLERR) != 0 ? (uint32_t)NETKIT_POLL_HANGUP : 0u;
+    }
+    return events;
+}
+
+/* Nanoseconds as milliseconds: up, since down would end in waits of 0 until the time has really
+ * come, and cut to what an int holds. */
+static int nki_os_poll_ms(uint64_t timeout_ns) {
+    if (timeout_ns == NKI_NEVER) {
+        return -1;
+    }
+    uint64_t ms = timeout_ns / NKI_NS_PER_MS + (timeout_ns % NKI_NS_PER_MS != 0 ? 1u : 0u);
+    return ms > (uint64_t)INT_MAX ? INT_MAX : (int)ms;
+}
+
+/* Look without waiting: 1, 0, or an error. */
+static int nki_os_look(SOCKET s, uint32_t events, uint32_t *held) {
+    WSAPOLLFD one;
+    one.fd = s;
+    one.events = nki_os_poll_from(events);
+    one.revents = 0;
+    int ready = NKI_SYS_poll(&one, 1, 0);
+    *held = ready > 0 ? nki_os_poll_to(one.revents) : 0;
+    return ready < 0 ? nki_os_error() : ready > 0 && (one.revents & POLLNVAL) == 0 ? 1 : 0;
+}
+
+static void nki_fd_set_one(fd_set *set, SOCKET s, bool is_in) {
+    set->fd_count = is_in ? 1 : 0;
+    set->fd_array[0] = s;
+}
+
+/* The sets of one: select's limit of 64 does not matter. Its third says that connecting has failed.
+ * Returns events, 0 after the time, or an error. */
+static int nki_os_select(SOCKET s, uint32_t events, int ms) {
+    fd_set readable;
+    fd_set writable;
+    fd_set special;
+    struct timeval time;
+    bool is_special = (events & (NETKIT_POLL_WRITE | NETKIT_POLL_PRIORITY)) != 0;
+    uint32_t held = 0;
+    nki_fd_set_one(&readable, s, (events & (NETKIT_POLL_READ | NETKIT_POLL_PEER_END)) != 0);
+    nki_fd_set_one(&writable, s, (events & NETKIT_POLL_WRITE) != 0);
+    nki_fd_set_one(&special, s, is_special);
+    time.tv_sec = ms / 1000;
+    time.tv_usec = ms % 1000 * 1000;
+    int ready = NKI_SYS_select(&readable, &writable, &special, ms < 0 ? NULL : &time);
+    if (ready <= 0) {
+        return ready < 0 ? nki_os_error() : 0;
+    }
+    uint32_t seen = readable.fd_count != 0 ? (uint32_t)NETKIT_POLL_READ : 0u;
+    seen |= writable.fd_count != 0 ? (uint32_t)NETKIT_POLL_WRITE : 0u;
+    (void)nki_os_look(s, events, &held); /* says more */
+    held &= events | (uint32_t)(NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP);
+    if (special.fd_count != 0 && held == 0) {
+        seen |= (uint32_t)(NETKIT_POLL_ERROR | NETKIT_POLL_WRITE);
+    }
+    return (int)((seen | held) & (events | (uint32_t)(NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP)));
+}
+
+static int nki_os_wait(uintptr_t s, uint32_t events, uint64_t deadline_ns) {
+    if ((events & (NETKIT_POLL_READ | NETKIT_POLL_WRITE | NETKIT_POLL_PRIORITY |
+                   NETKIT_POLL_PEER_END)) == 0) {
+        return NETKIT_E_INVALID; /* select takes no sets that are all empty */
+    }
+    for (;;) {
+        uint64_t left = NKI_NEVER;
+        if (deadline_ns != NKI_NEVER) {
+            uint64_t now = nki_os_now_ns();
+            left = now != 0 && now < deadline_ns ? deadline_ns - now : 0;
+        }
+        int ms = nki_os_poll_ms(left);
+        int held = nki_os_select(nki_os_fd(s), events, ms);
+        if (held != 0) {
+            return held;
+        }
+        if (ms >= 0 && ms < INT_MAX) { /* else it was cut, and there is more */
+            return nki_os_timed_out();
+        }
+    }
+}
+
+/* What there is instead of MSG_DONTWAIT: NETKIT_OK when a call will not wait. One that fails at
+ * once does not wait either. */
+static int nki_os_would_wait(uintptr_t s, uint32_t events) {
+    uint32_t held;
+    netkit_addr peer;
+    int rc = nki_os_look(nki_os_fd(s), events, &held);
+    if (rc != 0) {
+        return rc < 0 ? rc : (int)NETKIT_OK;
+    }
+    rc = nki_os_remote(s, &peer);
+    return rc == NETKIT_E_NOTCONN && !nki_os_is_datagram(s) ? rc : (int)NETKIT_E_AGAIN;
+}
+
+/* ---- connecting ---- */
+
+static bool nki_os_is_loopback(const netkit_addr *addr) {
+    static const uint8_t one[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1};
+    return addr->family == NETKIT_AF_IPV4 ? addr->ip[0] == 127
+                                          : memcmp(addr->ip, one, sizeof one) == 0;
+}
+
+/* Where the system cannot, a refusal comes late. */
+static void nki_os_fail_fast(SOCKET s, const netkit_addr *addr) {
+    struct {
+        uint16_t first_rtt; /* 0xFFFF = the system's */
+        uint8_t retries;    /* 0xFE = none */
+        uint8_t unused;
+    } how = {0xFFFF, 0xFE, 0};
+    DWORD got = 0;
+    if (addr->family != NETKIT_AF_UNIX && nki_os_is_loopback(addr)) {
+        int os_code = nki_os_code();
+        (void)NKI_SYS_control(s, NKI_SIO_TCP_INITIAL_RTO, &how, (DWORD)sizeof how, NULL, 0, &got);
+        WSASetLastError(os_code);
+    }
+}
+
+static int nki_os_connect(uintptr_t s, const netkit_addr *addr) {
+    struct sockaddr_storage sa;
+    socklen_t len;
+    int rc = nki_sockaddr_from(&sa, &len, addr);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    nki_os_fail_fast(nki_os_fd(s), addr);
+    if (NKI_SYS_connect(nki_os_fd(s), (const struct sockaddr *)(const void *)&sa, len) != 0) {
+        return nki_os_error();
+    }
+    return nki_os_check_peer(nki_os_fd(s));
+}
+
+static int nki_os_connect_check(SOCKET s) {
+    int error;
+    int rc = nki_os_get_int(s, SOL_SOCKET, SO_ERROR, &error);
+    if (rc == NETKIT_OK && error != 0) {
+        rc = nki_os_fail(error);
+    }
+    return rc == NETKIT_OK ? nki_os_check_peer(s) : rc;
+}
+
+/* Without an error and without a peer a socket is on its way, or was never sent: then it has no
+ * address either, unless it was bound to one. */
+static int nki_os_connect_result(uintptr_t s) {
+    SOCKET fd = nki_os_fd(s);
+    netkit_addr self;
+    int rc = nki_os_connect_check(fd);
+    if (rc != NETKIT_E_NOTCONN) {
+        return rc;
+    }
+    if (nki_os_name(fd, false, &self) != NETKIT_OK) {
+        return nki_os_fail(WSAENOTCONN);
+    }
+    rc = nki_os_select(fd, NETKIT_POLL_WRITE, 0);
+    if (rc <= 0) {
+        return rc == 0 ? (int)NETKIT_E_AGAIN : rc;
+    }
+    return nki_os_connect_check(fd);
+}
+
+/* An overlapped connect wants a socket that is bound. To any address, if it is not. */
+static int nki_os_bind_any(SOCKET s, int family) {
+    netkit_addr any;
+    struct sockaddr_storage sa;
+    socklen_t len;
+    memset(&any, 0, sizeof any);
+    any.family = (uint8_t)family;
+    (void)nki_sockaddr_from(&sa, &len, &any);
+    if (NKI_SYS_bind(s, (const struct sockaddr *)(const void *)&sa, len) != 0 &&
+        nki_os_code() != WSAEINVAL) {
+        return nki_os_error();
+    }
+    return NETKIT_OK;
+}
+
+/* The memory of a call is the system's until it is over, so a call that takes too long is cancelled
+ * and waited for, which is soon. */
+static int nki_os_await_overlapped(SOCKET s, OVERLAPPED *o, HANDLE event, int timeout_ms) {
+    DWORD got = 0;
+    DWORD flags = 0;
+    bool is_late = NKI_SYS_wait_handle(event, (DWORD)timeout_ms) != WAIT_OBJECT_0;
+    if (is_late) {
+        (void)NKI_SYS_cancel(nki_os_handle((uintptr_t)s), o);
+    }
+    if (NKI_SYS_result(s, o, &got, TRUE, &flags)) {
+        return NETKIT_OK;
+    }
+    return is_late && nki_os_code() == WSA_OPERATION_ABORTED ? nki_os_timed_out() : nki_os_error();
+}
+
+static int nki_os_connect_overlapped(SOCKET s, const struct sockaddr *to, int len, int timeout_ms) {
+    static const GUID which = WSAID_CONNECTEX;
+    LPFN_CONNECTEX call = NULL;
+    DWORD got = 0;
+    OVERLAPPED o;
+    GUID guid = which;
+    if (NKI_SYS_extension(s, &guid, &call, (DWORD)sizeof call, &got) != 0) {
+        return nki_os_error();
+    }
+    HANDLE event = NKI_SYS_event();
+    if (event == NULL) {
+        return nki_os_error();
+    }
+    memset(&o, 0, sizeof o);
+    /* The lowest bit: no packet to a completion port that the socket may belong to. */
+    o.hEvent = nki_os_handle((uintptr_t)event | 1u);
+    int rc = NETKIT_OK;
+    if (!NKI_SYS_connect_ex(call, s, to, len, &o)) {
+        rc = nki_os_code() == WSA_IO_PENDING ? nki_os_await_overlapped(s, &o, event, timeout_ms)
+                                             : nki_os_error();
+    }
+    nki_os_abandon_file((uintptr_t)event);
+    if (rc == NETKIT_OK &&
+        NKI_SYS_setsockopt(s, SOL_SOCKET, SO_UPDATE_CONNECT_CONTEXT, NULL, 0) != 0) {
+        rc = nki_os_error();
+    }
+    return rc == NETKIT_OK ? nki_os_check_peer(s) : rc;
+}
+
+/* Datagrams and unix sockets connect at once. */
+static int nki_os_connect_timed(uintptr_t s, const netkit_addr *addr, int timeout_ms) {
+    struct sockaddr_storage sa;
+    socklen_t len;
+    if (addr->family == NETKIT_AF_UNIX || nki_os_is_datagram(s)) {
+        return nki_os_connect(s, addr);
+    }
+    int rc = nki_sockaddr_from(&sa, &len, addr);
+    if (rc == NETKIT_OK) {
+        rc = nki_os_bind_any(nki_os_fd(s), addr->family);
+    }
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    nki_os_fail_fast(nki_os_fd(s), addr);
+    return nki_os_connect_overlapped(nki_os_fd(s), (const struct sockaddr *)(const void *)&sa, len,
+                                     timeout_ms);
+}
+
+static int nki_os_connect_within(uintptr_t s, const netkit_addr *addr, int timeout_ms) {
+    if (timeout_ms > 0) {
+        return nki_os_connect_timed(s, addr, timeout_ms);
+    }
+    int rc = timeout_ms == 0 ? nki_os_set_blocking(nki_os_fd(s), false) : (int)NETKIT_OK;
+    if (rc == NETKIT_OK) {
+        rc = nki_os_connect(s, addr);
+    }
+    while (timeout_ms < 0 && rc == NETKIT_E_AGAIN) {
+        rc = nki_os_wait(s, NETKIT_POLL_WRITE, NKI_NEVER);
+        rc = rc < 0 ? rc : nki_os_connect_result(s);
+    }
+    return rc;
+}
+
+/* Nothing here needs it. */
+static int nki_os_unblock(uintptr_t s, bool *was_blocking) {
+    NKI_UNUSED(s);
+    *was_blocking = false;
+    return NETKIT_OK;
+}
+
+static int nki_os_reblock(uintptr_t s, bool was_blocking) {
+    NKI_UNUSED(s);
+    NKI_UNUSED(was_blocking);
+    return NETKIT_OK;
+}
+
+/* ---- moving bytes ---- */
+
+/* What recv said, when it gave no bytes. A datagram that was cut is one all the same. A limit on
+ * the time of calls that wait (NETKIT_OPT_RECV_TIMEOUT) ends as a dead connection does. */
+static NKI_COLD int nki_os_recv_error(uintptr_t s, size_t len) {
+    int limit;
+    int os_code = nki_os_code();
+    switch (os_code) {
+    case WSAEWOULDBLOCK: return NETKIT_E_AGAIN;
+    case WSAEMSGSIZE: return (int)len;
+    case WSAESHUTDOWN: return NETKIT_E_EOF;
+    case WSAECONNABORTED: return NETKIT_E_RESET;
+    case WSAECONNRESET:
+        return nki_os_is_datagram(s) ? nki_os_fail(WSAECONNREFUSED) : NETKIT_E_RESET;
+    case WSAETIMEDOUT:
+        limit = 0;
+        (void)nki_os_get_int(nki_os_fd(s), SOL_SOCKET, SO_RCVTIMEO, &limit);
+        (void)nki_os_fail(os_code);
+        return limit != 0 ? NETKIT_E_AGAIN : NETKIT_E_TIMEOUT;
+    default: return netkit_error_from_os(os_code);
+    }
+}
+
+/* Wine takes the error out of a socket that was reset, and what receiving is left with looks like
+ * an end: polling still knows better. */
+static NKI_COLD int nki_os_recv_end(uintptr_t s) {
+    uint32_t held;
+    bool is_reset = nki_os_look(nki_os_fd(s), NETKIT_POLL_READ, &held) == 1 &&
+                    (held & NETKIT_POLL_ERROR) != 0 && !nki_os_is_datagram(s);
+    return is_reset ? nki_os_fail(WSAECONNRESET) : (int)NETKIT_E_EOF;
+}
+
+static int nki_os_recv_result(uintptr_t s, int got, size_t len) {
+    if (got > 0 || (got == 0 && len == 0)) {
+        return got;
+    }
+    return got == 0 ? nki_os_recv_end(s) : nki_os_recv_error(s, len);
+}
+
+static int nki_os_recv_flags(uintptr_t s, void *data, size_t len, int flags) {
+    size_t most = NKI_MIN(len, (size_t)INT_MAX);
+    return nki_os_recv_result(s, NKI_SYS_recv(nki_os_fd(s), data, most, flags), most);
+}
+
+/* Once for every message, so without detour. */
+static NKI_HOT int nki_os_recv(uintptr_t s, void *data, size_t len) {
+    int got = NKI_SYS_recv((SOCKET)s, data, len, 0);
+    return NKI_LIKELY(got > 0) ? got : nki_os_recv_result(s, got, len);
+}
+
+static int nki_os_recv_now(uintptr_t s, void *data, size_t len) {
+    int rc = nki_os_would_wait(s, NETKIT_POLL_READ);
+    return rc != NETKIT_OK ? rc : nki_os_recv_flags(s, data, len, 0);
+}
+
+/* To a peer that is gone, however it went. */
+static NKI_COLD int nki_os_send_error(uintptr_t s) {
+    int limit;
+    int os_code = nki_os_code();
+    switch (os_code) {
+    case WSAEWOULDBLOCK: return NETKIT_E_AGAIN;
+    case WSAESHUTDOWN:
+    case WSAECONNABORTED: return NETKIT_E_RESET;
+    case WSAETIMEDOUT:
+        limit = 0;
+        (void)nki_os_get_int(nki_os_fd(s), SOL_SOCKET, SO_SNDTIMEO, &limit);
+        (void)nki_os_fail(os_code);
+        return limit != 0 ? NETKIT_E_AGAIN : NETKIT_E_TIMEOUT;
+    default: return netkit_error_from_os(os_code);
+    }
+}
+
+static int nki_os_send_flags(uintptr_t s, const void *data, size_t len, int flags) {
+    size_t most = NKI_MIN(len, (size_t)INT_MAX);
+    int sent = NKI_SYS_send(nki_os_fd(s), data, most, flags);
+    return NKI_LIKELY(sent >= 0) ? sent : nki_os_send_error(s);
+}
+
+/* The same for sending. */
+static NKI_HOT int nki_os_send(uintptr_t s, const void *data, size_t len) {
+    int sent = NKI_SYS_send((SOCKET)s, data, len, 0);
+    return NKI_LIKELY(sent >= 0) ? sent : nki_os_send_error(s);
+}
+
+/* How much of `len` bytes a socket that can be written takes without waiting: of a datagram all. */
+static size_t nki_os_now_most(uintptr_t s, size_t len) {
+    return len <= NKI_NOW_MOST || nki_os_is_datagram(s) ? len : (size_t)NKI_NOW_MOST;
+}
+
+static int nki_os_send_now(uintptr_t s, const void *data, size_t len) {
+    int rc = nki_os_would_wait(s, NETKIT_POLL_WRITE);
+    return rc != NETKIT_OK ? rc : nki_os_send_flags(s, data, nki_os_now_most(s, len), 0);
+}
+
+/* ---- ends ---- */
+
+static int nki_os_shutdown(uintptr_t s, int how) {
+    int direction;
+    switch (how) {
+    case NETKIT_SHUT_READ: direction = SD_RECEIVE; break;
+    case NETKIT_SHUT_WRITE: direction = SD_SEND; break;
+    case NETKIT_SHUT_BOTH: direction = SD_BOTH; break;
+    default: return NETKIT_E_INVALID;
+    }
+    return NKI_SYS_shutdown(nki_os_fd(s), direction) != 0 ? nki_os_error() : NETKIT_OK;
+}
+
+static int nki_os_close(uintptr_t s) {
+    return NKI_SYS_close(nki_os_fd(s)) != 0 ? nki_os_error() : NETKIT_OK;
+}
+
+/* When lingering cannot be set the close is an orderly one, and the caller is told. */
+static int nki_os_reset(uintptr_t s) {
+    struct linger linger;
+    linger.l_onoff = 1;
+    linger.l_linger = 0;
+    int rc =
+        NKI_SYS_setsockopt(nki_os_fd(s), SOL_SOCKET, SO_LINGER, &linger, (int)sizeof linger) != 0
+            ? nki_os_error()
+            : NETKIT_OK;
+    int closed = nki_os_close(s);
+    return rc != NETKIT_OK ? rc : closed;
+}
+
+#endif /* NKI_WINDOWS */
+
+/* ---- src/os/wake_windows.c ---- */
+/* Pairs of sockets, and the one that wakes a waiting thread where its poller has no wake.
+ *
+ * Windows has no socketpair, so a pair is a TCP connection of this machine with itself. Between
+ * listen and accept anybody on the machine may connect as well: what is accepted is ours only if
+ * its peer is the address of our other end. */
+
+#if NKI_WINDOWS
+
+enum {
+    NKI_PAIR_STRANGERS = 64, /* connections of others that may come before ours */
+    NKI_PAIR_JUNK = 1024,    /* and datagrams */
+    NKI_WAKE_BUFFER = 4096   /* bytes */
+};
+
+static void nki_pair_loopback(netkit_addr *out) {
+    memset(out, 0, sizeof *out);
+    out->family = NETKIT_AF_IPV4;
+    out->ip[0] = 127;
+    out->ip[3] = 1;
+}
+
+static bool nki_pair_is_same(const netkit_addr *a, const netkit_addr *b) {
+    return a->family == b->family && a->port == b->port && memcmp(a->ip, b->ip, sizeof a->ip) == 0;
+}
+
+/* A socket of the loopback with a port; `at` is its address. */
+static int nki_pair_end(int type, bool is_blocking, uintptr_t *out, netkit_addr *at) {
+    netkit_addr any;
+    nki_pair_loopback(&any);
+    int rc = nki_os_socket(NETKIT_AF_IPV4, type, is_blocking, out);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    rc = nki_os_bind(*out, &any, 0);
+    if (rc == NETKIT_OK) {
+        rc = nki_os_local(*out, at);
+    }
+    if (rc != NETKIT_OK) {
+        nki_os_abandon(*out);
+        *out = UINTPTR_MAX;
+    }
+    return rc;
+}
+
+/* Our own connection, among those that may wait. The listener is blocking: ours is there. */
+static int nki_pair_accept(uintptr_t listener, const netkit_addr *wanted, uintptr_t *out) {
+    for (int i = 0; i < NKI_PAIR_STRANGERS; i++) {
+        netkit_addr peer;
+        int rc = nki_os_accept(listener, out, &peer);
+        if (rc == NETKIT_OK && nki_pair_is_same(&peer, wanted)) {
+            return NETKIT_OK;
+        }
+        if (rc == NETKIT_OK) {
+            nki_os_abandon(*out);
+            *out = UINTPTR_MAX;
+        } else if (rc != NETKIT_E_ABORTED) {
+            return rc;
+        }
+    }
+    return nki_os_fail(WSAECONNREFUSED);
+}
+
+static int nki_pair_connect(uintptr_t listener, const netkit_addr *at, uintptr_t out[2]) {
+    netkit_addr self;
+    int rc = nki_pair_end(NETKIT_SOCK_STREAM, true, &out[0], &self);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    rc = nki_os_connect(out[0], at);
+    if (rc == NETKIT_OK) {
+        rc = nki_pair_accept(listener, &self, &out[1]);
+    }
+    if (rc != NETKIT_OK) {
+        nki_os_abandon(out[0]);
+        out[0] = UINTPTR_MAX;
+    }
+    return rc;
+}
+
+static int nki_pair_stream(uintptr_t out[2]) {
+    uintptr_t listener;
+    netkit_addr at;
+    int rc = nki_pair_end(NETKIT_SOCK_STREAM, true, &listener, &at);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    rc = nki_os_listen(listener, NKI_PAIR_STRANGERS);
+    if (rc == NETKIT_OK) {
+        rc = nki_pair_connect(listener, &at, out);
+    }
+    nki_os_abandon(listener);
+    return rc;
+}
+
+/* From here on each takes datagrams of the other alone; what strangers have sent before is thrown
+ * away. */
+static int nki_pair_datagram(uintptr_t out[2]) {
+    netkit_addr at[2];
+    char junk[16];
+    int rc = nki_pair_end(NETKIT_SOCK_DGRAM, false, &out[0], &at[0]);
+    if (rc == NETKIT_OK) {
+        rc = nki_pair_end(NETKIT_SOCK_DGRAM, false, &out[1], &at[1]);
+    }
+    for (int i = 0; i < 2 && rc == NETKIT_OK; i++) {
+        rc = nki_os_connect(out[i], &at[1 - i]);
+    }
+    for (int i = 0; i < NKI_PAIR_JUNK && rc == NETKIT_OK; i++) {
+        if (nki_os_recv(out[i & 1], junk, sizeof junk) == NETKIT_E_AGAIN &&
+            nki_os_recv(out[1 - (i & 1)], junk, sizeof junk) == NETKIT_E_AGAIN) {
+            break;
+        }
+    }
+    return rc;
+}
+
+/* As unix sockets, which do not wait for more before they send. */
+static int nki_pair_finish(uintptr_t s, int type, bool is_blocking) {
+    int rc = nki_os_set_blocking(nki_os_fd(s), is_blocking);
+    return rc == NETKIT_OK && type == NETKIT_SOCK_STREAM
+               ? nki_os_set_int(nki_os_fd(s), IPPROTO_TCP, TCP_NODELAY, 1)
+               : rc;
+}
+
+static int nki_os_pair(int type, bool is_blocking, uintptr_t out[2]) {
+    out[0] = out[1] = UINTPTR_MAX;
+    if (type != NETKIT_SOCK_STREAM && type != NETKIT_SOCK_DGRAM) {
+        return NETKIT_E_INVALID;
+    }
+    int rc = type == NETKIT_SOCK_STREAM ? nki_pair_stream(out) : nki_pair_datagram(out);
+    for (int i = 0; i < 2 && rc == NETKIT_OK; i++) {
+        rc = nki_pair_finish(out[i], type, is_blocking);
+    }
+    for (int i = 0; i < 2 && rc != NETKIT_OK; i++) {
+        if (out[i] != UINTPTR_MAX) {
+            nki_os_abandon(out[i]);
+            out[i] = UINTPTR_MAX;
+        }
+    }
+    return rc;
+}
+
+/* ---- wake ---- */
+
+static int nki_os_wake_open(nki_wake *out) {
+    uintptr_t pair[2];
+    int rc = nki_os_pair(NETKIT_SOCK_STREAM, false, pair);
+    out->reader = pair[0];
+    out->writer = pair[1];
+    if (rc == NETKIT_OK) { /* as little as there can be, so that it is soon drained */
+        (void)nki_os_set_int(nki_os_fd(out->reader), SOL_SOCKET, SO_RCVBUF, NKI_WAKE_BUFFER);
+        (void)nki_os_set_int(nki_os_fd(out->writer), SOL_SOCKET, SO_SNDBUF, NKI_WAKE_BUFFER);
+    }
+    return rc;
+}
+
+static void nki_os_wake_close(nki_wake *wake) {
+    if (wake->reader != UINTPTR_MAX) {
+        nki_os_abandon(wake->reader);
+    }
+    if (wake->writer != UINTPTR_MAX) {
+        nki_os_abandon(wake->writer);
+    }
+    wake->reader = wake->writer = UINTPTR_MAX;
+}
+
+/* A pair that is full is signalled already. */
+static int nki_os_wake_signal(const nki_wake *wake) {
+    int os_code = nki_os_code();
+    int rc = nki_os_send(wake->writer, "", 1);
+    if (rc < 0 && rc != NETKIT_E_AGAIN) {
+        return rc;
+    }
+    WSASetLastError(os_code);
+    return NETKIT_OK;
+}
+
+static void nki_os_wake_drain(const nki_wake *wake) {
+    char junk[256];
+    for (int i = 0; i < NKI_PAIR_JUNK; i++) {
+        if (nki_os_recv(wake->reader, junk, sizeof junk) < (int)sizeof junk) {
+            return;
+        }
+    }
+}
+
+#endif /* NKI_WINDOWS */
 
 /* ---- src/os/option_posix.c ---- */
 /* Options of sockets on POSIX: one table from netkit's names to the system's.
@@ -6934,6 +8369,189 @@ static int nki_os_get_text(uintptr_t s, netkit_option option, char *text, size_t
 
 #endif /* NKI_POSIX */
 
+/* ---- src/os/option_windows.c ---- */
+/* Options of sockets on Windows: one table from netkit's names to the system's.
+ *
+ * A row that the system has no name for says so with the level -1 and gives NETKIT_E_NOSYS. A
+ * boolean comes back as one byte or as four, into a number that was 0. Close-on-exec is a flag of
+ * the handle. Whether a socket is blocking can be set but not asked. */
+
+#if NKI_WINDOWS
+
+/* Of Windows 10; the numbers are the system's own. */
+#define NKI_TCP_KEEPIDLE 3
+#define NKI_TCP_KEEPCNT 16
+#define NKI_TCP_KEEPINTVL 17
+
+enum {
+    NKI_OPTION_BOOL = 0,
+    NKI_OPTION_POSITIVE = 1,
+    NKI_OPTION_NATURAL = 2,
+    NKI_OPTION_LINGER = 3 /* seconds, or -1 */
+};
+
+typedef struct nki_option_row {
+    int option;
+    int level; /* -1 = the system has none such */
+    int name;
+    int values; /* NKI_OPTION_* */
+} nki_option_row;
+
+static const nki_option_row *nki_option_find(netkit_option option) {
+    static const nki_option_row rows[] = {
+        {NETKIT_OPT_NODELAY, IPPROTO_TCP, TCP_NODELAY, NKI_OPTION_BOOL},
+        {NETKIT_OPT_KEEPALIVE, SOL_SOCKET, SO_KEEPALIVE, NKI_OPTION_BOOL},
+        {NETKIT_OPT_KEEPALIVE_IDLE, IPPROTO_TCP, NKI_TCP_KEEPIDLE, NKI_OPTION_POSITIVE},
+        {NETKIT_OPT_KEEPALIVE_PERIOD, IPPROTO_TCP, NKI_TCP_KEEPINTVL, NKI_OPTION_POSITIVE},
+        {NETKIT_OPT_KEEPALIVE_COUNT, IPPROTO_TCP, NKI_TCP_KEEPCNT, NKI_OPTION_POSITIVE},
+        {NETKIT_OPT_USER_TIMEOUT, -1, 0, NKI_OPTION_NATURAL},
+        {NETKIT_OPT_REUSE_ADDR, SOL_SOCKET, SO_REUSEADDR, NKI_OPTION_BOOL},
+        {NETKIT_OPT_EXCLUSIVE_ADDR, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, NKI_OPTION_BOOL},
+        {NETKIT_OPT_REUSE_PORT, -1, 0, NKI_OPTION_BOOL},
+        {NETKIT_OPT_V6ONLY, IPPROTO_IPV6, IPV6_V6ONLY, NKI_OPTION_BOOL},
+        {NETKIT_OPT_RECV_BUFFER, SOL_SOCKET, SO_RCVBUF, NKI_OPTION_POSITIVE},
+        {NETKIT_OPT_SEND_BUFFER, SOL_SOCKET, SO_SNDBUF, NKI_OPTION_POSITIVE},
+        {NETKIT_OPT_RECV_TIMEOUT, SOL_SOCKET, SO_RCVTIMEO, NKI_OPTION_NATURAL},
+        {NETKIT_OPT_SEND_TIMEOUT, SOL_SOCKET, SO_SNDTIMEO, NKI_OPTION_NATURAL},
+        {NETKIT_OPT_LINGER, SOL_SOCKET, SO_LINGER, NKI_OPTION_LINGER},
+        {NETKIT_OPT_FAST_OPEN, -1, 0, NKI_OPTION_NATURAL},
+        {NETKIT_OPT_FAST_OPEN_CONNECT, -1, 0, NKI_OPTION_BOOL},
+        {NETKIT_OPT_CREDENTIALS, -1, 0, NKI_OPTION_BOOL},
+    };
+    for (size_t i = 0; i < NKI_COUNT(rows); i++) {
+        if (rows[i].option == (int)option) {
+            return &rows[i];
+        }
+    }
+    return NULL;
+}
+
+static bool nki_option_accepts(int values, int value) {
+    if (values == NKI_OPTION_BOOL) {
+        return value == 0 || value == 1;
+    }
+    if (values == NKI_OPTION_LINGER) {
+        return value >= -1 && value <= INT16_MAX;
+    }
+    return value >= (values == NKI_OPTION_POSITIVE ? 1 : 0);
+}
+
+static int nki_option_set_linger(SOCKET s, int value) {
+    struct linger linger;
+    linger.l_onoff = value >= 0 ? 1 : 0;
+    linger.l_linger = (u_short)NKI_MAX(value, 0);
+    return NKI_SYS_setsockopt(s, SOL_SOCKET, SO_LINGER, &linger, (int)sizeof linger) != 0
+               ? nki_os_error()
+               : NETKIT_OK;
+}
+
+static int nki_option_get_linger(SOCKET s, int *value) {
+    struct linger linger;
+    int len = (int)sizeof linger;
+    memset(&linger, 0, sizeof linger);
+    if (NKI_SYS_getsockopt(s, SOL_SOCKET, SO_LINGER, &linger, &len) != 0) {
+        return nki_os_error();
+    }
+    *value = linger.l_onoff != 0 ? linger.l_linger : -1;
+    return NETKIT_OK;
+}
+
+static int nki_option_set_inherited(uintptr_t s, bool is_inherited) {
+    DWORD flags = is_inherited ? HANDLE_FLAG_INHERIT : 0;
+    return NKI_SYS_set_handle(nki_os_handle(s), HANDLE_FLAG_INHERIT, flags) ? NETKIT_OK
+                                                                            : nki_os_error();
+}
+
+static int nki_option_get_inherited(uintptr_t s, int *is_closed) {
+    DWORD flags = 0;
+    if (!NKI_SYS_get_handle(nki_os_handle(s), &flags)) {
+        return nki_os_error();
+    }
+    *is_closed = (flags & HANDLE_FLAG_INHERIT) == 0;
+    return NETKIT_OK;
+}
+
+/* SO_REUSEADDR shares a port between datagram sockets; of streams it would let anybody take it. */
+static int nki_option_set_row(uintptr_t s, const nki_option_row *row, int value) {
+    bool is_theft = row->option == NETKIT_OPT_REUSE_ADDR && !nki_os_is_datagram(s);
+    if (row->level < 0 || is_theft) {
+        return NETKIT_E_NOSYS;
+    }
+    return row->values == NKI_OPTION_LINGER
+               ? nki_option_set_linger(nki_os_fd(s), value)
+               : nki_os_set_int(nki_os_fd(s), row->level, row->name, value);
+}
+
+static int nki_os_set_option(uintptr_t s, netkit_option option, int value) {
+    bool is_flag = option == NETKIT_OPT_BLOCKING || option == NETKIT_OPT_CLOSE_ON_EXEC;
+    const nki_option_row *row = nki_option_find(option);
+    if (option >= NETKIT_OPT_BROADCAST) {
+        return nki_os_set_ip_option(s, option, value);
+    }
+    if ((row == NULL && !is_flag) ||
+        !nki_option_accepts(is_flag ? (int)NKI_OPTION_BOOL : row->values, value)) {
+        return NETKIT_E_INVALID;
+    }
+    if (option == NETKIT_OPT_BLOCKING) {
+        return nki_os_set_blocking(nki_os_fd(s), value != 0);
+    }
+    if (option == NETKIT_OPT_CLOSE_ON_EXEC) {
+        return nki_option_set_inherited(s, value == 0);
+    }
+    return nki_option_set_row(s, row, value);
+}
+
+static int nki_option_get_row(uintptr_t s, const nki_option_row *row, int *value) {
+    int raw;
+    if (row->level < 0) {
+        return NETKIT_E_NOSYS;
+    }
+    if (row->values == NKI_OPTION_LINGER) {
+        return nki_option_get_linger(nki_os_fd(s), value);
+    }
+    int rc = nki_os_get_int(nki_os_fd(s), row->level, row->name, &raw);
+    if (rc == NETKIT_OK) {
+        *value = row->values == NKI_OPTION_BOOL ? raw != 0 : raw;
+    }
+    return rc;
+}
+
+static int nki_os_get_option(uintptr_t s, netkit_option option, int *value) {
+    const nki_option_row *row = nki_option_find(option);
+    int error;
+    int rc;
+    *value = 0;
+    if (row != NULL) {
+        return nki_option_get_row(s, row, value);
+    }
+    if (option >= NETKIT_OPT_BROADCAST) {
+        return nki_os_get_ip_option(s, option, value);
+    }
+    switch ((int)option) {
+    case NETKIT_OPT_BLOCKING: return NETKIT_E_NOSYS;
+    case NETKIT_OPT_CLOSE_ON_EXEC: return nki_option_get_inherited(s, value);
+    case NETKIT_OPT_ERROR:
+        rc = nki_os_get_int(nki_os_fd(s), SOL_SOCKET, SO_ERROR, &error);
+        *value = netkit_error_from_os(error);
+        return rc;
+    default: return NETKIT_E_INVALID;
+    }
+}
+
+static int nki_os_set_text(uintptr_t s, netkit_option option, const char *value) {
+    NKI_UNUSED(s);
+    return option == NETKIT_OPT_CONGESTION && value[0] != '\0' ? NETKIT_E_NOSYS : NETKIT_E_INVALID;
+}
+
+static int nki_os_get_text(uintptr_t s, netkit_option option, char *text, size_t size) {
+    NKI_UNUSED(s);
+    NKI_UNUSED(text);
+    NKI_UNUSED(size);
+    return option == NETKIT_OPT_CONGESTION ? NETKIT_E_NOSYS : NETKIT_E_INVALID;
+}
+
+#endif /* NKI_WINDOWS */
+
 /* ---- src/os/file_posix.c ---- */
 /* Files to sockets. Linux's sendfile takes no MSG_NOSIGNAL: to a peer that is gone it raises
  * SIGPIPE (seen on 6.18: ECONNRESET once, then the signal). So the signal is held back on this
@@ -7053,6 +8671,103 @@ static int nki_os_file_size(uintptr_t file, uint64_t *out) {
 }
 
 #endif /* NKI_POSIX */
+
+/* ---- src/os/file_windows.c ---- */
+/* Files to sockets on Windows, through a buffer: TransmitFile is an overlapped call that a loop
+ * would have to wait for, and a workstation runs two of them at a time.
+ *
+ * A file is a HANDLE. Reading at an offset moves the position of a file, so the loop opens the file
+ * once more for itself, and a plain socket puts the position back. */
+
+#if NKI_WINDOWS
+
+enum {
+    NKI_FILE_COPY = 16384 /* bytes at a time */
+};
+
+/* One that was opened for overlapped calls answers later: it is waited for, as a disk may be. */
+static int nki_file_read(HANDLE file, void *out, size_t len, uint64_t offset) {
+    OVERLAPPED at;
+    DWORD got = 0;
+    memset(&at, 0, sizeof at);
+    at.Offset = (DWORD)(offset & 0xFFFFFFFFu);
+    at.OffsetHigh = (DWORD)(offset >> 32);
+    if (NKI_SYS_pread(file, out, len, &got, &at) ||
+        (nki_os_code() == ERROR_IO_PENDING && NKI_SYS_pread_result(file, &at, &got))) {
+        return (int)got;
+    }
+    return nki_os_code() == ERROR_HANDLE_EOF ? 0 : nki_os_error();
+}
+
+static int nki_file_read_in_place(HANDLE file, void *out, size_t len, uint64_t offset) {
+    LARGE_INTEGER nothing;
+    LARGE_INTEGER position;
+    nothing.QuadPart = 0;
+    bool has_position = NKI_SYS_seek(file, nothing, &position, FILE_CURRENT) != 0;
+    int n = nki_file_read(file, out, len, offset);
+    if (has_position) {
+        int os_code = nki_os_code();
+        (void)NKI_SYS_seek(file, position, NULL, FILE_BEGIN);
+        WSASetLastError(os_code);
+    }
+    return n;
+}
+
+static int nki_os_send_file(uintptr_t s, uintptr_t file, uint64_t offset, uint64_t len,
+                            bool is_waiting) {
+    char buffer[NKI_FILE_COPY];
+    size_t most = (size_t)NKI_MIN(len, (uint64_t)sizeof buffer);
+    if (len == 0) {
+        return 0;
+    }
+    int n = nki_file_read_in_place(nki_os_handle(file), buffer, most, offset);
+    if (n <= 0) {
+        (void)(n == 0 ? nki_os_fail(0) : n); /* shorter: nobody's error but the stream's */
+        return n < 0 ? n : (int)NETKIT_E_TRUNCATED;
+    }
+    return is_waiting ? nki_os_send_flags(s, buffer, (size_t)n, 0)
+                      : nki_os_send_now(s, buffer, (size_t)n);
+}
+
+static int nki_os_file_size(uintptr_t file, uint64_t *out) {
+    BY_HANDLE_FILE_INFORMATION info;
+    *out = 0;
+    DWORD type = NKI_SYS_file_type(nki_os_handle(file));
+    if (type == FILE_TYPE_UNKNOWN && nki_os_code() != 0) {
+        return nki_os_error();
+    }
+    if (type != FILE_TYPE_DISK) {
+        return NETKIT_E_INVALID;
+    }
+    if (!NKI_SYS_file_id(nki_os_handle(file), &info)) {
+        return nki_os_error();
+    }
+    if ((info.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY) != 0) {
+        return NETKIT_E_INVALID;
+    }
+    *out = (uint64_t)info.nFileSizeHigh << 32 | info.nFileSizeLow;
+    return NETKIT_OK;
+}
+
+/* With a position of its own, where the file can be opened once more. */
+static int nki_os_dup_file(uintptr_t file, uintptr_t *out) {
+    HANDLE own = NKI_SYS_reopen(nki_os_handle(file));
+    *out = UINTPTR_MAX;
+    if (own == INVALID_HANDLE_VALUE && !NKI_SYS_dup(nki_os_handle(file), &own)) {
+        return nki_os_error();
+    }
+    *out = (uintptr_t)own;
+    return NETKIT_OK;
+}
+
+/* Of anything else nobody asks: descriptors are not handed over here. */
+static int nki_os_dup(uintptr_t native, uintptr_t *out) {
+    NKI_UNUSED(native);
+    *out = UINTPTR_MAX;
+    return NETKIT_E_NOSYS;
+}
+
+#endif /* NKI_WINDOWS */
 
 /* ---- src/os/unix_posix.c ---- */
 /* Unix sockets on POSIX: their files, and who is at the other end.
@@ -7374,7 +9089,202 @@ static int nki_os_dup(uintptr_t native, uintptr_t *out) {
     return fd < 0 ? nki_os_error() : NETKIT_OK;
 }
 
+static int nki_os_dup_file(uintptr_t file, uintptr_t *out) {
+    return nki_os_dup(file, out);
+}
+
 #endif /* NKI_POSIX */
+
+/* ---- src/os/unix_windows.c ---- */
+/* Unix sockets on Windows 10 and later: their files, and who is at the other end.
+ *
+ * Streams only, paths only. A system without them says so when a socket is opened
+ * (WSAEAFNOSUPPORT). The file is a reparse point of a kind of its own; which one a socket made is
+ * known by volume and index, and no call here follows it. Permissions are those of its folder.
+ * Whether a file is left over is asked by connecting a stream: where nobody listens that is
+ * refused. A server between bind and listen refuses, too, and one that is alive finds a stranger
+ * that is gone in its backlog: there is no better question here. */
+
+#if NKI_WINDOWS
+
+#define NKI_SIO_AF_UNIX_GETPEERPID _WSAIOR(IOC_VENDOR, 256)
+#define NKI_REPARSE_AF_UNIX 0x80000023u
+
+/* The path of an address as the system's calls want it. */
+typedef struct nki_path {
+    wchar_t text[NETKIT_UNIX_PATH_MAX + 1];
+} nki_path;
+
+/* What is known of a file. */
+typedef struct nki_path_info {
+    uint64_t device;
+    uint64_t inode;
+    uint64_t created;
+    bool is_socket;
+} nki_path_info;
+
+static bool nki_path_of(nki_path *out, const netkit_addr *addr) {
+    memset(out, 0, sizeof *out);
+    if (addr->family != NETKIT_AF_UNIX || addr->is_abstract || addr->path_len == 0 ||
+        addr->path_len > NETKIT_UNIX_PATH_MAX) {
+        return false;
+    }
+    return MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, addr->path, addr->path_len, out->text,
+                               NETKIT_UNIX_PATH_MAX) > 0;
+}
+
+static int nki_path_look(const nki_path *path, nki_path_info *out) {
+    BY_HANDLE_FILE_INFORMATION info;
+    FILE_ATTRIBUTE_TAG_INFO tag;
+    memset(out, 0, sizeof *out);
+    HANDLE file = NKI_SYS_open(path->text, FILE_READ_ATTRIBUTES,
+                               FILE_FLAG_OPEN_REPARSE_POINT | FILE_FLAG_BACKUP_SEMANTICS);
+    if (file == INVALID_HANDLE_VALUE) {
+        return nki_os_error();
+    }
+    bool is_known = NKI_SYS_file_id(file, &info) && NKI_SYS_file_tag(file, &tag);
+    int rc = is_known ? (int)NETKIT_OK : nki_os_error();
+    nki_os_abandon_file((uintptr_t)file);
+    if (is_known) {
+        out->device = info.dwVolumeSerialNumber;
+        out->inode = (uint64_t)info.nFileIndexHigh << 32 | info.nFileIndexLow;
+        out->created =
+            (uint64_t)info.ftCreationTime.dwHighDateTime << 32 | info.ftCreationTime.dwLowDateTime;
+        out->is_socket = (tag.FileAttributes & FILE_ATTRIBUTE_REPARSE_POINT) != 0 &&
+                         tag.ReparseTag == NKI_REPARSE_AF_UNIX;
+    }
+    return rc;
+}
+
+static int nki_path_remove(const nki_path *path) {
+    return NKI_SYS_unlink(path->text) ? NETKIT_OK : nki_os_error();
+}
+
+/* ---- left over? ---- */
+
+static int nki_unix_in_use(void) {
+    return nki_os_fail(WSAEADDRINUSE);
+}
+
+/* NETKIT_OK: somebody listens there; NETKIT_E_REFUSED: nobody does; else it cannot be told. */
+static int nki_unix_probe(const netkit_addr *addr) {
+    uintptr_t s;
+    int rc = nki_os_socket(NETKIT_AF_UNIX, NETKIT_SOCK_STREAM, false, &s);
+    if (rc == NETKIT_OK) {
+        rc = nki_os_connect(s, addr);
+        rc = rc == NETKIT_E_AGAIN ? (int)NETKIT_OK : rc;
+        nki_os_abandon(s);
+    }
+    return rc;
+}
+
+/* Remove a socket's file that nobody has bound. NETKIT_OK: the path is free. */
+static int nki_unix_clear(const nki_path *path, const netkit_addr *addr) {
+    nki_path_info before;
+    nki_path_info now;
+    int rc = nki_path_look(path, &before);
+    if (rc != NETKIT_OK) {
+        return rc == NETKIT_E_NOTFOUND ? (int)NETKIT_OK : rc;
+    }
+    rc = before.is_socket ? nki_unix_probe(addr) : (int)NETKIT_OK;
+    if (rc != NETKIT_E_REFUSED) {
+        return rc == NETKIT_OK ? nki_unix_in_use() : rc;
+    }
+    rc = nki_path_look(path, &now);
+    if (rc != NETKIT_OK) {
+        return rc == NETKIT_E_NOTFOUND ? (int)NETKIT_OK : rc;
+    }
+    /* Somebody may have done the same meanwhile. */
+    if (before.device != now.device || before.inode != now.inode || before.created != now.created) {
+        return nki_unix_in_use();
+    }
+    rc = nki_path_remove(path);
+    return rc == NETKIT_E_NOTFOUND ? (int)NETKIT_OK : rc;
+}
+
+/* ---- binding ---- */
+
+/* When the system does not say which file was made, it is left alone for ever. */
+static void nki_unix_made(const nki_path *path, const netkit_addr *addr, netkit_unix_file *file) {
+    nki_path_info info;
+    if (nki_path_look(path, &info) == NETKIT_OK && info.is_socket) {
+        file->device = info.device;
+        file->inode = info.inode;
+        file->addr = *addr;
+    }
+}
+
+static int nki_os_bind_unix(uintptr_t s, const netkit_addr *addr, int flags, uint32_t mode,
+                            netkit_unix_file *file) {
+    int plain = flags & ~NETKIT_SOCKET_REPLACE;
+    nki_path path;
+    memset(file, 0, sizeof *file);
+    if (!nki_path_of(&path, addr)) {
+        return nki_os_bind(s, addr, plain);
+    }
+    if (mode != 0) {
+        return NETKIT_E_NOSYS;
+    }
+    int rc = nki_os_bind(s, addr, plain);
+    if (rc == NETKIT_E_ADDRINUSE && plain != flags) {
+        rc = nki_unix_clear(&path, addr);
+        rc = rc == NETKIT_OK ? nki_os_bind(s, addr, plain) : rc;
+    }
+    if (rc == NETKIT_OK) {
+        nki_unix_made(&path, addr, file);
+    }
+    return rc;
+}
+
+static int nki_os_unlink_unix(const netkit_unix_file *file) {
+    nki_path path;
+    nki_path_info info;
+    if ((file->device == 0 && file->inode == 0) || !nki_path_of(&path, &file->addr)) {
+        return NETKIT_OK;
+    }
+    int rc = nki_path_look(&path, &info);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    bool is_ours = info.is_socket && info.device == file->device && info.inode == file->inode;
+    return is_ours ? nki_path_remove(&path) : (int)NETKIT_E_STALE;
+}
+
+/* On the way out of a failure, whose code is kept. */
+static void nki_os_undo_unix(netkit_unix_file *file) {
+    int os_code = nki_os_code();
+    (void)nki_os_unlink_unix(file);
+    memset(file, 0, sizeof *file);
+    WSASetLastError(os_code);
+}
+
+static uint64_t nki_os_process(void) {
+    return (uint64_t)NKI_SYS_getpid();
+}
+
+/* ---- who ---- */
+
+/* The process alone: users are no numbers here. */
+static int nki_os_credentials(uintptr_t s, netkit_credentials *out) {
+    int family;
+    ULONG pid = 0;
+    DWORD got = 0;
+    out->pid = out->uid = out->gid = -1;
+    int rc = nki_os_family(s, &family);
+    if (rc == NETKIT_OK && family != NETKIT_AF_UNIX) {
+        rc = NETKIT_E_NOSYS;
+    }
+    if (rc == NETKIT_OK && NKI_SYS_control(nki_os_fd(s), NKI_SIO_AF_UNIX_GETPEERPID, NULL, 0, &pid,
+                                           (DWORD)sizeof pid, &got) != 0) {
+        rc = nki_os_error();
+    }
+    if (rc == NETKIT_OK) {
+        out->pid = (int64_t)pid;
+    }
+    return rc;
+}
+
+#endif /* NKI_WINDOWS */
 
 /* ---- src/os/message_posix.c ---- */
 /* Messages on POSIX: sendmsg and recvmsg with all that can go beside bytes.
@@ -7730,6 +9640,237 @@ static int nki_os_recv_fds(uintptr_t s, void *data, size_t len, uintptr_t *fds, 
 
 #endif /* NKI_POSIX */
 
+/* ---- src/os/message_windows.c ---- */
+/* Messages on Windows: gathered and scattered, with a datagram's address, and beside it what
+ * control messages there are. Descriptors and credentials do not go with messages here:
+ * NETKIT_E_NOSYS. WSARecvMsg is for datagrams; of streams WSARecv tells all that there is. */
+
+#if NKI_WINDOWS
+
+/* As WSA_CMSG_LEN and WSA_CMSG_SPACE, which do not compile everywhere without a warning. */
+#define NKI_CMSG_LEN(len) (sizeof(WSACMSGHDR) + (size_t)(len))
+#define NKI_CMSG_SPACE(len) \
+    ((NKI_CMSG_LEN(len) + sizeof(size_t) - 1) / sizeof(size_t) * sizeof(size_t))
+
+/* Aligned for a head. */
+typedef union nki_control {
+    WSACMSGHDR align;
+    CHAR bytes[NETKIT_CONTROL_MAX];
+} nki_control;
+
+/* Pieces of `most` bytes together. Returns how many. */
+static DWORD nki_os_bufs(WSABUF *bufs, const netkit_span *spans, size_t count, size_t most) {
+    DWORD used = 0;
+    for (; used < count && most > 0; used++) {
+        size_t len = NKI_MIN(spans[used].len, most);
+        /* Of spans the system only reads, but WSABUF has no const. */
+        memcpy(&bufs[used].buf, &spans[used].data, sizeof bufs[used].buf);
+        bufs[used].len = (ULONG)len;
+        most -= len;
+    }
+    return used;
+}
+
+static DWORD nki_os_bufs_rooms(WSABUF *bufs, const netkit_room *rooms, size_t count, size_t *room) {
+    size_t most = NKI_CLIP(recvmsg, (size_t)INT_MAX);
+    DWORD used = 0;
+    *room = 0;
+    for (; used < count && most > 0; used++) {
+        size_t len = NKI_MIN(rooms[used].len, most);
+        bufs[used].buf = (CHAR *)rooms[used].data;
+        bufs[used].len = (ULONG)len;
+        most -= len;
+        *room += len;
+    }
+    return used;
+}
+
+static int nki_os_sendv_most(uintptr_t s, const netkit_span *spans, size_t count, size_t most) {
+    WSABUF bufs[NETKIT_SPANS_MAX];
+    DWORD sent = 0;
+    if (count > NETKIT_SPANS_MAX) {
+        return NETKIT_E_INVALID;
+    }
+    DWORD used = nki_os_bufs(bufs, spans, count, NKI_CLIP(sendmsg, most));
+    return NKI_SYS_sendv(nki_os_fd(s), bufs, used, &sent) != 0 ? nki_os_send_error(s) : (int)sent;
+}
+
+static int nki_os_sendv(uintptr_t s, const netkit_span *spans, size_t count, int flags) {
+    NKI_UNUSED(flags);
+    return nki_os_sendv_most(s, spans, count, (size_t)INT_MAX);
+}
+
+static int nki_os_sendv_now(uintptr_t s, const netkit_span *spans, size_t count) {
+    int rc = nki_os_would_wait(s, NETKIT_POLL_WRITE);
+    return rc != NETKIT_OK ? rc : nki_os_sendv_most(s, spans, count, nki_os_now_most(s, INT_MAX));
+}
+
+static int nki_os_recvv(uintptr_t s, const netkit_room *rooms, size_t count, int flags) {
+    WSABUF bufs[NETKIT_SPANS_MAX];
+    DWORD got = 0;
+    DWORD in_out = (DWORD)flags;
+    size_t room;
+    if (count > NETKIT_SPANS_MAX) {
+        return NETKIT_E_INVALID;
+    }
+    DWORD used = nki_os_bufs_rooms(bufs, rooms, count, &room);
+    int rc = NKI_SYS_recvv(nki_os_fd(s), bufs, used, &got, &in_out);
+    return nki_os_recv_result(s, rc != 0 ? -1 : (int)got, room);
+}
+
+static int nki_os_recvv_now(uintptr_t s, const netkit_room *rooms, size_t count) {
+    int rc = nki_os_would_wait(s, NETKIT_POLL_READ);
+    return rc != NETKIT_OK ? rc : nki_os_recvv(s, rooms, count, 0);
+}
+
+/* ---- out ---- */
+
+/* What can be known to be wrong without asking the system. */
+static int nki_os_check_out(uintptr_t s, const netkit_message_out *out) {
+    if (out->spans_count > NETKIT_SPANS_MAX) {
+        return NETKIT_E_INVALID;
+    }
+    if (out->fds_count > NETKIT_FDS_MAX || out->control_len > NETKIT_CONTROL_MAX) {
+        return NETKIT_E_TOOBIG;
+    }
+    if (out->fds_count != 0) {
+        return NETKIT_E_NOSYS;
+    }
+    return out->control_len != 0 && !nki_os_is_datagram(s) ? NETKIT_E_NOSYS : NETKIT_OK;
+}
+
+static int nki_os_send_msg(uintptr_t s, const netkit_message_out *out) {
+    WSABUF bufs[NETKIT_SPANS_MAX];
+    struct sockaddr_storage sa;
+    struct sockaddr *to = (struct sockaddr *)(void *)&sa;
+    WSAMSG msg;
+    nki_control control;
+    socklen_t len = 0;
+    DWORD sent = 0;
+    int rc = nki_os_check_out(s, out);
+    if (rc == NETKIT_OK && out->to != NULL) {
+        rc = nki_sockaddr_from(&sa, &len, out->to);
+    }
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    size_t most = NKI_CLIP(sendmsg, (size_t)INT_MAX);
+    memset(&msg, 0, sizeof msg);
+    msg.lpBuffers = bufs;
+    msg.dwBufferCount = nki_os_bufs(bufs, out->spans, out->spans_count, most);
+    if (out->control_len == 0 && out->to == NULL) {
+        rc = NKI_SYS_sendv(nki_os_fd(s), bufs, msg.dwBufferCount, &sent);
+    } else if (out->control_len == 0) {
+        rc = NKI_SYS_sendto(nki_os_fd(s), bufs, msg.dwBufferCount, &sent, to, len);
+    } else {
+        memcpy(control.bytes, out->control, out->control_len);
+        msg.name = out->to != NULL ? to : NULL;
+        msg.namelen = len;
+        msg.Control.buf = control.bytes;
+        msg.Control.len = (ULONG)out->control_len;
+        rc = NKI_SYS_sendmsg(nki_os_fd(s), &msg, &sent);
+    }
+    return rc != 0 ? nki_os_send_error(s) : (int)sent;
+}
+
+static int nki_os_send_fds(uintptr_t s, const void *data, size_t len, const uintptr_t *fds,
+                           size_t count) {
+    NKI_UNUSED(fds);
+    return count != 0 ? (int)NETKIT_E_NOSYS : nki_os_send_flags(s, data, len, 0);
+}
+
+/* ---- in ---- */
+
+static void nki_os_forget_in(netkit_message_in *in) {
+    in->fds_count = 0;
+    in->control_len = 0;
+    memset(&in->from, 0, sizeof in->from);
+    in->sender.pid = in->sender.uid = in->sender.gid = -1;
+    in->is_cut = in->is_fds_cut = in->is_control_cut = false;
+}
+
+/* Of this provider; the pointer is looked up for each call, since nothing is kept here. */
+static int nki_os_recvmsg_call(SOCKET s, LPFN_WSARECVMSG *call) {
+    GUID guid = WSAID_WSARECVMSG;
+    DWORD got = 0;
+    *call = NULL;
+    return NKI_SYS_extension(s, &guid, call, (DWORD)sizeof *call, &got) != 0 ? nki_os_error()
+                                                                             : NETKIT_OK;
+}
+
+/* The caller's: as the system wrote them, heads and all, as many as there is room for. */
+static void nki_os_take_control(netkit_message_in *in, const WSABUF *control) {
+    size_t at = 0;
+    while (at + sizeof(WSACMSGHDR) <= control->len) {
+        WSACMSGHDR head;
+        memcpy(&head, control->buf + at, sizeof head);
+        size_t space = NKI_CMSG_SPACE(head.cmsg_len - NKI_CMSG_LEN(0));
+        size_t len = NKI_MIN(space, control->len - at);
+        if (head.cmsg_len < sizeof head || len > in->control_max - in->control_len) {
+            in->is_control_cut = true;
+            return;
+        }
+        memcpy((char *)in->control + in->control_len, control->buf + at, len);
+        in->control_len += len;
+        at += space;
+    }
+}
+
+/* A datagram that is longer than the room is an error here, which is told when all is written. */
+static int nki_os_recv_datagram(uintptr_t s, netkit_message_in *in, WSAMSG *msg, size_t room) {
+    LPFN_WSARECVMSG call;
+    DWORD got = 0;
+    int rc = nki_os_recvmsg_call(nki_os_fd(s), &call);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    if (NKI_SYS_recvmsg(call, nki_os_fd(s), msg, &got) != 0) {
+        in->is_cut = nki_os_code() == WSAEMSGSIZE;
+        if (!in->is_cut) {
+            return nki_os_recv_error(s, room);
+        }
+        got = (DWORD)room;
+    }
+    nki_sockaddr_to(&in->from, (const struct sockaddr_storage *)(const void *)msg->name,
+                    msg->namelen);
+    nki_os_take_control(in, &msg->Control);
+    in->is_cut = in->is_cut || (msg->dwFlags & MSG_TRUNC) != 0;
+    in->is_control_cut = in->is_control_cut || (msg->dwFlags & MSG_CTRUNC) != 0;
+    return (int)got;
+}
+
+static int nki_os_recv_msg(uintptr_t s, netkit_message_in *in) {
+    WSABUF bufs[NETKIT_SPANS_MAX];
+    struct sockaddr_storage sa;
+    WSAMSG msg;
+    nki_control control;
+    size_t room;
+    nki_os_forget_in(in);
+    if (in->rooms_count > NETKIT_SPANS_MAX) {
+        return NETKIT_E_INVALID;
+    }
+    if (!nki_os_is_datagram(s)) {
+        return nki_os_recvv(s, in->rooms, in->rooms_count, 0);
+    }
+    memset(&msg, 0, sizeof msg);
+    memset(&sa, 0, sizeof sa);
+    msg.name = (struct sockaddr *)(void *)&sa;
+    msg.namelen = (int)sizeof sa;
+    msg.lpBuffers = bufs;
+    msg.dwBufferCount = nki_os_bufs_rooms(bufs, in->rooms, in->rooms_count, &room);
+    msg.Control.buf = control.bytes;
+    msg.Control.len = (ULONG)sizeof control.bytes;
+    return nki_os_recv_datagram(s, in, &msg, room);
+}
+
+static int nki_os_recv_fds(uintptr_t s, void *data, size_t len, uintptr_t *fds, size_t *count) {
+    NKI_UNUSED(fds);
+    *count = 0;
+    return nki_os_recv_flags(s, data, len, 0);
+}
+
+#endif /* NKI_WINDOWS */
+
 /* ---- src/os/option_ip_posix.c ---- */
 /* Options of IP on POSIX: IPv4 and IPv6 have each their own, and an IPv6 socket that takes IPv4
  * obeys both, each for its own datagrams. So there both are set, the second as far as the system
@@ -7948,6 +10089,167 @@ static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value) {
 }
 
 #endif /* NKI_POSIX */
+
+/* ---- src/os/option_ip_windows.c ---- */
+/* Options of IP on Windows: IPv4 and IPv6 have each their own, and an IPv6 socket that takes IPv4
+ * obeys both, each for its own datagrams. So there both are set, the second as far as it goes. The
+ * names are the system's numbers, which are the same for IPv4 and IPv6 where both exist; not every
+ * SDK has all of them. */
+
+#if NKI_WINDOWS
+
+#define NKI_NO_NAME (-1)
+#define NKI_IP_TOS 3
+#define NKI_IPV6_TCLASS 39
+#define NKI_IP_TTL 4 /* and IPV6_UNICAST_HOPS */
+#define NKI_IP_MULTICAST_IF 9
+#define NKI_IP_MULTICAST_TTL 10
+#define NKI_IP_MULTICAST_LOOP 11
+#define NKI_IP_DONTFRAGMENT 14
+#define NKI_IP_PKTINFO 19
+#define NKI_IP_HOPLIMIT 21 /* asks for the time to live, too */
+#define NKI_IP_RECVTOS 40  /* and IPV6_RECVTCLASS */
+#define NKI_IP_MTU_DISCOVER 71
+#define NKI_IPV6_MTU 72
+#define NKI_IP_MTU 73
+#define NKI_UDP_SEND_MSG_SIZE 2
+#define NKI_UDP_RECV_MAX_COALESCED_SIZE 3
+#define NKI_UDP_COALESCED_INFO 3
+
+enum {
+    NKI_COALESCED_MOST = 65535
+};
+
+typedef struct nki_ip_option {
+    int option;
+    int level; /* of a plain one, 0 = a pair of IP's */
+    int name;  /* or the one of IPv4 */
+    int name6;
+    int min;
+    int max;
+} nki_ip_option;
+
+static const nki_ip_option *nki_ip_option_find(netkit_option option) {
+    static const nki_ip_option rows[] = {
+        {NETKIT_OPT_BROADCAST, SOL_SOCKET, SO_BROADCAST, 0, 0, 1},
+        {NETKIT_OPT_TTL, 0, NKI_IP_TTL, NKI_IP_TTL, 1, 255},
+        {NETKIT_OPT_TOS, 0, NKI_IP_TOS, NKI_IPV6_TCLASS, 0, 255},
+        {NETKIT_OPT_DONT_FRAGMENT, 0, NKI_IP_MTU_DISCOVER, NKI_IP_MTU_DISCOVER, 0, 2},
+        {NETKIT_OPT_PATH_MTU, 0, NKI_IP_MTU, NKI_IPV6_MTU, 1, 0},
+        {NETKIT_OPT_MULTICAST_TTL, 0, NKI_IP_MULTICAST_TTL, NKI_IP_MULTICAST_TTL, 0, 255},
+        {NETKIT_OPT_MULTICAST_LOOP, 0, NKI_IP_MULTICAST_LOOP, NKI_IP_MULTICAST_LOOP, 0, 1},
+        {NETKIT_OPT_MULTICAST_INTERFACE, 0, NKI_IP_MULTICAST_IF, NKI_IP_MULTICAST_IF, 0, INT_MAX},
+        {NETKIT_OPT_GRO, IPPROTO_UDP, NKI_UDP_RECV_MAX_COALESCED_SIZE, 0, 0, 1},
+        {NETKIT_OPT_TELL_LOCAL, 0, NKI_IP_PKTINFO, NKI_IP_PKTINFO, 0, 1},
+        {NETKIT_OPT_TELL_TOS, 0, NKI_IP_RECVTOS, NKI_IP_RECVTOS, 0, 1},
+        {NETKIT_OPT_TELL_TTL, 0, NKI_IP_HOPLIMIT, NKI_IP_HOPLIMIT, 0, 1},
+        {NETKIT_OPT_TELL_TIME, SOL_SOCKET, NKI_NO_NAME, 0, 0, 1},
+        {NETKIT_OPT_TELL_ERRORS, SOL_SOCKET, NKI_NO_NAME, 0, 0, 1},
+    };
+    for (size_t i = 0; i < NKI_COUNT(rows); i++) {
+        if (rows[i].option == (int)option) {
+            return &rows[i];
+        }
+    }
+    return NULL;
+}
+
+/* In three ways where the system knows the three, else in two. */
+static int nki_ip_set_fragment(SOCKET s, int level, int value) {
+    static const int ways[] = {0, 1, 3}; /* not set, do, probe */
+    int rc = nki_os_set_int(s, level, NKI_IP_MTU_DISCOVER, ways[value]);
+    return rc == NETKIT_E_NOSYS && value < 2 ? nki_os_set_int(s, level, NKI_IP_DONTFRAGMENT, value)
+                                             : rc;
+}
+
+static int nki_ip_get_fragment(SOCKET s, int level, int *value) {
+    int raw;
+    int rc = nki_os_get_int(s, level, NKI_IP_MTU_DISCOVER, &raw);
+    if (rc == NETKIT_OK) {
+        *value = raw == 1 ? 1 : raw == 3 ? 2 : 0;
+    } else if (rc == NETKIT_E_NOSYS) {
+        rc = nki_os_get_int(s, level, NKI_IP_DONTFRAGMENT, &raw);
+        *value = raw != 0;
+    }
+    return rc;
+}
+
+static int nki_ip_set_one(SOCKET s, const nki_ip_option *row, int value, bool is_ipv6) {
+    int level = is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IP;
+    if (row->option == NETKIT_OPT_DONT_FRAGMENT) {
+        return nki_ip_set_fragment(s, level, value);
+    }
+    if (row->option == NETKIT_OPT_MULTICAST_INTERFACE && !is_ipv6) {
+        value = (int)htonl((u_long)value); /* an index looks like an address of 0.0.0.0/8 */
+    }
+    return nki_os_set_int(s, level, is_ipv6 ? row->name6 : row->name, value);
+}
+
+static int nki_ip_set_plain(SOCKET s, const nki_ip_option *row, int value) {
+    if (row->option == NETKIT_OPT_TELL_ERRORS) {
+        return nki_os_set_reports(s, value != 0);
+    }
+    if (row->name == NKI_NO_NAME) {
+        return NETKIT_E_NOSYS;
+    }
+    if (row->option != NETKIT_OPT_GRO) {
+        return nki_os_set_int(s, row->level, row->name, value);
+    }
+    /* Who knows no options of UDP takes the level for wrong (wine). */
+    int rc = nki_os_set_int(s, row->level, row->name, value != 0 ? NKI_COALESCED_MOST : 0);
+    return rc == NETKIT_E_INVALID ? (int)NETKIT_E_NOSYS : rc;
+}
+
+static int nki_os_set_ip_option(uintptr_t s, netkit_option option, int value) {
+    SOCKET fd = nki_os_fd(s);
+    int family = NETKIT_AF_NONE;
+    const nki_ip_option *row = nki_ip_option_find(option);
+    if (row == NULL || value < row->min || value > row->max) {
+        return NETKIT_E_INVALID;
+    }
+    if (row->level != 0) {
+        return nki_ip_set_plain(fd, row, value);
+    }
+    int rc = nki_os_family(s, &family);
+    if (rc != NETKIT_OK || (family != NETKIT_AF_IPV4 && family != NETKIT_AF_IPV6)) {
+        return rc != NETKIT_OK ? rc : (int)NETKIT_E_NOSYS;
+    }
+    rc = nki_ip_set_one(fd, row, value, family == NETKIT_AF_IPV6);
+    if (rc == NETKIT_OK && family == NETKIT_AF_IPV6) {
+        (void)nki_ip_set_one(fd, row, value, false);
+    }
+    return rc;
+}
+
+static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value) {
+    SOCKET fd = nki_os_fd(s);
+    int family = NETKIT_AF_NONE;
+    int raw;
+    const nki_ip_option *row = nki_ip_option_find(option);
+    *value = 0;
+    if (row == NULL) {
+        return NETKIT_E_INVALID;
+    }
+    int rc = row->level != 0 ? NETKIT_OK : nki_os_family(s, &family);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    int level = row->level != 0 ? row->level : family == NETKIT_AF_IPV6 ? IPPROTO_IPV6 : IPPROTO_IP;
+    int name = level == IPPROTO_IPV6 ? row->name6 : row->name;
+    bool is_foreign = row->level == 0 && family != NETKIT_AF_IPV4 && family != NETKIT_AF_IPV6;
+    bool is_hidden = option == NETKIT_OPT_MULTICAST_INTERFACE && family == NETKIT_AF_IPV4;
+    if (name == NKI_NO_NAME || is_foreign || is_hidden) {
+        return NETKIT_E_NOSYS; /* the last: as elsewhere, where it comes back as an address */
+    }
+    if (option == NETKIT_OPT_DONT_FRAGMENT) {
+        return nki_ip_get_fragment(fd, level, value);
+    }
+    rc = nki_os_get_int(fd, level, name, &raw);
+    *value = row->max == 1 ? raw != 0 : raw;
+    return rc;
+}
+
+#endif /* NKI_WINDOWS */
 
 /* ---- src/os/datagram_posix.c ---- */
 /* Datagrams on POSIX: many in one call where there is recvmmsg, one by one elsewhere, and what
@@ -8594,6 +10896,435 @@ static uint32_t nki_os_dgram_caps(uintptr_t s) {
 
 #endif /* NKI_POSIX */
 
+/* ---- src/os/datagram_windows.c ---- */
+/* Datagrams on Windows: one by one, with what goes beside them in control messages.
+ *
+ * A datagram that is longer than its room is an error of the call, which has filled everything in
+ * by then (WSAEMSGSIZE). A report of ICMP, where it was asked for, makes a call fail
+ * (WSAECONNRESET) without saying about whom. */
+
+#if NKI_WINDOWS
+
+enum {
+    NKI_DGRAM_CONTROL = 256 /* all that can be asked for at once takes less */
+};
+
+typedef struct nki_dgram_side {
+    struct sockaddr_storage name;
+    nki_control control;
+    WSABUF buf;
+} nki_dgram_side;
+
+/* Nothing is kept between calls. */
+static size_t nki_os_dgram_scratch(unsigned count) {
+    NKI_UNUSED(count);
+    return 64;
+}
+
+/* ---- receiving ---- */
+
+static void nki_dgram_ipv4(netkit_addr *out, const void *ip) {
+    out->family = NETKIT_AF_IPV4;
+    memset(out->ip, 0, sizeof out->ip);
+    out->scope = 0;
+    memcpy(out->ip, ip, 4);
+}
+
+static void nki_dgram_ipv6(netkit_addr *out, const void *ip, uint32_t interface_index) {
+    memcpy(out->ip, ip, 16);
+    if (nki_ip_is_mapped(out->ip)) {
+        nki_dgram_ipv4(out, (const char *)ip + 12);
+        return;
+    }
+    out->family = NETKIT_AF_IPV6;
+    bool is_link_local = out->ip[0] == 0xFE && (out->ip[1] & 0xC0) == 0x80;
+    out->scope = is_link_local ? interface_index : 0;
+}
+
+/* One control message: what is behind its head, `len` bytes. */
+typedef struct nki_note {
+    int level;
+    int type;
+    const CHAR *data;
+    size_t len;
+} nki_note;
+
+static bool nki_note_get(const nki_note *note, void *out, size_t size) {
+    if (note->len < size) {
+        return false;
+    }
+    memcpy(out, note->data, size);
+    return true;
+}
+
+static uint32_t nki_note_number(const nki_note *note) {
+    uint32_t number = 0;
+    uint8_t byte = 0;
+    if (!nki_note_get(note, &number, sizeof number) && nki_note_get(note, &byte, sizeof byte)) {
+        number = byte;
+    }
+    return number;
+}
+
+/* The asked-for and the told are numbered alike or not, from one Windows to the next. */
+static void nki_dgram_note_ip(netkit_datagram *out, const nki_note *note) {
+    bool is_ipv6 = note->level == IPPROTO_IPV6;
+    if (note->type == NKI_IP_PKTINFO && is_ipv6) {
+        struct in6_pktinfo info;
+        if (nki_note_get(note, &info, sizeof info)) {
+            out->interface_index = (uint32_t)info.ipi6_ifindex;
+            nki_dgram_ipv6(&out->local, &info.ipi6_addr, out->interface_index);
+        }
+    } else if (note->type == NKI_IP_PKTINFO) {
+        struct in_pktinfo info;
+        if (nki_note_get(note, &info, sizeof info)) {
+            out->interface_index = (uint32_t)info.ipi_ifindex;
+            nki_dgram_ipv4(&out->local, &info.ipi_addr);
+        }
+    } else if (note->type == NKI_IP_HOPLIMIT || (note->type == NKI_IP_TTL && !is_ipv6)) {
+        out->ttl = (uint8_t)nki_note_number(note);
+    } else if (note->type == (is_ipv6 ? NKI_IPV6_TCLASS : NKI_IP_TOS) ||
+               note->type == NKI_IP_RECVTOS) {
+        out->tos = (uint8_t)nki_note_number(note);
+    }
+}
+
+static void nki_dgram_note(netkit_datagram *out, const nki_note *note) {
+    if (note->level == IPPROTO_IP || note->level == IPPROTO_IPV6) {
+        nki_dgram_note_ip(out, note);
+    } else if (note->level == IPPROTO_UDP && note->type == NKI_UDP_COALESCED_INFO) {
+        uint32_t size = nki_note_number(note);
+        out->segment_size = size > 0 && size < out->len ? size : 0;
+    }
+}
+
+static void nki_dgram_notes(netkit_datagram *out, const WSABUF *control) {
+    size_t at = 0;
+    while (at + sizeof(WSACMSGHDR) <= control->len) {
+        WSACMSGHDR head;
+        nki_note note;
+        memcpy(&head, control->buf + at, sizeof head);
+        if (head.cmsg_len < NKI_CMSG_LEN(0) || head.cmsg_len > control->len - at) {
+            return;
+        }
+        note.level = head.cmsg_level;
+        note.type = head.cmsg_type;
+        note.data = control->buf + at + NKI_CMSG_LEN(0);
+        note.len = head.cmsg_len - NKI_CMSG_LEN(0);
+        nki_dgram_note(out, &note);
+        at += NKI_CMSG_SPACE(note.len);
+    }
+}
+
+static void nki_dgram_clear(netkit_datagram *out) {
+    out->time_ns = 0;
+    memset(&out->local, 0, offsetof(netkit_addr, path));
+    out->interface_index = 0;
+    out->segment_size = 0;
+    out->mtu = 0;
+    out->error = 0;
+    out->os_code = 0;
+    out->tos = 0;
+    out->ttl = 0;
+}
+
+/* NETKIT_OK, or why there is none. */
+static int nki_dgram_recv(SOCKET s, LPFN_WSARECVMSG call, netkit_datagram *out, void *memory,
+                          size_t size) {
+    nki_dgram_side side;
+    WSAMSG msg;
+    DWORD got = 0;
+    memset(&msg, 0, sizeof msg);
+    memset(&side.name, 0, sizeof side.name);
+    side.buf.buf = (CHAR *)memory;
+    side.buf.len = (ULONG)size;
+    msg.name = (struct sockaddr *)(void *)&side.name;
+    msg.namelen = (int)sizeof side.name;
+    msg.lpBuffers = &side.buf;
+    msg.dwBufferCount = 1;
+    msg.Control.buf = side.control.bytes;
+    msg.Control.len = (ULONG)NKI_CLIP(dgram_control, NKI_DGRAM_CONTROL);
+    bool is_cut = false;
+    if (NKI_SYS_recvmsg(call, s, &msg, &got) != 0) {
+        is_cut = nki_os_code() == WSAEMSGSIZE;
+        if (!is_cut) {
+            return nki_os_recv_error((uintptr_t)s, size);
+        }
+        got = (DWORD)size;
+    }
+    nki_dgram_clear(out);
+    out->data = memory;
+    out->len = got;
+    out->is_truncated = is_cut || (msg.dwFlags & MSG_TRUNC) != 0;
+    nki_sockaddr_to(&out->peer, &side.name, msg.namelen);
+    nki_dgram_notes(out, &msg.Control);
+    if ((msg.dwFlags & MSG_CTRUNC) != 0 && out->segment_size == 0) {
+        out->is_truncated = true; /* where one datagram of a row ends is then not known */
+    }
+    return NETKIT_OK;
+}
+
+static int nki_os_recv_dgrams(uintptr_t s, void *scratch, netkit_datagram *out,
+                              const nki_dgram_room *room) {
+    LPFN_WSARECVMSG call;
+    NKI_UNUSED(scratch);
+    int rc = nki_os_recvmsg_call(nki_os_fd(s), &call);
+    unsigned done = 0;
+    for (; done < room->count && rc == NETKIT_OK; done++) {
+        rc = room->may_block ? nki_os_would_wait(s, NETKIT_POLL_READ) : (int)NETKIT_OK;
+        if (rc == NETKIT_OK) {
+            rc = nki_dgram_recv(nki_os_fd(s), call, &out[done], room->memory + done * room->stride,
+                                room->size);
+        }
+        if (rc != NETKIT_OK) {
+            break;
+        }
+    }
+    return done != 0 ? (int)done : rc;
+}
+
+/* ---- sending ---- */
+
+static void nki_control_put(WSAMSG *msg, int level, int type, const void *data, size_t size) {
+    WSACMSGHDR head;
+    CHAR *at = msg->Control.buf + msg->Control.len;
+    size_t space = NKI_CMSG_SPACE(size);
+    memset(at, 0, space);
+    head.cmsg_len = NKI_CMSG_LEN(size);
+    head.cmsg_level = level;
+    head.cmsg_type = type;
+    memcpy(at, &head, sizeof head);
+    memcpy(at + NKI_CMSG_LEN(0), data, size);
+    msg->Control.len += (ULONG)space;
+}
+
+static void nki_control_local(WSAMSG *msg, const nki_route *route) {
+    if (route->level == NETKIT_AF_IPV6) {
+        struct in6_pktinfo info;
+        memset(&info, 0, sizeof info);
+        info.ipi6_ifindex = route->interface_index;
+        if (route->local_family == NETKIT_AF_IPV6) {
+            memcpy(&info.ipi6_addr, route->local, 16);
+        }
+        nki_control_put(msg, IPPROTO_IPV6, NKI_IP_PKTINFO, &info, sizeof info);
+    } else {
+        struct in_pktinfo info;
+        memset(&info, 0, sizeof info);
+        info.ipi_ifindex = route->interface_index;
+        if (route->local_family == NETKIT_AF_IPV4) {
+            memcpy(&info.ipi_addr, route->local, 4);
+        }
+        nki_control_put(msg, IPPROTO_IP, NKI_IP_PKTINFO, &info, sizeof info);
+    }
+}
+
+static void nki_control_numbers(WSAMSG *msg, const nki_route *route) {
+    bool is_ipv6 = route->level == NETKIT_AF_IPV6;
+    int level = is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IP;
+    if (route->ttl != 0) {
+        int ttl = route->ttl;
+        nki_control_put(msg, level, is_ipv6 ? NKI_IP_HOPLIMIT : NKI_IP_TTL, &ttl, sizeof ttl);
+    }
+    if (route->tos != 0) {
+        int tos = route->tos;
+        nki_control_put(msg, level, is_ipv6 ? NKI_IPV6_TCLASS : NKI_IP_TOS, &tos, sizeof tos);
+    }
+}
+
+static void nki_dgram_control(WSAMSG *msg, const nki_dgram_out *out, bool has_numbers) {
+    const nki_route *route = out->route;
+    msg->Control.len = 0;
+    if (route->local_family != NETKIT_AF_NONE || route->interface_index != 0) {
+        nki_control_local(msg, route);
+    }
+    if (has_numbers) {
+        nki_control_numbers(msg, route);
+    }
+    if (out->segment != 0) {
+        DWORD size = out->segment;
+        nki_control_put(msg, IPPROTO_UDP, NKI_UDP_SEND_MSG_SIZE, &size, sizeof size);
+    }
+}
+
+/* An address of IPv4 is mapped on an IPv6 socket. Returns its length, 0 = the connected peer. */
+static int nki_dgram_name(struct sockaddr_storage *name, const nki_dgram_out *out, bool is_ipv6) {
+    const nki_route *route = out->route;
+    netkit_addr to;
+    socklen_t len = 0;
+    if (out->path != NULL) {
+        (void)nki_sockaddr_from(name, &len, out->path);
+        return len;
+    }
+    if (route->family == NETKIT_AF_NONE) {
+        return 0;
+    }
+    memset(&to, 0, offsetof(netkit_addr, path));
+    to.family = route->family;
+    to.port = route->port;
+    to.scope = route->scope;
+    memcpy(to.ip, route->ip, sizeof to.ip);
+    if (is_ipv6 && route->family == NETKIT_AF_IPV4) {
+        to.family = NETKIT_AF_IPV6;
+        memset(to.ip, 0, 10);
+        to.ip[10] = to.ip[11] = 0xFF;
+        memcpy(to.ip + 12, route->ip, 4);
+    }
+    (void)nki_sockaddr_from(name, &len, &to);
+    return len;
+}
+
+static int nki_dgram_call(SOCKET s, WSAMSG *msg) {
+    DWORD sent = 0;
+    if (msg->Control.len != 0) {
+        return NKI_SYS_sendmsg(s, msg, &sent);
+    }
+    return msg->name != NULL ? NKI_SYS_sendto(s, msg->lpBuffers, 1, &sent, msg->name, msg->namelen)
+                             : NKI_SYS_sendv(s, msg->lpBuffers, 1, &sent);
+}
+
+static uint32_t nki_dgram_cap(SOCKET s, int level, int name, uint32_t cap) {
+    int value;
+    return nki_os_get_int(s, level, name, &value) == NETKIT_OK ? cap : 0;
+}
+
+/* Not every Windows takes a time to live and a type of service with a datagram, and one that does
+ * not refuses it: then it goes without them. */
+static int nki_dgram_send(SOCKET s, bool is_ipv6, const nki_dgram_out *out) {
+    nki_dgram_side side;
+    WSAMSG msg;
+    /* Wine would send one that is to be cut as a whole. */
+    if (out->segment != 0 && nki_dgram_cap(s, IPPROTO_UDP, NKI_UDP_SEND_MSG_SIZE, 1) == 0) {
+        return nki_os_fail(WSAEOPNOTSUPP);
+    }
+    memset(&msg, 0, sizeof msg);
+    /* The system only reads, but WSABUF has no const. */
+    memcpy(&side.buf.buf, &out->data, sizeof side.buf.buf);
+    side.buf.len = (ULONG)out->len;
+    msg.namelen = nki_dgram_name(&side.name, out, is_ipv6);
+    msg.name = msg.namelen != 0 ? (struct sockaddr *)(void *)&side.name : NULL;
+    msg.lpBuffers = &side.buf;
+    msg.dwBufferCount = 1;
+    msg.Control.buf = side.control.bytes;
+    nki_dgram_control(&msg, out, true);
+    int rc = nki_dgram_call(s, &msg);
+    bool has_numbers = (out->route->ttl | out->route->tos) != 0;
+    if (rc != 0 && nki_os_code() == WSAEINVAL && has_numbers) {
+        nki_dgram_control(&msg, out, false);
+        rc = nki_dgram_call(s, &msg);
+    }
+    if (rc != 0 && msg.name == NULL && nki_os_code() == WSAEINVAL) {
+        return nki_os_fail(WSAENOTCONN); /* wine's word for it */
+    }
+    return rc != 0 ? nki_os_send_error((uintptr_t)s) : (int)NETKIT_OK;
+}
+
+static int nki_os_send_dgrams(uintptr_t s, bool is_ipv6, void *scratch, const nki_dgram_out *out,
+                              unsigned count) {
+    int rc = NETKIT_OK;
+    unsigned done = 0;
+    NKI_UNUSED(scratch);
+    for (; done < count && rc == NETKIT_OK; done += rc == NETKIT_OK) {
+        rc = nki_dgram_send(nki_os_fd(s), is_ipv6, &out[done]);
+    }
+    return done != 0 ? (int)done : rc;
+}
+
+/* ---- failures, groups, buffers, abilities ---- */
+
+static int nki_os_recv_failed(uintptr_t s, netkit_datagram *out, void *memory, size_t size) {
+    NKI_UNUSED(s);
+    NKI_UNUSED(out);
+    NKI_UNUSED(memory);
+    NKI_UNUSED(size);
+    return NETKIT_E_AGAIN;
+}
+
+/* An index stands for an interface's address as one of 0.0.0.0/8. */
+static int nki_os_join_ipv4(SOCKET s, bool is_join, const netkit_addr *group,
+                            uint32_t interface_index) {
+    struct ip_mreq request;
+    memcpy(&request.imr_multiaddr, group->ip, 4);
+    request.imr_interface.s_addr = htonl(interface_index);
+    int name = is_join ? IP_ADD_MEMBERSHIP : IP_DROP_MEMBERSHIP;
+    return NKI_SYS_setsockopt(s, IPPROTO_IP, name, &request, (int)sizeof request) != 0
+               ? nki_os_error()
+               : NETKIT_OK;
+}
+
+static int nki_os_join_ipv6(SOCKET s, bool is_join, const netkit_addr *group,
+                            uint32_t interface_index) {
+    struct ipv6_mreq request;
+    memcpy(&request.ipv6mr_multiaddr, group->ip, 16);
+    request.ipv6mr_interface = interface_index;
+    int name = is_join ? IPV6_ADD_MEMBERSHIP : IPV6_DROP_MEMBERSHIP;
+    return NKI_SYS_setsockopt(s, IPPROTO_IPV6, name, &request, (int)sizeof request) != 0
+               ? nki_os_error()
+               : NETKIT_OK;
+}
+
+static int nki_os_join_source(SOCKET s, int level, bool is_join, const netkit_addr *group,
+                              uint32_t interface_index, const netkit_addr *source) {
+    struct group_source_req request;
+    socklen_t len;
+    memset(&request, 0, sizeof request);
+    request.gsr_interface = interface_index;
+    if (source->family != group->family ||
+        nki_sockaddr_from(&request.gsr_group, &len, group) != NETKIT_OK ||
+        nki_sockaddr_from(&request.gsr_source, &len, source) != NETKIT_OK) {
+        return NETKIT_E_INVALID;
+    }
+    int name = is_join ? MCAST_JOIN_SOURCE_GROUP : MCAST_LEAVE_SOURCE_GROUP;
+    return NKI_SYS_setsockopt(s, level, name, &request, (int)sizeof request) != 0 ? nki_os_error()
+                                                                                  : NETKIT_OK;
+}
+
+static int nki_os_join(uintptr_t s, bool is_join, const netkit_addr *group,
+                       uint32_t interface_index, const netkit_addr *source) {
+    SOCKET fd = nki_os_fd(s);
+    bool is_ipv6 = group->family == NETKIT_AF_IPV6;
+    bool is_group = group->family == NETKIT_AF_IPV6   ? group->ip[0] == 0xFF
+                    : group->family == NETKIT_AF_IPV4 ? group->ip[0] >> 4 == 14
+                                                      : false;
+    if (!is_group) {
+        return NETKIT_E_INVALID;
+    }
+    if (source != NULL) {
+        int level = is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IP;
+        return nki_os_join_source(fd, level, is_join, group, interface_index, source);
+    }
+    return is_ipv6 ? nki_os_join_ipv6(fd, is_join, group, interface_index)
+                   : nki_os_join_ipv4(fd, is_join, group, interface_index);
+}
+
+static int nki_os_set_buffers(uintptr_t s, uint32_t recv_size, uint32_t send_size) {
+    int rc = NETKIT_OK;
+    if (recv_size != 0) {
+        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_RCVBUF, (int)recv_size);
+    }
+    if (rc == NETKIT_OK && send_size != 0) {
+        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_SNDBUF, (int)send_size);
+    }
+    return rc;
+}
+
+static uint32_t nki_os_dgram_caps(uintptr_t s) {
+    SOCKET fd = nki_os_fd(s);
+    int family;
+    if (nki_os_family(s, &family) != NETKIT_OK ||
+        (family != NETKIT_AF_IPV4 && family != NETKIT_AF_IPV6)) {
+        return 0;
+    }
+    int level = family == NETKIT_AF_IPV6 ? IPPROTO_IPV6 : IPPROTO_IP;
+    uint32_t caps = nki_dgram_cap(fd, IPPROTO_UDP, NKI_UDP_SEND_MSG_SIZE, NETKIT_UDP_CAP_GSO);
+    caps |= nki_dgram_cap(fd, IPPROTO_UDP, NKI_UDP_RECV_MAX_COALESCED_SIZE, NETKIT_UDP_CAP_GRO);
+    caps |= nki_dgram_cap(fd, level, NKI_IP_PKTINFO, NETKIT_UDP_CAP_LOCAL);
+    caps |= nki_dgram_cap(fd, level, NKI_IP_RECVTOS, NETKIT_UDP_CAP_TOS);
+    caps |= nki_dgram_cap(fd, level, NKI_IP_HOPLIMIT, NETKIT_UDP_CAP_TTL);
+    return caps;
+}
+
+#endif /* NKI_WINDOWS */
+
 /* ---- src/os/socket.c ---- */
 /* netkit_socket: plain sockets for programs that wait by themselves.
  *
@@ -8630,8 +11361,11 @@ NETKIT_API int netkit_socket_open(netkit_socket *out, int family, int type, int 
     if ((flags & ~NETKIT_SOCKET_BLOCKING) != 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_os_socket(family, type, (flags & NETKIT_SOCKET_BLOCKING) != 0, &native);
-    *out = nki_socket_wrap(native);
+    int rc = nki_os_begin_for_good();
+    if (rc == NETKIT_OK) {
+        rc = nki_os_socket(family, type, (flags & NETKIT_SOCKET_BLOCKING) != 0, &native);
+        *out = nki_socket_wrap(native);
+    }
     return rc;
 }
 
@@ -8644,9 +11378,12 @@ NETKIT_API int netkit_socket_pair(netkit_socket out[2], int type, int flags) {
     if ((flags & ~NETKIT_SOCKET_BLOCKING) != 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_os_pair(type, (flags & NETKIT_SOCKET_BLOCKING) != 0, natives);
-    out[0] = nki_socket_wrap(natives[0]);
-    out[1] = nki_socket_wrap(natives[1]);
+    int rc = nki_os_begin_for_good();
+    if (rc == NETKIT_OK) {
+        rc = nki_os_pair(type, (flags & NETKIT_SOCKET_BLOCKING) != 0, natives);
+        out[0] = nki_socket_wrap(natives[0]);
+        out[1] = nki_socket_wrap(natives[1]);
+    }
     return rc;
 }
 
@@ -8701,7 +11438,11 @@ NETKIT_API int netkit_socket_listen_on(netkit_socket *out, const netkit_addr *ad
     if (addr == NULL || (flags & ~known) != 0 || backlog < 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_socket_listen_one(&native, addr, flags, backlog);
+    int rc = nki_os_begin_for_good();
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    rc = nki_socket_listen_one(&native, addr, flags, backlog);
     bool may_fall_back = addr->is_any && (flags & NETKIT_SOCKET_V6ONLY) == 0;
     if (may_fall_back && nki_socket_lacks_ipv6(rc)) {
         netkit_addr ipv4;
@@ -8736,51 +11477,11 @@ static uint64_t nki_socket_deadline(int timeout_ms) {
     return nki_os_now_ns() + (uint64_t)timeout_ms * NKI_NS_PER_MS;
 }
 
-/* Waking without a result (a stray event) goes round again, against the same deadline. */
-static int nki_socket_await_connect(uintptr_t native, uint64_t deadline_ns) {
-    for (;;) {
-        int rc = nki_os_wait(native, NETKIT_POLL_WRITE, deadline_ns);
-        if (rc >= 0) {
-            rc = nki_os_connect_result(native);
-        }
-        if (rc != NETKIT_E_AGAIN) {
-            return rc;
-        }
-    }
-}
-
-static int nki_socket_connect(uintptr_t native, const netkit_addr *addr, int timeout_ms) {
-    uint64_t deadline = nki_socket_deadline(timeout_ms);
-    int rc = nki_os_connect(native, addr);
-    if (rc != NETKIT_E_AGAIN || timeout_ms == 0) {
-        return rc;
-    }
-    return nki_socket_await_connect(native, deadline);
-}
-
-/* A blocking socket cannot be made to connect within a time, so it is non-blocking meanwhile. */
 NETKIT_API int netkit_socket_connect(netkit_socket s, const netkit_addr *addr, int timeout_ms) {
-    uintptr_t native = nki_socket_native(s);
-    int is_blocking = 0;
     if (s.value == 0 || addr == NULL) {
         return NETKIT_E_INVALID;
     }
-    int rc = NETKIT_OK;
-    if (timeout_ms >= 0) {
-        rc = nki_os_get_option(native, NETKIT_OPT_BLOCKING, &is_blocking);
-    }
-    if (rc == NETKIT_OK && is_blocking) {
-        rc = nki_os_set_option(native, NETKIT_OPT_BLOCKING, 0);
-    }
-    if (rc != NETKIT_OK) {
-        return rc;
-    }
-    rc = nki_socket_connect(native, addr, timeout_ms);
-    if (is_blocking) {
-        int restored = nki_os_set_option(native, NETKIT_OPT_BLOCKING, 1);
-        rc = rc == NETKIT_OK ? restored : rc;
-    }
-    return rc;
+    return nki_os_connect_within(nki_socket_native(s), addr, timeout_ms);
 }
 
 NETKIT_API int netkit_socket_connect_result(netkit_socket s) {
@@ -8920,15 +11621,12 @@ NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint
                                            uint64_t len, int timeout_ms, uint64_t *done) {
     uintptr_t native = nki_socket_native(s);
     uint64_t moved = 0;
-    int is_blocking = 0;
+    bool was_blocking = false;
     int rc = s.value == 0 ? NETKIT_E_INVALID : nki_file_range(file, offset, &len);
     uint64_t deadline = rc == NETKIT_OK ? nki_socket_deadline(timeout_ms) : 0;
-    if (rc == NETKIT_OK) {
-        rc = nki_os_get_option(native, NETKIT_OPT_BLOCKING, &is_blocking);
-    }
     /* sendfile knows no MSG_DONTWAIT: a blocking socket would hold it past the deadline. */
-    if (rc == NETKIT_OK && is_blocking != 0) {
-        rc = nki_os_set_option(native, NETKIT_OPT_BLOCKING, 0);
+    if (rc == NETKIT_OK) {
+        rc = nki_os_unblock(native, &was_blocking);
     }
     while (rc == NETKIT_OK && moved < len) {
         rc = nki_os_wait(native, NETKIT_POLL_WRITE, deadline);
@@ -8938,9 +11636,9 @@ NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint
         moved += rc > 0 ? (uint64_t)rc : 0u;
         rc = rc < 0 && rc != NETKIT_E_AGAIN ? rc : NETKIT_OK;
     }
-    if (is_blocking != 0) {
+    if (was_blocking) {
         int os_code = nki_os_code();
-        int error = nki_os_set_option(native, NETKIT_OPT_BLOCKING, 1);
+        int error = nki_os_reblock(native, true);
         if (rc == NETKIT_OK) {
             rc = error;
         } else {
@@ -9316,6 +12014,7 @@ NETKIT_API int netkit_socket_recv_datagrams(netkit_socket s, netkit_datagram *da
     room.memory = (unsigned char *)memory;
     room.stride = size / count;
     room.size = room.stride;
+    room.may_block = true;
     memset(datagrams, 0, room.count * sizeof(*datagrams));
     memset(scratch.bytes, 0, 64); /* no heads were made yet */
     int rc = nki_os_recv_dgrams(native, scratch.bytes, datagrams, &room);
@@ -9441,8 +12140,8 @@ NETKIT_API int netkit_socket_datagram_caps(netkit_socket s, uint32_t *caps) {
 }
 
 /* ---- src/poll/poll.h ---- */
-/* Pollers: one small interface, one file for each backend (epoll.c, poll.c, kqueue.c; afd.c
- * beside them). The loop's readiness driver and the public netkit_poller stand on it. */
+/* Pollers: one small interface, one file for each backend (epoll.c, poll.c, kqueue.c,
+ * afd.c, wsapoll.c). The loop's readiness driver and the public netkit_poller stand on it. */
 
 typedef struct nki_poller nki_poller;
 
@@ -9474,6 +12173,9 @@ typedef struct nki_poller_ops {
     /* The system's error that an event took out of a socket, once; 0 = none. NULL = it takes none,
      * the socket still has it. */
     int (*take_error)(nki_poller *p, uintptr_t native);
+    /* Tell the system what add, modify and wait left to the next wait: somebody is going to wait
+     * for `native` without us. NULL = it knows at once. */
+    void (*commit)(nki_poller *p);
 } nki_poller_ops;
 
 struct nki_poller {
@@ -9501,9 +12203,10 @@ static void nki_poller_wake_drain(const nki_poller *p, const nki_wake *wake);
 static int nki_poller_open(nki_poller *p, int backend, const netkit_allocator *allocator);
 static void nki_poller_close(nki_poller *p);
 
+#if NKI_POSIX
 /* From a descriptor to the backend's place for it, in constant time: a table as long as the
- * highest descriptor seen, which POSIX keeps low (the lowest free one is always the next). 0 is
- * no place. All zero is an empty table. */
+ * highest descriptor seen, which POSIX keeps low (the lowest free one is always the next; for
+ * Windows see table.h). 0 is no place. All zero is an empty table. */
 typedef struct nki_fd_table {
     uint32_t *places;
     size_t count;
@@ -9547,7 +12250,6 @@ static void nki_fd_table_free(nki_fd_table *table, const netkit_allocator *a) {
     table->count = 0;
 }
 
-#if NKI_POSIX
 /* What epoll refuses is refused here too, so that programs behave alike on both: plain files and
  * folders are always ready, watching them would only spin. */
 static int nki_poller_check_file(uintptr_t native) {
@@ -9558,6 +12260,145 @@ static int nki_poller_check_file(uintptr_t native) {
     return S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) ? NETKIT_E_ACCESS : NETKIT_OK;
 }
 #endif
+
+#if NKI_WINDOWS
+/* Nothing but sockets can be watched, and what other handles get an answer from them is chance. */
+static int nki_poller_check_socket(uintptr_t native) {
+    int type = 0;
+    int size = (int)sizeof(type);
+    int rc = NKI_SYS_getsockopt((SOCKET)native, SOL_SOCKET, SO_TYPE, &type, &size);
+    return rc != 0 ? nki_os_error() : NETKIT_OK;
+}
+
+/* What was asked for, and what is told without. */
+static uint32_t nki_poller_allowed(uint32_t events) {
+    uint32_t allowed = (events & NKI_POLL_SPEAKS) | NKI_POLL_ALWAYS;
+    return allowed | ((events & NETKIT_POLL_READ) != 0 ? (uint32_t)NETKIT_POLL_PEER_END : 0u);
+}
+
+/* Waits on Windows may end a little before their time, so the clock decides. */
+static uint64_t nki_poller_deadline(uint64_t timeout_ns) {
+    if (timeout_ns == 0 || timeout_ns == NKI_NEVER) {
+        return timeout_ns;
+    }
+    uint64_t now = nki_os_now_ns();
+    return timeout_ns < NKI_NEVER - now ? now + timeout_ns : NKI_NEVER;
+}
+
+/* Milliseconds until then, rounded up and cut to what an int holds; -1 for NKI_NEVER. */
+static int nki_poller_left_ms(uint64_t deadline_ns) {
+    if (deadline_ns == 0 || deadline_ns == NKI_NEVER) {
+        return deadline_ns == 0 ? 0 : -1;
+    }
+    uint64_t now = nki_os_now_ns();
+    uint64_t left = now != 0 && now < deadline_ns ? deadline_ns - now : 0;
+    uint64_t ms = left / NKI_NS_PER_MS + (left % NKI_NS_PER_MS != 0 ? 1u : 0u);
+    return ms > (uint64_t)INT_MAX ? INT_MAX : (int)ms;
+}
+#endif
+
+/* ---- src/poll/table.h ---- */
+/* From a socket to the backend's place for it where sockets are no small numbers (a SOCKET is a
+ * handle of the system's, any multiple of four). A hash table with open addressing: the cell of a
+ * number is the first free one from where its hash points, at most three of four are in use, and
+ * what is taken out leaves no mark, as those behind it that may move up do. Place 0 is no place.
+ * All zero is an empty table. */
+
+#ifndef NKI_HAS_SOCKET_TABLE
+#define NKI_HAS_SOCKET_TABLE NKI_WINDOWS
+#endif
+
+#if NKI_HAS_SOCKET_TABLE
+
+typedef struct nki_socket_cell {
+    uintptr_t socket;
+    uint32_t place; /* 0 = a free cell */
+} nki_socket_cell;
+
+typedef struct nki_socket_table {
+    nki_socket_cell *cells;
+    uint32_t capacity; /* a power of two, or 0 */
+    uint32_t count;
+} nki_socket_table;
+
+/* Neighbours' hashes are far apart: the upper bits of a product with 2^64 divided by the golden
+ * ratio (Knuth, The Art of Computer Programming 3, 6.4). */
+static uint32_t nki_socket_table_home(const nki_socket_table *t, uintptr_t socket) {
+    uint64_t hash = (uint64_t)socket * UINT64_C(0x9E3779B97F4A7C15);
+    return (uint32_t)(hash >> 32) & (t->capacity - 1);
+}
+
+/* Where a socket is, or where it would be put. There is a free cell. */
+static uint32_t nki_socket_table_at(const nki_socket_table *t, uintptr_t socket) {
+    uint32_t at = nki_socket_table_home(t, socket);
+    while (t->cells[at].place != 0 && t->cells[at].socket != socket) {
+        at = (at + 1) & (t->capacity - 1);
+    }
+    return at;
+}
+
+static uint32_t nki_socket_table_get(const nki_socket_table *t, uintptr_t socket) {
+    return t->capacity == 0 ? 0 : t->cells[nki_socket_table_at(t, socket)].place;
+}
+
+/* Room for one more has been reserved. */
+static void nki_socket_table_put(nki_socket_table *t, uintptr_t socket, uint32_t place) {
+    nki_socket_cell *cell = &t->cells[nki_socket_table_at(t, socket)];
+    t->count += cell->place == 0 ? 1 : 0;
+    cell->socket = socket;
+    cell->place = place;
+}
+
+/* Make sure that putting one more cannot fail. */
+static int nki_socket_table_reserve(nki_socket_table *t, const netkit_allocator *a) {
+    nki_socket_table grown;
+    if (t->count < t->capacity / 4 * 3) {
+        return NETKIT_OK;
+    }
+    grown.capacity = t->capacity == 0 ? 64 : t->capacity * 2;
+    grown.count = 0;
+    if (grown.capacity > 1u << 26) { /* more than there can be slots */
+        return NETKIT_E_NOMEM;
+    }
+    grown.cells = (nki_socket_cell *)nki_alloc_zero(a, grown.capacity * sizeof(*grown.cells));
+    if (grown.cells == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    for (uint32_t i = 0; i < t->capacity; i++) {
+        if (t->cells[i].place != 0) {
+            nki_socket_table_put(&grown, t->cells[i].socket, t->cells[i].place);
+        }
+    }
+    nki_free(a, t->cells, t->capacity * sizeof(*t->cells));
+    *t = grown;
+    return NETKIT_OK;
+}
+
+/* Take a socket out; it may be absent. Those behind it up to the next free cell move up when the
+ * gap lies between their home and them: so none is ever cut off from its home. */
+static void nki_socket_table_drop(nki_socket_table *t, uintptr_t socket) {
+    uint32_t mask = t->capacity - 1;
+    if (nki_socket_table_get(t, socket) == 0) {
+        return;
+    }
+    uint32_t gap = nki_socket_table_at(t, socket);
+    for (uint32_t at = (gap + 1) & mask; t->cells[at].place != 0; at = (at + 1) & mask) {
+        uint32_t home = nki_socket_table_home(t, t->cells[at].socket);
+        if (((at - home) & mask) >= ((at - gap) & mask)) {
+            t->cells[gap] = t->cells[at];
+            gap = at;
+        }
+    }
+    t->cells[gap].place = 0;
+    t->count--;
+}
+
+static void nki_socket_table_free(nki_socket_table *t, const netkit_allocator *a) {
+    nki_free(a, t->cells, t->capacity * sizeof(*t->cells));
+    memset(t, 0, sizeof(*t));
+}
+
+#endif /* NKI_HAS_SOCKET_TABLE */
 
 /* ---- src/poll/epoll.c ---- */
 /* The epoll backend (Linux).
@@ -9769,6 +12610,7 @@ static const nki_poller_ops *nki_epoll_ops(void) {
         NULL,
         NULL,
         NULL,
+        NULL,
     };
     return &ops;
 }
@@ -9952,6 +12794,7 @@ static const nki_poller_ops *nki_poll_ops(void) {
         nki_poll_modify,
         nki_poll_remove,
         nki_poll_wait,
+        NULL,
         NULL,
         NULL,
         NULL,
@@ -10477,11 +13320,1116 @@ static const nki_poller_ops *nki_kqueue_ops(void) {
         nki_kqueue_wake,
         nki_kqueue_held,
         nki_kqueue_take_error,
+        NULL,
     };
     return &ops;
 }
 
 #endif /* NKI_HAS_KQUEUE */
+
+/* ---- src/poll/afd.c ---- */
+/* The AFD backend (Windows): readiness out of Winsock's driver, through a completion port.
+ *
+ * IOCTL_AFD_POLL is the call behind select and WSAPoll. Sent to the driver's device for one socket
+ * at a time, it completes when the socket is ready, and that comes out of a port that takes any
+ * number of them. It is level-triggered and ends with its completion, so each wait first asks again
+ * for what it reported before. The driver is not documented; what is used here is what select is
+ * made of, and what others have relied on for years. Facts and rules behind the rest:
+ * - While it is out, the driver owns the request's memory: status, buffer, and so the slot they
+ *   stand in. Slots never move, and are given back when the packet has come; a poller that closes
+ *   calls its requests off and waits for their packets.
+ * - Two requests for one socket at a time, in one port, lose events. There is one, always: what
+ *   has changed meanwhile, or was removed and added again, waits for the packet of the old one.
+ *   Such a packet tells nothing: the slot's state says that it was dropped.
+ * - A closed socket completes its request, late: by then its number may be another's. That
+ *   closes nothing here; who is removed is called off at once, and who is closed without
+ *   being removed hears an error, once.
+ * - A packet carries a token, the slot's number with its generation: never an address.
+ * - Requests to call off are searched for in the list of their device. So 32 slots share one.
+ * - Sockets of layered providers are unknown to the driver; it knows the one at the base.
+ * - A request ends with its thread on some versions: one that was not called off is asked again. */
+
+#if NKI_HAS_AFD
+
+enum {
+    NKI_AFD_POLL_CODE = 0x12024,
+    NKI_AFD_BATCH = 256,    /* packets in one call */
+    NKI_AFD_GROUP_BITS = 5, /* slots with one device */
+    NKI_AFD_KIND = 1,
+    NKI_AFD_PATIENCE_MS = 100, /* for the packets of a poller that closes, */
+    NKI_AFD_ROUNDS = 50        /* so many times */
+};
+
+/* Keys of packets. */
+enum {
+    NKI_AFD_KEY_DEVICE = 1,
+    NKI_AFD_KEY_WAKE = 2
+};
+
+/* What a request asks and tells (AFD_POLL_*). */
+enum {
+    NKI_AFD_RECEIVE = 0x1,
+    NKI_AFD_URGENT = 0x2,
+    NKI_AFD_SEND = 0x4,
+    NKI_AFD_DISCONNECT = 0x8,
+    NKI_AFD_ABORT = 0x10,
+    NKI_AFD_CLOSED = 0x20, /* on this side */
+    NKI_AFD_ACCEPT = 0x80,
+    NKI_AFD_REFUSED = 0x100,
+    NKI_AFD_ALWAYS = NKI_AFD_ABORT | NKI_AFD_CLOSED | NKI_AFD_REFUSED
+};
+
+#define NKI_NT_PENDING ((LONG)0x103)
+#define NKI_NT_CANCELLED ((LONG)0xC0000120u)
+#define NKI_NT_NOT_FOUND ((LONG)0xC0000225u)
+
+/* Providers that break the rule of handing SIO_BASE_HANDLE on answer these. Not in every SDK. */
+#define NKI_SIO_BASE_HANDLE 0x48000022u
+#define NKI_SIO_BSP_HANDLE_POLL 0x4800001Du
+
+/* Of <winternl.h>, which has no good names for a header that others include. */
+typedef struct nki_nt_string {
+    USHORT len;
+    USHORT size;
+    WCHAR *text;
+} nki_nt_string;
+
+typedef struct nki_nt_attributes {
+    ULONG size;
+    HANDLE root;
+    nki_nt_string *name;
+    ULONG flags;
+    void *security;
+    void *quality;
+} nki_nt_attributes;
+
+typedef struct nki_nt_status {
+    union {
+        LONG status;
+        void *pointer;
+    } u;
+    ULONG_PTR information;
+} nki_nt_status;
+
+typedef LONG(NTAPI *nki_nt_open_fn)(HANDLE *, ACCESS_MASK, nki_nt_attributes *, nki_nt_status *,
+                                    LARGE_INTEGER *, ULONG, ULONG, ULONG, ULONG, void *, ULONG);
+typedef LONG(NTAPI *nki_nt_control_fn)(HANDLE, HANDLE, void *, void *, nki_nt_status *, ULONG,
+                                       void *, ULONG, void *, ULONG);
+typedef LONG(NTAPI *nki_nt_cancel_fn)(HANDLE, nki_nt_status *, nki_nt_status *);
+typedef ULONG(NTAPI *nki_nt_code_fn)(LONG);
+
+/* The driver's record (AFD_POLL_INFO) with one socket. */
+typedef struct nki_afd_request {
+    LARGE_INTEGER timeout;
+    ULONG count;
+    ULONG is_exclusive;
+    HANDLE socket;
+    ULONG events;
+    LONG status;
+} nki_afd_request;
+
+enum {
+    NKI_AFD_IDLE,
+    NKI_AFD_OUT,    /* the driver has the request, or its packet is in the port */
+    NKI_AFD_DROPPED /* the same, but nobody wants to know */
+};
+
+typedef struct nki_afd_slot {
+    nki_slot slot;           /* first; its id is the token */
+    nki_nt_status status;    /* the driver's, as is */
+    nki_afd_request request; /* this, while state is not IDLE */
+    uint64_t data;
+    uintptr_t socket; /* as added */
+    uintptr_t base;   /* as the driver knows it */
+    ULONG asked;      /* by the request that is out */
+    uint32_t events;  /* wanted */
+    uint32_t next;    /* in its queue */
+    int error;        /* what the last trouble was, for who asks */
+    uint8_t state;
+    bool is_queued;
+    bool is_removed;
+    bool is_stuck; /* dropped, but calling it off failed */
+} nki_afd_slot;
+
+typedef struct nki_afd_queue {
+    uint32_t first;
+    uint32_t last;
+} nki_afd_queue;
+
+typedef struct nki_afd {
+    HANDLE port;
+    HANDLE *devices;
+    uint32_t device_count;
+    uint32_t out; /* packets that will come */
+    nki_nt_open_fn nt_open;
+    nki_nt_control_fn nt_control;
+    nki_nt_cancel_fn nt_cancel;
+    nki_nt_code_fn nt_code;
+    nki_slots slots;
+    nki_socket_table table; /* slot plus one */
+    nki_afd_queue due;      /* to be looked at before the wait, */
+    nki_afd_queue later;    /* but these only before the next one */
+    uint64_t wake_data;
+    uint32_t is_woken; /* atomic: a wake's packet is in the port */
+    OVERLAPPED_ENTRY packets[NKI_AFD_BATCH];
+} nki_afd;
+
+/* ---- slots and queues ---- */
+
+static nki_afd_slot *nki_afd_at(const nki_afd *afd, uint32_t slot) {
+    return (nki_afd_slot *)(void *)nki_slots_at(&afd->slots, slot);
+}
+
+static uint32_t nki_afd_number(const nki_afd_slot *s) {
+    return nki_id_slot(s->slot.id);
+}
+
+/* The token of a slot: all of its id, or where that is too long slot 24 and generation 8. */
+static void *nki_afd_token(const nki_afd_slot *s) {
+    uint64_t id = s->slot.id;
+    uint64_t token = sizeof(void *) >= sizeof(id) ? id : (id >> 32) << NKI_SLOT_BITS;
+    return (void *)(uintptr_t)(token | nki_afd_number(s));
+}
+
+/* The slot of a token that is waited for, or NULL. */
+static nki_afd_slot *nki_afd_of_token(const nki_afd *afd, const void *token) {
+    uint32_t number = (uint32_t)(uintptr_t)token & NKI_SLOT_MASK;
+    if (number >= afd->slots.capacity) {
+        return NULL;
+    }
+    nki_afd_slot *s = nki_afd_at(afd, number);
+    bool is_alive = nki_id_kind(s->slot.id) == NKI_AFD_KIND && nki_afd_token(s) == token;
+    return is_alive && s->state != NKI_AFD_IDLE ? s : NULL;
+}
+
+/* A socket's slot, one of an earlier life too. */
+static nki_afd_slot *nki_afd_any(const nki_afd *afd, uintptr_t native) {
+    uint32_t place = nki_socket_table_get(&afd->table, native);
+    return place == 0 ? NULL : nki_afd_at(afd, place - 1);
+}
+
+static nki_afd_slot *nki_afd_find(const nki_afd *afd, uintptr_t native) {
+    nki_afd_slot *s = nki_afd_any(afd, native);
+    return s != NULL && !s->is_removed ? s : NULL;
+}
+
+static void nki_afd_push(nki_afd *afd, nki_afd_queue *q, nki_afd_slot *s) {
+    if (s->is_queued) {
+        return;
+    }
+    s->is_queued = true;
+    s->next = NKI_NO_SLOT;
+    if (q->first == NKI_NO_SLOT) {
+        q->first = nki_afd_number(s);
+    } else {
+        nki_afd_at(afd, q->last)->next = nki_afd_number(s);
+    }
+    q->last = nki_afd_number(s);
+}
+
+static nki_afd_slot *nki_afd_pop(nki_afd *afd, nki_afd_queue *q) {
+    if (q->first == NKI_NO_SLOT) {
+        return NULL;
+    }
+    nki_afd_slot *s = nki_afd_at(afd, q->first);
+    q->first = s->next;
+    s->is_queued = false;
+    return s;
+}
+
+/* Everything is due that was left for later. */
+static void nki_afd_advance(nki_afd *afd) {
+    if (afd->later.first == NKI_NO_SLOT) {
+        return;
+    }
+    if (afd->due.first == NKI_NO_SLOT) {
+        afd->due.first = afd->later.first;
+    } else {
+        nki_afd_at(afd, afd->due.last)->next = afd->later.first;
+    }
+    afd->due.last = afd->later.last;
+    afd->later.first = NKI_NO_SLOT;
+}
+
+/* Neither the driver nor a queue nor the user has it. */
+static void nki_afd_give(nki_afd *afd, nki_afd_slot *s) {
+    if (s->is_removed && !s->is_queued && s->state == NKI_AFD_IDLE) {
+        nki_socket_table_drop(&afd->table, s->socket);
+        nki_slots_give(&afd->slots, s);
+    }
+}
+
+/* ---- the device ---- */
+
+static HANDLE nki_afd_device(const nki_afd *afd, const nki_afd_slot *s) {
+    return afd->devices[nki_afd_number(s) >> NKI_AFD_GROUP_BITS];
+}
+
+static int nki_afd_code(const nki_afd *afd, LONG status) {
+    return (int)afd->nt_code(status);
+}
+
+/* Why connecting failed, in Winsock's own words: as SO_ERROR has it. */
+static int nki_afd_connect_code(const nki_afd *afd, LONG status) {
+    switch ((ULONG)status) {
+    case 0xC0000236u: return WSAECONNREFUSED;
+    case 0xC00000B5u: return WSAETIMEDOUT;
+    case 0xC000023Cu: return WSAENETUNREACH;
+    case 0xC000023Du: return WSAEHOSTUNREACH;
+    case 0xC000013Cu: /* disconnected by the peer */
+    case 0xC000020Du: return WSAECONNRESET;
+    case 0xC000013Bu: /* and by ourselves */
+    case 0xC0000241u: return WSAECONNABORTED;
+    case 0xC0000022u: return WSAEACCES;
+    default: return nki_afd_code(afd, status);
+    }
+}
+
+static int nki_afd_open_device(nki_afd *afd, HANDLE *out) {
+    static const WCHAR path[] = L"\\Device\\Afd\\netkit";
+    WCHAR text[NKI_COUNT(path)];
+    nki_nt_string name;
+    nki_nt_attributes attributes;
+    nki_nt_status ignored;
+    memcpy(text, path, sizeof(path));
+    name.len = (USHORT)(sizeof(path) - sizeof(path[0]));
+    name.size = (USHORT)sizeof(path);
+    name.text = text;
+    memset(&attributes, 0, sizeof(attributes));
+    attributes.size = (ULONG)sizeof(attributes);
+    attributes.name = &name;
+    *out = NULL;
+    LONG status = NKI_SYS_nt_open(afd->nt_open, out, SYNCHRONIZE, &attributes, &ignored,
+                                  FILE_SHARE_READ | FILE_SHARE_WRITE, 1 /* FILE_OPEN */);
+    if (status < 0) {
+        return nki_os_fail(nki_afd_code(afd, status));
+    }
+    if (NKI_SYS_port_add(afd->port, *out, NKI_AFD_KEY_DEVICE) == NULL) {
+        int os_code = (int)GetLastError();
+        NKI_SYS_close_handle(*out);
+        return nki_os_fail(os_code);
+    }
+    /* The device's own event is signalled for nobody; that it goes on is no harm. */
+    (void)NKI_SYS_port_modes(*out, FILE_SKIP_SET_EVENT_ON_HANDLE);
+    return NETKIT_OK;
+}
+
+/* Devices for slots up to `slot`. */
+static int nki_afd_open_devices(nki_poller *p, uint32_t slot) {
+    nki_afd *afd = (nki_afd *)p->state;
+    uint32_t group = slot >> NKI_AFD_GROUP_BITS;
+    if (group < afd->device_count && afd->devices[group] != NULL) {
+        return NETKIT_OK;
+    }
+    if (group >= afd->device_count) {
+        uint32_t count = NKI_MAX(group + 1, afd->device_count * 2);
+        HANDLE *devices = (HANDLE *)nki_alloc_zero(&p->allocator, count * sizeof(*devices));
+        if (devices == NULL) {
+            return NETKIT_E_NOMEM;
+        }
+        if (afd->device_count > 0) {
+            memcpy(devices, afd->devices, afd->device_count * sizeof(*devices));
+        }
+        nki_free(&p->allocator, afd->devices, afd->device_count * sizeof(*devices));
+        afd->devices = devices;
+        afd->device_count = count;
+    }
+    return nki_afd_open_device(afd, &afd->devices[group]);
+}
+
+static void nki_afd_close_devices(nki_afd *afd) {
+    for (uint32_t i = 0; i < afd->device_count; i++) {
+        if (afd->devices[i] != NULL) {
+            NKI_SYS_close_handle(afd->devices[i]);
+            afd->devices[i] = NULL;
+        }
+    }
+}
+
+/* The socket that the driver knows. */
+static int nki_afd_base(uintptr_t native, uintptr_t *out) {
+    SOCKET s = (SOCKET)native;
+    for (int layers = 0; layers < 32; layers++) {
+        SOCKET base = INVALID_SOCKET;
+        DWORD got = 0;
+        int rc = NKI_SYS_control(s, NKI_SIO_BASE_HANDLE, NULL, 0, &base, (DWORD)sizeof(base), &got);
+        if (rc == 0 && base != INVALID_SOCKET) {
+            *out = (uintptr_t)base;
+            return NETKIT_OK;
+        }
+        int os_code = WSAGetLastError();
+        if (os_code == WSAENOTSOCK || os_code == WSANOTINITIALISED) {
+            return nki_os_fail(os_code);
+        }
+        rc = NKI_SYS_control(s, NKI_SIO_BSP_HANDLE_POLL, NULL, 0, &base, (DWORD)sizeof(base), &got);
+        if (rc != 0 || base == INVALID_SOCKET || base == s) {
+            return nki_os_fail(os_code);
+        }
+        s = base; /* one layer down */
+    }
+    return nki_os_fail(WSAEINVAL);
+}
+
+/* ---- requests ---- */
+
+static ULONG nki_afd_from(uint32_t events) {
+    int bits = NKI_AFD_ALWAYS;
+    if ((events & NKI_POLL_SPEAKS) == 0) {
+        return 0;
+    }
+    bits |= (events & NETKIT_POLL_READ) != 0 ? NKI_AFD_RECEIVE | NKI_AFD_ACCEPT | NKI_AFD_DISCONNECT
+                                             : 0;
+    bits |= (events & NETKIT_POLL_PRIORITY) != 0 ? NKI_AFD_URGENT : 0;
+    bits |= (events & NETKIT_POLL_WRITE) != 0 ? NKI_AFD_SEND : 0;
+    bits |= (events & NETKIT_POLL_PEER_END) != 0 ? NKI_AFD_DISCONNECT : 0;
+    return (ULONG)bits;
+}
+
+/* As Linux tells it: after a refusal or a reset both directions are over, and neither blocks. */
+static uint32_t nki_afd_to(ULONG bits) {
+    int events = (bits & (NKI_AFD_RECEIVE | NKI_AFD_ACCEPT)) != 0 ? NETKIT_POLL_READ : 0;
+    events |= (bits & NKI_AFD_URGENT) != 0 ? NETKIT_POLL_PRIORITY : 0;
+    events |= (bits & NKI_AFD_SEND) != 0 ? NETKIT_POLL_WRITE : 0;
+    events |= (bits & NKI_AFD_DISCONNECT) != 0 ? NETKIT_POLL_READ | NETKIT_POLL_PEER_END : 0;
+    if ((bits & (NKI_AFD_ABORT | NKI_AFD_REFUSED)) != 0) {
+        events |= NETKIT_POLL_READ | NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END;
+        events |= NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP;
+    }
+    return (uint32_t)events;
+}
+
+/* Call the request off: its packet comes, and tells nobody. Returns 0 or the system's code. */
+static int nki_afd_drop(nki_afd *afd, nki_afd_slot *s) {
+    nki_nt_status ignored;
+    LONG status = NKI_SYS_nt_cancel(afd->nt_cancel, nki_afd_device(afd, s), &s->status, &ignored);
+    s->state = NKI_AFD_DROPPED;
+    s->is_stuck = status < 0 && status != NKI_NT_NOT_FOUND;
+    return s->is_stuck ? nki_afd_code(afd, status) : 0;
+}
+
+/* The driver knows no such socket: closed, as others are told, by a packet of our own. */
+static int nki_afd_tell_closed(nki_afd *afd, nki_afd_slot *s) {
+    s->status.u.status = 0;
+    s->request.events = NKI_AFD_CLOSED;
+    OVERLAPPED *token = (OVERLAPPED *)nki_afd_token(s);
+    return NKI_SYS_port_post(afd->port, NKI_AFD_KEY_DEVICE, token) ? 0 : (int)GetLastError();
+}
+
+/* Returns 0 or the system's code. */
+static int nki_afd_ask(nki_afd *afd, nki_afd_slot *s, ULONG bits) {
+    nki_afd_request *r = &s->request;
+    memset(r, 0, sizeof(*r));
+    r->timeout.QuadPart = INT64_MAX;
+    r->count = 1;
+    r->socket = (HANDLE)s->base;
+    r->events = bits;
+    s->status.u.status = NKI_NT_PENDING;
+    LONG status =
+        NKI_SYS_nt_control(afd->nt_control, nki_afd_device(afd, s), nki_afd_token(s), &s->status,
+                           NKI_AFD_POLL_CODE, r, (ULONG)sizeof(*r), r, (ULONG)sizeof(*r));
+    int os_code = status < 0 ? nki_afd_code(afd, status) : 0;
+    if (os_code == (int)ERROR_INVALID_HANDLE) { /* the number may be of another thing by now */
+        os_code = nki_afd_tell_closed(afd, s);
+    }
+    if (os_code == 0) { /* at once or later: there will be a packet */
+        s->state = NKI_AFD_OUT;
+        s->asked = bits;
+        afd->out++;
+    }
+    return os_code;
+}
+
+/* Bring the request in line with what is wanted. Returns 0 or the system's code. */
+static int nki_afd_settle(nki_afd *afd, nki_afd_slot *s) {
+    ULONG bits = nki_afd_from(s->events);
+    switch (s->state) {
+    case NKI_AFD_IDLE:
+        if (s->is_removed) {
+            nki_afd_give(afd, s);
+            return 0;
+        }
+        return bits != 0 ? nki_afd_ask(afd, s, bits) : 0;
+    case NKI_AFD_OUT: /* what is asked too much is passed over when it comes */
+        return (bits & ~s->asked) != 0 ? nki_afd_drop(afd, s) : 0;
+    default: return s->is_stuck && bits != 0 ? nki_afd_drop(afd, s) : 0;
+    }
+}
+
+/* All that is due. What fails is tried again with the next wait; returns 0 or the first code. */
+static int nki_afd_settle_all(nki_afd *afd) {
+    int first = 0;
+    nki_afd_slot *s;
+    while ((s = nki_afd_pop(afd, &afd->due)) != NULL) {
+        int os_code = nki_afd_settle(afd, s);
+        if (os_code != 0) {
+            nki_afd_push(afd, &afd->later, s);
+            first = first == 0 ? os_code : first;
+        }
+    }
+    return first;
+}
+
+/* ---- the poller ---- */
+
+static int nki_afd_load(nki_afd *afd) {
+    typedef void (*any_fn)(void);
+    afd->nt_open = (nki_nt_open_fn)(any_fn)NKI_SYS_ntdll("NtCreateFile");
+    afd->nt_control = (nki_nt_control_fn)(any_fn)NKI_SYS_ntdll("NtDeviceIoControlFile");
+    afd->nt_cancel = (nki_nt_cancel_fn)(any_fn)NKI_SYS_ntdll("NtCancelIoFileEx");
+    afd->nt_code = (nki_nt_code_fn)(any_fn)NKI_SYS_ntdll("RtlNtStatusToDosError");
+    bool has_all = afd->nt_open != NULL && afd->nt_control != NULL && afd->nt_cancel != NULL &&
+                   afd->nt_code != NULL;
+    return has_all ? NETKIT_OK : NETKIT_E_NOSYS;
+}
+
+static void nki_afd_free(nki_poller *p) {
+    nki_afd *afd = (nki_afd *)p->state;
+    nki_afd_close_devices(afd);
+    if (afd->port != NULL) {
+        NKI_SYS_close_handle(afd->port);
+    }
+    nki_free(&p->allocator, afd->devices, afd->device_count * sizeof(*afd->devices));
+    nki_socket_table_free(&afd->table, &p->allocator);
+    nki_free(&p->allocator, afd, sizeof(*afd));
+    p->state = NULL;
+    p->native = UINTPTR_MAX;
+}
+
+static int nki_afd_open(nki_poller *p) {
+    nki_afd *afd = (nki_afd *)nki_alloc_zero(&p->allocator, sizeof(*afd));
+    if (afd == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    p->state = afd;
+    afd->due.first = afd->later.first = NKI_NO_SLOT;
+    nki_slots_init(&afd->slots, &p->allocator, sizeof(nki_afd_slot), NKI_SLOT_MASK, 1);
+    int rc = nki_afd_load(afd);
+    if (rc == NETKIT_OK) {
+        afd->port = NKI_SYS_port_create();
+        rc = afd->port == NULL ? nki_os_fail((int)GetLastError()) : NETKIT_OK;
+    }
+    if (rc == NETKIT_OK) {
+        rc = nki_afd_open_devices(p, 0); /* else another backend may */
+    }
+    if (rc != NETKIT_OK) {
+        int os_code = nki_os_code();
+        nki_afd_free(p);
+        (void)nki_os_fail(os_code);
+        return rc;
+    }
+    p->native = (uintptr_t)afd->port;
+    return NETKIT_OK;
+}
+
+/* Take up to `most` packets; 0 after the time, or the system's code, negative. */
+static int nki_afd_fetch(nki_afd *afd, int most, int ms) {
+    ULONG got = 0;
+    if (NKI_SYS_port_wait(afd->port, afd->packets, (ULONG)NKI_MIN(most, (int)NKI_AFD_BATCH), &got,
+                          ms < 0 ? INFINITE : (DWORD)ms)) {
+        return (int)got;
+    }
+    DWORD os_code = GetLastError();
+    return os_code == WAIT_TIMEOUT ? 0 : -(int)os_code;
+}
+
+/* The slot that a packet is for, which has it back; NULL for other packets. */
+static nki_afd_slot *nki_afd_land(nki_afd *afd, const OVERLAPPED_ENTRY *packet, uint8_t *was) {
+    nki_afd_slot *s = packet->lpCompletionKey == NKI_AFD_KEY_DEVICE
+                          ? nki_afd_of_token(afd, packet->lpOverlapped)
+                          : NULL;
+    if (s != NULL) {
+        *was = s->state;
+        s->state = NKI_AFD_IDLE;
+        s->is_stuck = false;
+        afd->out--;
+    }
+    return s;
+}
+
+/* Call everything off, and wait for what the driver still has. */
+static void nki_afd_drain(nki_afd *afd) {
+    for (int round = 0; afd->out > 0 && round < NKI_AFD_ROUNDS; round++) {
+        nki_nt_status ignored;
+        for (uint32_t i = 0; i < afd->device_count; i++) {
+            if (afd->devices[i] != NULL) {
+                (void)NKI_SYS_nt_cancel(afd->nt_cancel, afd->devices[i], NULL, &ignored);
+            }
+        }
+        int got = 1;
+        while (afd->out > 0 && got > 0) {
+            uint8_t was;
+            got = nki_afd_fetch(afd, NKI_AFD_BATCH, NKI_AFD_PATIENCE_MS);
+            for (int i = 0; i < got; i++) {
+                (void)nki_afd_land(afd, &afd->packets[i], &was);
+            }
+        }
+        if (round == NKI_AFD_ROUNDS / 2) {
+            nki_afd_close_devices(afd); /* which ends what cannot be called off */
+        }
+    }
+}
+
+/* Memory that the driver would not give back is left to it: to lose it is better than to have
+ * another's written over. */
+static void nki_afd_close(nki_poller *p) {
+    nki_afd *afd = (nki_afd *)p->state;
+    nki_afd_drain(afd);
+    if (afd->out == 0) {
+        nki_slots_free_all(&afd->slots);
+    }
+    nki_afd_free(p);
+}
+
+/* ---- the set ---- */
+
+static int nki_afd_check_events(uint32_t events) {
+    if ((events & ~NKI_POLL_KNOWN) != 0) {
+        return NETKIT_E_INVALID;
+    }
+    return (events & NETKIT_POLL_EDGE) != 0 ? NETKIT_E_NOSYS : NETKIT_OK;
+}
+
+static int nki_afd_take(nki_poller *p, uintptr_t native, nki_afd_slot **out) {
+    nki_afd *afd = (nki_afd *)p->state;
+    void *object;
+    int rc = nki_socket_table_reserve(&afd->table, &p->allocator);
+    if (rc == NETKIT_OK) {
+        rc = nki_slots_take(&afd->slots, NKI_AFD_KIND, &object);
+    }
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    nki_afd_slot *s = (nki_afd_slot *)object;
+    rc = nki_afd_open_devices(p, nki_afd_number(s));
+    if (rc != NETKIT_OK) {
+        nki_slots_give(&afd->slots, s);
+        return rc;
+    }
+    s->socket = native;
+    nki_socket_table_put(&afd->table, native, nki_afd_number(s) + 1);
+    *out = s;
+    return NETKIT_OK;
+}
+
+static int nki_afd_add(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
+    nki_afd *afd = (nki_afd *)p->state;
+    nki_afd_slot *s = nki_afd_any(afd, native);
+    uintptr_t base = 0;
+    int rc = nki_afd_check_events(events);
+    if (rc == NETKIT_OK && s != NULL && !s->is_removed) {
+        rc = NETKIT_E_EXISTS;
+    }
+    if (rc == NETKIT_OK) {
+        rc = nki_poller_check_socket(native);
+    }
+    if (rc == NETKIT_OK) {
+        rc = nki_afd_base(native, &base);
+    }
+    if (rc == NETKIT_OK && s == NULL) {
+        rc = nki_afd_take(p, native, &s);
+    }
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    s->base = base;
+    s->events = events;
+    s->data = data;
+    s->error = 0;
+    s->is_removed = false;
+    nki_afd_push(afd, &afd->due, s);
+    return NETKIT_OK;
+}
+
+/* No call is made here: what changes between two waits, and back, costs nothing. */
+static int nki_afd_modify(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
+    nki_afd *afd = (nki_afd *)p->state;
+    nki_afd_slot *s = nki_afd_find(afd, native);
+    int rc = nki_afd_check_events(events);
+    if (rc == NETKIT_OK && s == NULL) {
+        rc = NETKIT_E_NOTFOUND;
+    }
+    if (rc == NETKIT_OK) {
+        s->events = events;
+        s->data = data;
+        nki_afd_push(afd, &afd->due, s);
+    }
+    return rc;
+}
+
+static int nki_afd_remove(nki_poller *p, uintptr_t native) {
+    nki_afd *afd = (nki_afd *)p->state;
+    nki_afd_slot *s = nki_afd_find(afd, native);
+    if (s == NULL) {
+        return NETKIT_E_NOTFOUND;
+    }
+    s->is_removed = true;
+    s->events = 0;
+    if (s->state == NKI_AFD_OUT) {
+        (void)nki_afd_drop(afd, s); /* else closing the socket ends it */
+    }
+    nki_afd_give(afd, s);
+    return NETKIT_OK;
+}
+
+/* ---- waiting ---- */
+
+/* What a packet tells of its slot. */
+static uint32_t nki_afd_read(nki_afd *afd, nki_afd_slot *s) {
+    const nki_afd_request *r = &s->request;
+    if (s->events == 0 || s->status.u.status == NKI_NT_CANCELLED) {
+        return 0;
+    }
+    if (s->status.u.status < 0) {
+        return NETKIT_POLL_ERROR;
+    }
+    if (r->count == 0) {
+        return 0;
+    }
+    if ((r->events & NKI_AFD_CLOSED) != 0) {
+        s->events = 0; /* it would be told for ever */
+        return NETKIT_POLL_ERROR;
+    }
+    if ((r->events & NKI_AFD_REFUSED) != 0 && r->status < 0) {
+        s->error = nki_afd_connect_code(afd, r->status);
+    } else if ((r->events & NKI_AFD_ABORT) != 0) {
+        s->error = WSAECONNRESET;
+    }
+    return nki_afd_to(r->events) & nki_poller_allowed(s->events);
+}
+
+/* Returns how many events it makes: one or none. */
+static int nki_afd_report(nki_afd *afd, const OVERLAPPED_ENTRY *packet, netkit_poll_event *event) {
+    uint8_t was = NKI_AFD_IDLE;
+    if (packet->lpCompletionKey == NKI_AFD_KEY_WAKE) {
+        (void)nki_atomic_exchange(&afd->is_woken, 0); /* before the event is served */
+        event->data = afd->wake_data;
+        event->events = NETKIT_POLL_READ;
+        return 1;
+    }
+    nki_afd_slot *s = nki_afd_land(afd, packet, &was);
+    if (s == NULL) {
+        return 0;
+    }
+    if (s->is_removed) {
+        nki_afd_give(afd, s);
+        return 0;
+    }
+    uint32_t bits = was == NKI_AFD_OUT ? nki_afd_read(afd, s) : 0;
+    if (bits == 0) {
+        nki_afd_push(afd, &afd->due, s);
+        return 0;
+    }
+    event->data = s->data;
+    event->events = bits;
+    s->events = (s->events & NETKIT_POLL_ONESHOT) != 0 ? 0 : s->events;
+    nki_afd_push(afd, &afd->later, s);
+    return 1;
+}
+
+/* A packet that told nothing is asked again within the same wait; what was reported is not, the
+ * user has not yet had time to serve it. Windows may wake a little early: the clock decides. */
+static int nki_afd_wait(nki_poller *p, netkit_poll_event *events, int max, uint64_t timeout_ns) {
+    nki_afd *afd = (nki_afd *)p->state;
+    uint64_t deadline_ns = nki_poller_deadline(timeout_ns);
+    int n = 0;
+    nki_afd_advance(afd);
+    for (;;) {
+        int os_code = nki_afd_settle_all(afd);
+        bool is_over = n > 0 || os_code != 0 || deadline_ns == 0;
+        int ms = is_over ? 0 : nki_poller_left_ms(deadline_ns);
+        int got = nki_afd_fetch(afd, max - n, ms);
+        for (int i = 0; i < got; i++) {
+            n += nki_afd_report(afd, &afd->packets[i], &events[n]);
+        }
+        bool is_idle = got <= 0 || afd->due.first == NKI_NO_SLOT;
+        if (n > 0 && (n == max || is_idle)) {
+            return n;
+        }
+        os_code = got < 0 ? -got : os_code;
+        if (os_code != 0 && is_idle) {
+            return os_code == WSAEINTR ? 0 : nki_os_fail(os_code);
+        }
+        if (got == 0 && (ms == 0 || nki_poller_left_ms(deadline_ns) == 0)) {
+            return 0;
+        }
+    }
+}
+
+/* Before somebody waits for the port without us. */
+static void nki_afd_commit(nki_poller *p) {
+    nki_afd *afd = (nki_afd *)p->state;
+    nki_afd_advance(afd);
+    (void)nki_afd_settle_all(afd);
+}
+
+static int nki_afd_take_error(nki_poller *p, uintptr_t native) {
+    nki_afd_slot *s = nki_afd_find((const nki_afd *)p->state, native);
+    int os_code = s != NULL ? s->error : 0;
+    if (os_code != 0) {
+        s->error = 0;
+    }
+    return os_code;
+}
+
+/* ---- waking ---- */
+
+static int nki_afd_wake_set(nki_poller *p, uint64_t data) {
+    ((nki_afd *)p->state)->wake_data = data;
+    return NETKIT_OK;
+}
+
+/* A port makes no one packet of many, and keeps them in the kernel's memory: so there is one. */
+static int nki_afd_wake(const nki_poller *p) {
+    nki_afd *afd = (nki_afd *)p->state;
+    if (nki_atomic_exchange(&afd->is_woken, 1) != 0) {
+        return NETKIT_OK;
+    }
+    DWORD os_code = GetLastError();
+    if (!NKI_SYS_port_post(afd->port, NKI_AFD_KEY_WAKE, NULL)) {
+        os_code = GetLastError();
+        (void)nki_atomic_exchange(&afd->is_woken, 0);
+        return nki_os_fail((int)os_code);
+    }
+    SetLastError(os_code);
+    return NETKIT_OK;
+}
+
+static const nki_poller_ops *nki_afd_ops(void) {
+    static const nki_poller_ops ops = {
+        "afd",
+        NETKIT_BACKEND_AFD,
+        false,
+        nki_afd_open,
+        nki_afd_close,
+        nki_afd_add,
+        nki_afd_modify,
+        nki_afd_remove,
+        nki_afd_wait,
+        nki_afd_wake_set,
+        nki_afd_wake,
+        NULL,
+        nki_afd_take_error,
+        nki_afd_commit,
+    };
+    return &ops;
+}
+
+#endif /* NKI_HAS_AFD */
+
+/* ---- src/poll/wsapoll.c ---- */
+/* The WSAPoll backend (Windows): the one that needs nothing but Winsock's documented calls.
+ *
+ * Owns two parallel arrays as poll.c does, the system's WSAPOLLFD and our slot beside it, and a
+ * table from socket to place. Those that should be silent stand behind the others and are not
+ * shown to the system: it may write into entries that it passes over, and hang-ups cannot be
+ * masked. What differs from poll(2):
+ * - POLLPRI is an error to ask for; urgent data are POLLRDBAND, and POLLIN is both.
+ * - POLLHUP comes with the peer's end already, while the other direction is open, and may come to
+ *   who has not asked to read. Who only wants to write then would be told nothing, again and again:
+ *   so he is mute for some milliseconds, and looked at in between.
+ * - An error is a connection that was refused or reset: both directions are over then, and
+ *   neither blocks. (Before Windows 10 2004 a refused one is not told at all; who connects has
+ *   his own time limit, and the afd backend knows.)
+ * - An array of none is an error to it; a poller has its wake there at least. */
+
+#if NKI_HAS_WSAPOLL
+
+enum {
+    NKI_WSAPOLL_MUTE_MS = 10
+};
+
+typedef struct nki_wsapoll_slot {
+    uint64_t data;
+    uint32_t events;
+    bool is_mute;  /* silent for a moment */
+    bool is_reset; /* an error was told, and nobody has asked for it */
+} nki_wsapoll_slot;
+
+typedef struct nki_wsapoll {
+    WSAPOLLFD *fds;
+    nki_wsapoll_slot *slots;
+    nki_socket_table table; /* place plus one */
+    uint32_t count;
+    uint32_t speaking; /* so many of them, the first */
+    uint32_t mute;     /* and so many of the others are */
+    uint32_t capacity;
+    uint32_t next; /* where the next scan starts */
+} nki_wsapoll;
+
+static int nki_wsapoll_open(nki_poller *p) {
+    p->state = nki_alloc_zero(&p->allocator, sizeof(nki_wsapoll));
+    p->native = UINTPTR_MAX;
+    return p->state == NULL ? NETKIT_E_NOMEM : NETKIT_OK;
+}
+
+static void nki_wsapoll_close(nki_poller *p) {
+    nki_wsapoll *po = (nki_wsapoll *)p->state;
+    nki_free(&p->allocator, po->fds, po->capacity * sizeof(*po->fds));
+    nki_free(&p->allocator, po->slots, po->capacity * sizeof(*po->slots));
+    nki_socket_table_free(&po->table, &p->allocator);
+    nki_free(&p->allocator, po, sizeof(*po));
+}
+
+static int nki_wsapoll_grow(nki_wsapoll *po, const netkit_allocator *a) {
+    uint32_t capacity = po->capacity == 0 ? 16 : po->capacity * 2;
+    if (po->count < po->capacity) {
+        return NETKIT_OK;
+    }
+    WSAPOLLFD *fds = (WSAPOLLFD *)nki_alloc(a, capacity * sizeof(*fds));
+    nki_wsapoll_slot *slots = (nki_wsapoll_slot *)nki_alloc(a, capacity * sizeof(*slots));
+    if (fds == NULL || slots == NULL) {
+        nki_free(a, fds, capacity * sizeof(*fds));
+        nki_free(a, slots, capacity * sizeof(*slots));
+        return NETKIT_E_NOMEM;
+    }
+    if (po->count > 0) {
+        memcpy(fds, po->fds, po->count * sizeof(*fds));
+        memcpy(slots, po->slots, po->count * sizeof(*slots));
+    }
+    nki_free(a, po->fds, po->capacity * sizeof(*po->fds));
+    nki_free(a, po->slots, po->capacity * sizeof(*po->slots));
+    po->fds = fds;
+    po->slots = slots;
+    po->capacity = capacity;
+    return NETKIT_OK;
+}
+
+static int nki_wsapoll_check_events(uint32_t events) {
+    if ((events & ~NKI_POLL_KNOWN) != 0) {
+        return NETKIT_E_INVALID;
+    }
+    return (events & NETKIT_POLL_EDGE) != 0 ? NETKIT_E_NOSYS : NETKIT_OK;
+}
+
+/* Who waits for the peer's end alone asks for nothing: it is told all the same. */
+static short nki_wsapoll_from(uint32_t events) {
+    int bits = (events & NETKIT_POLL_READ) != 0 ? POLLRDNORM : 0;
+    bits |= (events & NETKIT_POLL_PRIORITY) != 0 ? POLLRDBAND : 0;
+    bits |= (events & NETKIT_POLL_WRITE) != 0 ? POLLWRNORM : 0;
+    return (short)bits;
+}
+
+static uint32_t nki_wsapoll_to(short bits) {
+    int events = (bits & POLLRDNORM) != 0 ? NETKIT_POLL_READ : 0;
+    events |= (bits & POLLRDBAND) != 0 ? NETKIT_POLL_PRIORITY : 0;
+    events |= (bits & POLLWRNORM) != 0 ? NETKIT_POLL_WRITE : 0;
+    events |= (bits & POLLHUP) != 0 ? NETKIT_POLL_READ | NETKIT_POLL_PEER_END : 0;
+    if ((bits & POLLERR) != 0) {
+        events |= NETKIT_POLL_READ | NETKIT_POLL_WRITE | NETKIT_POLL_PEER_END;
+        events |= NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP;
+    }
+    return (uint32_t)events;
+}
+
+/* ---- the set ---- */
+
+static void nki_wsapoll_place(nki_wsapoll *po, uint32_t at, WSAPOLLFD fd, nki_wsapoll_slot slot) {
+    po->fds[at] = fd;
+    po->slots[at] = slot;
+    nki_socket_table_put(&po->table, (uintptr_t)fd.fd, at + 1);
+}
+
+static void nki_wsapoll_swap(nki_wsapoll *po, uint32_t a, uint32_t b) {
+    WSAPOLLFD fd = po->fds[a];
+    nki_wsapoll_slot slot = po->slots[a];
+    nki_wsapoll_place(po, a, po->fds[b], po->slots[b]);
+    nki_wsapoll_place(po, b, fd, slot);
+}
+
+/* Put it among those that speak, or behind them; returns its new place. */
+static uint32_t nki_wsapoll_sort(nki_wsapoll *po, uint32_t at, bool is_speaking) {
+    uint32_t to = at;
+    if (is_speaking && at >= po->speaking) {
+        to = po->speaking++;
+    } else if (!is_speaking && at < po->speaking) {
+        to = --po->speaking;
+    }
+    if (to != at) {
+        nki_wsapoll_swap(po, at, to);
+    }
+    return to;
+}
+
+static void nki_wsapoll_set_mute(nki_wsapoll *po, uint32_t at, bool is_mute) {
+    po->mute += is_mute ? 1u : 0u;
+    po->mute -= po->slots[at].is_mute ? 1u : 0u;
+    po->slots[at].is_mute = is_mute;
+}
+
+static void nki_wsapoll_set(nki_wsapoll *po, uint32_t at, uint32_t events, uint64_t data) {
+    nki_wsapoll_set_mute(po, at, false);
+    at = nki_wsapoll_sort(po, at, (events & NKI_POLL_SPEAKS) != 0);
+    po->slots[at].data = data;
+    po->slots[at].events = events;
+    po->fds[at].events = nki_wsapoll_from(events);
+    po->fds[at].revents = 0;
+}
+
+static int nki_wsapoll_add(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
+    nki_wsapoll *po = (nki_wsapoll *)p->state;
+    int rc = nki_wsapoll_check_events(events);
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    if (nki_socket_table_get(&po->table, native) != 0) {
+        return NETKIT_E_EXISTS;
+    }
+    rc = nki_poller_check_socket(native);
+    if (rc == NETKIT_OK) {
+        rc = nki_socket_table_reserve(&po->table, &p->allocator);
+    }
+    if (rc == NETKIT_OK) {
+        rc = nki_wsapoll_grow(po, &p->allocator);
+    }
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    uint32_t at = po->count++;
+    memset(&po->slots[at], 0, sizeof(po->slots[at]));
+    po->fds[at].fd = (SOCKET)native;
+    nki_socket_table_put(&po->table, native, at + 1);
+    nki_wsapoll_set(po, at, events, data);
+    return NETKIT_OK;
+}
+
+static int nki_wsapoll_modify(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
+    nki_wsapoll *po = (nki_wsapoll *)p->state;
+    int rc = nki_wsapoll_check_events(events);
+    uint32_t place = nki_socket_table_get(&po->table, native);
+    if (rc == NETKIT_OK && place == 0) {
+        rc = NETKIT_E_NOTFOUND;
+    }
+    if (rc == NETKIT_OK) {
+        nki_wsapoll_set(po, place - 1, events, data);
+    }
+    return rc;
+}
+
+static int nki_wsapoll_remove(nki_poller *p, uintptr_t native) {
+    nki_wsapoll *po = (nki_wsapoll *)p->state;
+    uint32_t place = nki_socket_table_get(&po->table, native);
+    if (place == 0) {
+        return NETKIT_E_NOTFOUND;
+    }
+    nki_wsapoll_set_mute(po, place - 1, false);
+    uint32_t at = nki_wsapoll_sort(po, place - 1, false);
+    nki_wsapoll_swap(po, at, --po->count);
+    nki_socket_table_drop(&po->table, native);
+    return NETKIT_OK;
+}
+
+/* ---- waiting ---- */
+
+/* Turn what the system said of one entry into an event; ends what must be said only once. Returns
+ * how many events it is: one, or none when nothing of it was asked for. */
+static int nki_wsapoll_report(nki_wsapoll *po, uint32_t at, netkit_poll_event *event) {
+    nki_wsapoll_slot *slot = &po->slots[at];
+    short said = po->fds[at].revents;
+    bool is_gone = (said & POLLNVAL) != 0;
+    po->fds[at].revents = 0;
+    slot->is_reset = slot->is_reset || (said & POLLERR) != 0;
+    event->data = slot->data;
+    event->events = is_gone ? (uint32_t)NETKIT_POLL_ERROR
+                            : nki_wsapoll_to(said) & nki_poller_allowed(slot->events);
+    if (event->events == 0) {
+        nki_wsapoll_set_mute(po, at, true);
+        return 0;
+    }
+    if (is_gone || (slot->events & NETKIT_POLL_ONESHOT) != 0) {
+        slot->events = 0;
+    }
+    return 1;
+}
+
+/* Those that have become silent in this scan go behind the others after it. */
+static void nki_wsapoll_silence(nki_wsapoll *po) {
+    for (uint32_t at = po->speaking; at-- > 0;) {
+        if (po->slots[at].events == 0 || po->slots[at].is_mute) {
+            (void)nki_wsapoll_sort(po, at, false);
+        }
+    }
+}
+
+static int nki_wsapoll_scan(nki_wsapoll *po, netkit_poll_event *events, int most) {
+    int n = 0;
+    bool is_silenced = false;
+    uint32_t at = po->next < po->speaking ? po->next : 0;
+    for (uint32_t i = 0; i < po->speaking && n < most; i++) {
+        if (po->fds[at].revents != 0) {
+            n += nki_wsapoll_report(po, at, &events[n]);
+            is_silenced = is_silenced || po->slots[at].events == 0 || po->slots[at].is_mute;
+            po->next = at + 1;
+        }
+        at = at + 1 < po->speaking ? at + 1 : 0;
+    }
+    if (is_silenced) {
+        nki_wsapoll_silence(po);
+    }
+    return n;
+}
+
+static void nki_wsapoll_unmute(nki_wsapoll *po) {
+    for (uint32_t at = po->speaking; po->mute > 0 && at < po->count; at++) {
+        if (po->slots[at].is_mute) {
+            nki_wsapoll_set_mute(po, at, false);
+            (void)nki_wsapoll_sort(po, at, true);
+        }
+    }
+}
+
+/* Wine does not count those that are closed: so all are looked at, whatever it says. */
+static int nki_wsapoll_wait(nki_poller *p, netkit_poll_event *events, int max,
+                            uint64_t timeout_ns) {
+    nki_wsapoll *po = (nki_wsapoll *)p->state;
+    uint64_t deadline_ns = nki_poller_deadline(timeout_ns);
+    for (;;) {
+        int ms = nki_poller_left_ms(deadline_ns);
+        bool is_cut = po->mute > 0 && (ms < 0 || ms > NKI_WSAPOLL_MUTE_MS);
+        int ready = NKI_SYS_poll(po->fds, (ULONG)po->speaking, is_cut ? NKI_WSAPOLL_MUTE_MS : ms);
+        if (ready < 0) {
+            return WSAGetLastError() == WSAEINTR ? 0 : nki_os_error();
+        }
+        nki_wsapoll_unmute(po);
+        int n = nki_wsapoll_scan(po, events, max);
+        if (n > 0 || ms == 0 || nki_poller_left_ms(deadline_ns) == 0) {
+            return n;
+        }
+    }
+}
+
+/* A socket that the peer has reset before anybody looked says that it is not connected, and no
+ * more. */
+static int nki_wsapoll_take_error(nki_poller *p, uintptr_t native) {
+    nki_wsapoll *po = (nki_wsapoll *)p->state;
+    uint32_t place = nki_socket_table_get(&po->table, native);
+    if (place == 0 || !po->slots[place - 1].is_reset) {
+        return 0;
+    }
+    po->slots[place - 1].is_reset = false;
+    return WSAECONNRESET;
+}
+
+static const nki_poller_ops *nki_wsapoll_ops(void) {
+    static const nki_poller_ops ops = {
+        "wsapoll",
+        NETKIT_BACKEND_WSAPOLL,
+        false,
+        nki_wsapoll_open,
+        nki_wsapoll_close,
+        nki_wsapoll_add,
+        nki_wsapoll_modify,
+        nki_wsapoll_remove,
+        nki_wsapoll_wait,
+        NULL,
+        NULL,
+        NULL,
+        nki_wsapoll_take_error,
+        NULL,
+    };
+    return &ops;
+}
+
+#endif /* NKI_HAS_WSAPOLL */
 
 /* ---- src/poll/poller.c ---- */
 /* The choice of a backend, and netkit_poller: the pollers for programs with a loop of their own.
@@ -10510,6 +14458,16 @@ static const nki_poller_ops *nki_poller_find(int backend) {
         return nki_poll_ops();
     }
 #endif
+#if NKI_HAS_AFD
+    if (backend == NETKIT_BACKEND_AFD) {
+        return nki_afd_ops();
+    }
+#endif
+#if NKI_HAS_WSAPOLL
+    if (backend == NETKIT_BACKEND_WSAPOLL) {
+        return nki_wsapoll_ops();
+    }
+#endif
     return NULL;
 }
 
@@ -10520,7 +14478,7 @@ static int nki_poller_open_as(nki_poller *p, int backend) {
 
 static int nki_poller_open(nki_poller *p, int backend, const netkit_allocator *allocator) {
     static const int automatic[] = {NETKIT_BACKEND_EPOLL, NETKIT_BACKEND_KQUEUE, NETKIT_BACKEND_AFD,
-                                    NETKIT_BACKEND_POLL};
+                                    NETKIT_BACKEND_POLL, NETKIT_BACKEND_WSAPOLL};
     memset(p, 0, sizeof(*p));
     p->allocator = *allocator;
     p->native = UINTPTR_MAX;
@@ -10613,14 +14571,20 @@ struct netkit_poller {
 static int nki_poller_setup(netkit_poller *poller, int backend, const netkit_allocator *allocator) {
     int rc = nki_os_random(&poller->wake_data, sizeof(poller->wake_data));
     if (rc == NETKIT_OK) {
-        rc = nki_poller_open(&poller->base, backend, allocator);
+        rc = nki_os_begin();
     }
     if (rc != NETKIT_OK) {
         return rc;
     }
-    rc = nki_poller_wake_open(&poller->base, &poller->wake, poller->wake_data);
+    rc = nki_poller_open(&poller->base, backend, allocator);
+    if (rc == NETKIT_OK) {
+        rc = nki_poller_wake_open(&poller->base, &poller->wake, poller->wake_data);
+        if (rc != NETKIT_OK) {
+            nki_poller_close(&poller->base);
+        }
+    }
     if (rc != NETKIT_OK) {
-        nki_poller_close(&poller->base);
+        nki_os_end();
     }
     return rc;
 }
@@ -10656,6 +14620,7 @@ NETKIT_API void netkit_poller_destroy(netkit_poller *poller) {
         netkit_allocator allocator = poller->base.allocator;
         nki_poller_close(&poller->base);
         nki_os_wake_close(&poller->wake);
+        nki_os_end();
         nki_free(&allocator, poller, sizeof(*poller));
     }
 }
@@ -11606,15 +15571,19 @@ typedef struct nki_dgrams {
     unsigned char report[NKI_UDP_REPORT_SIZE];
 } nki_dgrams;
 
+/* A user's timer: its slot, which is all that starting again and stopping look at. With a
+ * million of them the cache misses are the price, so it is half a cache line. */
 typedef struct nki_timer {
-    uint64_t id; /* the handle */
-    nki_timer_node node;
+    uint64_t id;         /* the handle */
+    nki_timer_node node; /* its mark: the timer does not keep the loop running */
+} nki_timer;
+
+/* What firing it needs: beside the slot. */
+typedef struct nki_timer_call {
     netkit_timer_fn fn;
     void *user;
     uint64_t period_ns;
-    uint8_t is_firing; /* in its callback */
-    uint8_t is_unreferenced;
-} nki_timer;
+} nki_timer_call;
 
 /* A block of received bytes, refcounted by being in one place: the loop's, or a user's who has
  * kept it. It goes back through the keeper, which outlives the loop. */
@@ -11835,6 +15804,10 @@ typedef struct nki_driver {
     int (*set_text)(netkit_loop *loop, uintptr_t socket, netkit_option option, const char *value);
     int (*get_text)(netkit_loop *loop, uintptr_t socket, netkit_option option, char *text,
                     size_t size);
+
+    /* How a stream fares whose peer has ended: NETKIT_OK, NETKIT_E_NOTCONN: it is no more, or the
+     * error that came behind the end. */
+    int (*failed)(netkit_loop *loop, nki_conn *c);
 } nki_driver;
 
 /* ---- src/loop/objects.c ---- */
@@ -12563,7 +16536,7 @@ static void nki_keeper_drop(nki_keeper *keeper) {
 
 /* Free what has been given back: between turns alone, as a span may be in such a block. */
 static void nki_keeper_reap(netkit_loop *loop) {
-    if (nki_atomic_load_relaxed(&loop->keeper->returned) == NULL) {
+    if (nki_atomic_load_ptr_relaxed(&loop->keeper->returned) == NULL) {
         return;
     }
     nki_block *block = (nki_block *)nki_atomic_exchange_ptr(&loop->keeper->returned, NULL);
@@ -12604,7 +16577,7 @@ NETKIT_API void netkit_buf_release(netkit_buf *buf) {
     nki_block *block = (nki_block *)buf->owner;
     nki_keeper *keeper = block->keeper;
     memset(buf, 0, sizeof *buf);
-    void *top = nki_atomic_load(&keeper->returned);
+    void *top = nki_atomic_load_ptr(&keeper->returned);
     do {
         if (top == (void *)keeper) { /* the loop is gone */
             nki_block_free(block);
@@ -13170,6 +17143,11 @@ static NKI_OUTLINE void nki_conn_arm(netkit_loop *loop, nki_conn *c) {
     if (nki_conn_room(c) > 0 && (c->flags & (NKI_C_CONNECTING | NKI_C_EOF)) == 0) {
         wanted |= NETKIT_POLL_READ;
     }
+    const uint32_t ended = NKI_C_EOF | NKI_C_EOF_TOLD | NKI_C_TCP;
+    if ((c->flags & (ended | NKI_C_FIN_SENT)) == ended) {
+        wanted |=
+            NETKIT_POLL_PRIORITY; /* nothing but a reset can come, and it is not to be missed */
+    }
     loop->driver->arm(loop, &c->source, wanted);
 }
 
@@ -13629,7 +17607,7 @@ static void nki_conn_read_failed(netkit_loop *loop, nki_conn *c, int error) {
     } else if (error == NETKIT_E_EOF) {
         bool is_news = (c->flags & NKI_C_EOF) == 0;
         c->flags |= NKI_C_EOF;
-        c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
+        c->source.ready = (uint16_t)(c->source.ready & (NKI_POLL_ALWAYS | ~(uint32_t)NKI_READABLE));
         if ((c->flags & NKI_C_CLOSING) != 0) {
             nki_conn_after(loop, c);
         } else if (is_news) {
@@ -13662,10 +17640,24 @@ static NKI_OUTLINE void nki_conn_read_span(netkit_loop *loop, nki_conn *c, size_
     }
 }
 
+/* After the peer's end only a reset can still come. Reading would go on to say that it has ended
+ * (Linux), and nobody may be going to send. */
+static NKI_COLD void nki_conn_after_end(netkit_loop *loop, nki_conn *c) {
+    bool is_over = (c->flags & NKI_C_FIN_SENT) != 0 || (c->flags & NKI_C_TCP) == 0;
+    uint32_t trouble = c->source.ready & (is_over ? (uint32_t)NETKIT_POLL_ERROR : NKI_POLL_ALWAYS);
+    c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
+    int error = trouble == 0 ? NETKIT_OK : loop->driver->failed(loop, c);
+    if (error == NETKIT_E_NOTCONN) { /* the error itself was read before, or there was none */
+        error = is_over ? NETKIT_OK : NETKIT_E_RESET;
+    }
+    if (error != NETKIT_OK && error != NETKIT_E_AGAIN) {
+        nki_conn_fail(loop, c, NETKIT_OP_READ, error, NKI_WHY_READ, loop->driver->os_code(), false);
+    }
+}
+
 static void nki_conn_read(netkit_loop *loop, nki_conn *c) {
-    /* After the peer's end only an error can still come. */
-    if ((c->flags & NKI_C_EOF) != 0 && (c->source.ready & NETKIT_POLL_ERROR) == 0) {
-        c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
+    if ((c->flags & NKI_C_EOF) != 0) {
+        nki_conn_after_end(loop, c);
         return;
     }
     size_t max = nki_conn_room(c);
@@ -13738,11 +17730,12 @@ static void nki_conn_step_slow(netkit_loop *loop, nki_conn *c) {
             return;
         }
     }
-    if ((c->source.ready & NKI_READABLE) != 0) {
+    if ((c->flags & (NKI_C_EOF | NKI_C_EOF_TOLD | NKI_C_CLOSING)) == NKI_C_EOF) {
+        if (is_reading && !nki_conn_owes_rest(c)) {
+            nki_conn_tell_eof(loop, c); /* a reset behind it comes after it */
+        }
+    } else if ((c->source.ready & NKI_READABLE) != 0) {
         nki_conn_read(loop, c);
-    } else if ((c->flags & (NKI_C_EOF | NKI_C_EOF_TOLD | NKI_C_CLOSING)) == NKI_C_EOF &&
-               is_reading && !nki_conn_owes_rest(c)) {
-        nki_conn_tell_eof(loop, c);
     }
 }
 
@@ -16802,7 +20795,7 @@ static void nki_watch_step(netkit_loop *loop, nki_watch *w) {
 /* Timers of users: handles over the pure queue of src/base/timers.c. Keeps I7. */
 
 enum {
-    NKI_TIMER_SIZE_MAX = 80
+    NKI_TIMER_SIZE_MAX = 32
 };
 
 NKI_STATIC_ASSERT(timer_size, sizeof(nki_timer) <= NKI_TIMER_SIZE_MAX);
@@ -16812,6 +20805,10 @@ NKI_STATIC_ASSERT(timer_lasts, offsetof(nki_timer, node.at) >= sizeof(nki_slot))
 
 static nki_timer *nki_timer_of_node(nki_timer_node *node) {
     return (nki_timer *)(void *)((char *)node - offsetof(nki_timer, node));
+}
+
+static nki_timer_call *nki_timer_call_of(const netkit_loop *loop, const nki_timer *t) {
+    return (nki_timer_call *)nki_slots_beside(&loop->timer_slots, nki_id_slot(t->id));
 }
 
 static NKI_HOT int nki_timer_find(netkit_loop *loop, netkit_timer timer, nki_timer **out) {
@@ -16855,9 +20852,10 @@ NETKIT_API int netkit_timer_start(netkit_loop *loop, netkit_timer *out, uint64_t
     nki_timer *t = (nki_timer *)object;
     t->node.kind = NKI_KIND_TIMER;
     t->node.is_lasting = 1; /* slots stay with the loop */
-    t->fn = fn;
-    t->user = user;
-    t->period_ns =
+    nki_timer_call *call = nki_timer_call_of(loop, t);
+    call->fn = fn;
+    call->user = user;
+    call->period_ns =
         period_us > (UINT64_MAX >> 2) / NKI_NS_PER_US ? UINT64_MAX >> 2 : period_us * NKI_NS_PER_US;
     error = nki_timers_start(&loop->timers, &t->node, nki_timer_due(loop, delay_us));
     if (error != NETKIT_OK) {
@@ -16883,7 +20881,7 @@ NETKIT_API int netkit_timer_restart(netkit_loop *loop, netkit_timer timer, uint6
 
 static void nki_timer_free(netkit_loop *loop, nki_timer *t) {
     nki_timers_stop(&loop->timers, &t->node);
-    if (!t->is_unreferenced) {
+    if (t->node.mark == 0) {
         loop->references--;
     }
     nki_slots_give(&loop->timer_slots, t);
@@ -16913,8 +20911,8 @@ NETKIT_API int netkit_timer_remaining(netkit_loop *loop, netkit_timer timer, uin
 NETKIT_API int netkit_timer_set_referenced(netkit_loop *loop, netkit_timer timer, bool referenced) {
     nki_timer *t;
     int error = nki_timer_find(loop, timer, &t);
-    if (error == NETKIT_OK && referenced == (t->is_unreferenced != 0)) {
-        t->is_unreferenced = !referenced;
+    if (error == NETKIT_OK && referenced == (t->node.mark != 0)) {
+        t->node.mark = referenced ? 0 : 1;
         loop->references = referenced ? loop->references + 1 : loop->references - 1;
     }
     return error;
@@ -16928,27 +20926,28 @@ static void nki_timer_after(netkit_loop *loop, nki_timer *t) {
 }
 
 /* The next time of a repeating timer keeps the phase and skips what was missed. */
-static uint64_t nki_timer_next_due(const netkit_loop *loop, const nki_timer *t, uint64_t was_due) {
-    uint64_t missed = (loop->turn_ns - was_due) / t->period_ns;
-    uint64_t due = was_due + (missed + 1) * t->period_ns;
+static uint64_t nki_timer_next_due(const netkit_loop *loop, uint64_t period_ns, uint64_t was_due) {
+    uint64_t missed = (loop->turn_ns - was_due) / period_ns;
+    uint64_t due = was_due + (missed + 1) * period_ns;
     return due < was_due ? NKI_NEVER - 1 : due;
 }
 
 static void nki_timer_fire(netkit_loop *loop, nki_timer *t) {
     netkit_timer handle;
     handle.id = t->id;
-    if (t->period_ns != 0) {
-        nki_timers_restart(&loop->timers, &t->node, nki_timer_next_due(loop, t, t->node.due_ns));
-    } else {
-        nki_timers_restart(&loop->timers, &t->node, NKI_NEVER); /* keeps its place for a restart */
+    nki_timer_call *call = nki_timer_call_of(loop, t);
+    uint64_t due = NKI_NEVER; /* keeps its place for a restart */
+    if (call->period_ns != 0) {
+        due = nki_timer_next_due(loop, call->period_ns, t->node.due_ns);
     }
-    if (t->fn == NULL) {
-        netkit_event *ev = nki_pull(loop, NETKIT_EVENT_TIMER, t, t->user);
+    nki_timers_restart(&loop->timers, &t->node, due);
+    if (call->fn == NULL) {
+        netkit_event *ev = nki_pull(loop, NETKIT_EVENT_TIMER, t, call->user);
         ev->timer = handle;
         return;
     }
     uint64_t started = nki_call_begin(loop);
-    t->fn(loop, handle, t->user);
+    call->fn(loop, handle, call->user);
     nki_call_end(loop, started);
     /* The slot may be another timer's by now. */
     t = (nki_timer *)nki_slots_find(&loop->timer_slots, handle.id, NKI_KIND_TIMER);
@@ -17254,7 +21253,7 @@ static int nki_r_random(netkit_loop *loop, void *out, size_t size) {
     return nki_os_random(out, size);
 }
 
-static int nki_r_open(netkit_loop *loop) {
+static int nki_r_open_poller(netkit_loop *loop) {
     int error = nki_poller_open(&loop->poller, loop->desc.backend, &loop->allocator);
     if (error != NETKIT_OK) {
         return error;
@@ -17271,10 +21270,23 @@ static int nki_r_open(netkit_loop *loop) {
     return error;
 }
 
+static int nki_r_open(netkit_loop *loop) {
+    int error = nki_os_begin();
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    error = nki_r_open_poller(loop);
+    if (error != NETKIT_OK) {
+        nki_os_end();
+    }
+    return error;
+}
+
 static void nki_r_close(netkit_loop *loop) {
     nki_free(&loop->allocator, loop->events, loop->desc.events_max * sizeof *loop->events);
     nki_os_wake_close(&loop->wake);
     nki_poller_close(&loop->poller);
+    nki_os_end();
 }
 
 static int nki_r_wait(netkit_loop *loop, uint64_t timeout_ns) {
@@ -17308,6 +21320,23 @@ static int nki_r_wake(netkit_loop *loop) {
     return nki_poller_wake_signal(&loop->poller, &loop->wake);
 }
 
+/* Before a foreign loop waits: where the poller itself tells the system of changes with its next
+ * wait only, and asks again for what it has reported. Within a turn nobody is going to wait, and
+ * what was reported may not have been served yet. */
+static void nki_r_commit(netkit_loop *loop) {
+    if (loop->poller.ops->commit != NULL && loop->phase == NKI_TURN_NONE) {
+        loop->poller.ops->commit(&loop->poller);
+        loop->is_unsubmitted = 0;
+    }
+}
+
+/* Something has changed that only a wait, or that, commits. */
+static void nki_r_changed(netkit_loop *loop) {
+    if (loop->poller.ops->commit != NULL) {
+        loop->is_unsubmitted = 1;
+    }
+}
+
 static int nki_r_native(netkit_loop *loop, uintptr_t *out) {
     *out = loop->poller.native;
     return loop->poller.native == UINTPTR_MAX ? NETKIT_E_NOSYS : NETKIT_OK;
@@ -17320,6 +21349,7 @@ static int nki_r_register(netkit_loop *loop, nki_source *source, uint32_t events
         loop->poller.ops->add(&loop->poller, source->socket, events, nki_token_new(loop, source));
     if (error == NETKIT_OK) {
         source->driver |= NKI_R_REGISTERED;
+        nki_r_changed(loop);
     } else {
         source->token = 0;
     }
@@ -17381,10 +21411,12 @@ static void nki_r_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
     if (!loop->poller.ops->has_edge && (source->driver & NKI_R_REGISTERED) != 0) {
         uint32_t events = (wanted & NETKIT_POLL_READ) != 0 ? wanted | NETKIT_POLL_PEER_END : wanted;
         (void)loop->poller.ops->modify(&loop->poller, source->socket, events, nki_token_of(source));
+        nki_r_changed(loop);
     }
 }
 
 static int nki_r_watch(netkit_loop *loop, nki_source *source, uint32_t events, bool is_new) {
+    nki_r_changed(loop);
     return is_new ? nki_r_register(loop, source, events)
                   : loop->poller.ops->modify(&loop->poller, source->socket, events,
                                              nki_token_of(source));
@@ -17503,8 +21535,7 @@ static NKI_COLD int nki_r_taken_error(netkit_loop *loop, nki_conn *c, int otherw
 
 static int nki_r_connected(netkit_loop *loop, nki_conn *c) {
     int error = nki_os_connect_result(c->source.socket);
-    return error == NETKIT_OK || error == NETKIT_E_AGAIN ? error
-                                                         : nki_r_taken_error(loop, c, error);
+    return error == NETKIT_E_NOTCONN ? nki_r_taken_error(loop, c, error) : error;
 }
 
 /* After a read that was not just a short one of a plain conn: is there more to read? */
@@ -17591,7 +21622,7 @@ static int nki_r_send(netkit_loop *loop, nki_conn *c, const void *data, size_t l
 
 static int nki_r_file_open(uintptr_t file, uint64_t offset, uint64_t *len, uintptr_t *out) {
     int error = nki_file_range(file, offset, len);
-    return error != NETKIT_OK ? error : nki_os_dup(file, out);
+    return error != NETKIT_OK ? error : nki_os_dup_file(file, out);
 }
 
 static int nki_r_half_close(netkit_loop *loop, nki_conn *c) {
@@ -17758,7 +21789,7 @@ static const nki_driver *nki_readiness_driver(void) {
         nki_r_next,
         nki_r_wake,
         nki_r_native,
-        NULL,
+        nki_r_commit,
         NULL,
         nki_r_attach,
         nki_r_shut,
@@ -17778,7 +21809,7 @@ static const nki_driver *nki_readiness_driver(void) {
         nki_r_send,
         nki_r_half_close,
         nki_r_file_open,
-        nki_os_abandon,
+        nki_os_abandon_file,
         nki_r_udp_open,
         nki_r_udp_recv,
         nki_r_udp_send,
@@ -17796,6 +21827,7 @@ static const nki_driver *nki_readiness_driver(void) {
         nki_r_process,
         nki_r_set_text,
         nki_r_get_text,
+        nki_r_connected,
     };
     return &driver;
 }
@@ -17976,7 +22008,9 @@ enum {
     NKI_U_LENDING = 16,     /* a zero-copy send is done but for the release of its memory */
     NKI_U_TURNED_AWAY = 32, /* its receive is being cancelled */
     NKI_U_POLLED = 64,      /* never by a multishot receive */
-    NKI_U_COPIED = 128      /* no zero-copy sends: the kernel copied, or has refused */
+    NKI_U_COPIED = 128,     /* no zero-copy sends: the kernel copied, or has refused */
+    NKI_U_ROOM = 256,       /* there is room to send: the poll for that is to be cancelled */
+    NKI_U_DEAF = 512 /* a watch that is told of a peer's end alone, and does not ask for it */
 };
 
 /* Bytes taken out of the buffers, or accepted sockets, that wait: first in, first out. */
@@ -18003,6 +22037,7 @@ typedef struct nki_u_slot {
     uint32_t turn;       /* of the loop, in which */
     uint32_t taken;      /* bytes have come in by completions */
     int32_t sent;        /* what a zero-copy send has said, whose memory is still out */
+    uint64_t owed;       /* a poll that the ring, being full, has not been told to cancel; or 0 */
     nki_u_blob *blob;    /* older than what is parked */
 } nki_u_slot;
 
@@ -18174,6 +22209,21 @@ static bool nki_u_cancel_all(netkit_loop *loop, nki_u *u, const nki_source *sour
     return true;
 }
 
+/* A poll of which nothing more may come. One that cannot be cancelled now, as the ring is full, is
+ * owed, and nothing else is begun in its slot before, whoever has that by then: at most one is. */
+static void nki_u_give_up_poll(netkit_loop *loop, nki_u *u, const nki_source *source,
+                               nki_u_slot *s) {
+    if ((s->busy & NKI_U_BIT(NKI_U_POLL)) != 0) {
+        uint64_t name = nki_u_name(source, s, NKI_U_POLL);
+        if (!nki_u_cancel(loop, u, name)) {
+            s->owed = name;
+            nki_u_want(loop, u, source, s, 0);
+        }
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_POLL));
+        s->polls = (uint8_t)((s->polls + 1) & 15);
+    }
+}
+
 /* End a receive whose bytes are not wanted this way; what comes before its end is still parked. */
 static void nki_u_turn_away(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s) {
     if ((s->busy & NKI_U_BIT(NKI_U_RECV)) != 0 && (s->state & NKI_U_TURNED_AWAY) == 0 &&
@@ -18190,7 +22240,9 @@ static uint32_t nki_u_poll_bits(uint32_t events) {
     return events;
 }
 
-/* Errors and hang-ups are reported always. A poll that is there is given up, not waited for. */
+/* Errors, hang-ups and, unlike by poll(2), the peer's end are reported always: a single poll that
+ * does not ask for that last one would complete at once, again and again. A poll that is there is
+ * given up, not waited for. */
 static bool nki_u_begin_poll(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s,
                              uint32_t events, bool is_multishot) {
     if ((s->busy & NKI_U_BIT(NKI_U_POLL)) != 0) {
@@ -18258,8 +22310,9 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if ((c->flags & NKI_C_CONNECTING) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, NETKIT_POLL_WRITE, false);
     }
-    if ((s->state & NKI_U_ENDED) != 0) {
-        return nki_u_begin_poll(loop, u, &c->source, s, 0, false);
+    if ((s->state & NKI_U_ENDED) != 0) { /* PEER_END is always told: by one that goes on, once */
+        return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
+               nki_u_begin_poll(loop, u, &c->source, s, 0, true);
     }
     if ((s->busy & NKI_U_BIT(NKI_U_RECV)) != 0) {
         return true;
@@ -18300,8 +22353,8 @@ static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, n
         if ((s->events & NKI_POLL_SPEAKS) != 0 && (s->busy & NKI_U_BIT(NKI_U_POLL)) == 0) {
             uint32_t events = s->events & NKI_POLL_SPEAKS;
             events |= (events & NETKIT_POLL_READ) != 0 ? (uint32_t)NETKIT_POLL_PEER_END : 0u;
-            return nki_u_begin_poll(loop, u, source, s, events,
-                                    (s->events & NETKIT_POLL_EDGE) != 0);
+            bool is_edge = (s->events & NETKIT_POLL_EDGE) != 0 || (s->state & NKI_U_DEAF) != 0;
+            return nki_u_begin_poll(loop, u, source, s, events, is_edge);
         }
         return true;
     case NKI_KIND_UDP:
@@ -18351,6 +22404,7 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
     s->is_lending = nki_u_is_lendable(loop, u, c, s, chunk);
     if (nki_out_is_alone(chunk)) {
         sqe->opcode = NKI_URING_POLL_ADD;
+        sqe->len = NKI_URING_POLL_MULTISHOT;
         sqe->op_flags = nki_u_poll_bits(NETKIT_POLL_WRITE);
     } else {
         sqe->opcode = NKI_URING_SEND;
@@ -18369,8 +22423,23 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
 }
 
 static bool nki_u_begin(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
+    if (NKI_UNLIKELY(s->owed != 0)) {
+        if (!nki_u_cancel(loop, u, s->owed)) {
+            return false;
+        }
+        s->owed = 0;
+    }
+    if (source->token == 0) {
+        return true; /* it has died meanwhile */
+    }
     if ((s->state & NKI_U_CLOSING) != 0) {
         return nki_u_cancel_all(loop, u, source, s);
+    }
+    if ((s->state & NKI_U_ROOM) != 0) {
+        if (!nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_SEND))) {
+            return false;
+        }
+        s->state = (uint16_t)(s->state & ~NKI_U_ROOM);
     }
     if ((s->want & NKI_U_WANT_SEND) != 0) {
         if (!nki_u_begin_send(loop, u, (nki_conn *)(void *)source, s)) {
@@ -18387,7 +22456,7 @@ static void nki_u_begin_all(netkit_loop *loop, nki_u *u) {
         uint32_t slot = u->want_first;
         nki_u_slot *s = nki_u_at(u, slot);
         nki_source *source = (nki_source *)(void *)nki_slots_at(&loop->sources, slot);
-        if (source->token != 0 && !nki_u_begin(loop, u, source, s)) {
+        if (!nki_u_begin(loop, u, source, s)) {
             return;
         }
         u->want_first = s->next;
@@ -18603,7 +22672,15 @@ static nki_source *nki_u_sent(netkit_loop *loop, nki_u *u, nki_source *source, n
     if (NKI_UNLIKELY(s->is_lending) && !nki_u_lent(u, s, cqe, &res)) {
         return NULL;
     }
+    if (NKI_UNLIKELY((cqe->flags & NKI_URING_CQE_MORE) != 0)) { /* the poll for room */
+        if (((uint32_t)res & (NETKIT_POLL_WRITE | NKI_POLL_ALWAYS)) != 0) {
+            s->state |= NKI_U_ROOM;
+            nki_u_want(loop, u, source, s, 0);
+        }
+        return NULL;
+    }
     s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_SEND));
+    s->state = (uint16_t)(s->state & ~NKI_U_ROOM);
     const nki_chunk *chunk = nki_u_sending(c);
     if (NKI_LIKELY(res >= 0)) {
         if (NKI_LIKELY(chunk == NULL || !nki_out_is_alone(chunk))) { /* else the events of a poll */
@@ -18648,6 +22725,37 @@ static void nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *source, nki_
     nki_ready(loop, source, NETKIT_POLL_READ); /* served when all are known, for its budget */
 }
 
+/* Of a conn whose peer has ended: only a reset is news. */
+static nki_source *nki_u_polled_end(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
+                                    const nki_uring_cqe *cqe) {
+    uint32_t said = cqe->res < 0 ? (uint32_t)NETKIT_POLL_ERROR : (uint32_t)cqe->res;
+    uint32_t events = said & NKI_POLL_ALWAYS;
+    if (events == 0 && (cqe->flags & NKI_URING_CQE_MORE) == 0) {
+        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
+    }
+    source->ready = (uint16_t)(source->ready | events);
+    return events == 0 ? NULL : source;
+}
+
+/* What a watch is told. With nothing but an end that it does not ask for, it waits for a change. */
+static uint32_t nki_u_watched(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s,
+                              const nki_uring_cqe *cqe, uint32_t events) {
+    const uint32_t reading = NETKIT_POLL_READ | NETKIT_POLL_PEER_END;
+    uint32_t end = (s->events & reading) != 0 ? (uint32_t)NETKIT_POLL_PEER_END : 0u;
+    events &= s->events | NKI_POLL_ALWAYS | end;
+    if ((s->events & NETKIT_POLL_EDGE) != 0) {
+        return events;
+    }
+    if (events == 0) {
+        s->state |= NKI_U_DEAF;
+    } else if ((cqe->flags & NKI_URING_CQE_MORE) != 0) { /* and is then level-triggered again */
+        s->state = (uint16_t)(s->state & ~NKI_U_DEAF);
+        nki_u_give_up_poll(loop, u, source, s);
+        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
+    }
+    return events;
+}
+
 static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
                                 const nki_uring_cqe *cqe) {
     if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
@@ -18659,8 +22767,11 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
     if (cqe->res == -ECANCELED) {
         return NULL;
     }
+    if ((s->state & NKI_U_ENDED) != 0) {
+        return nki_u_polled_end(loop, u, source, s, cqe);
+    }
     uint32_t events = cqe->res < 0 ? NETKIT_POLL_READ | NETKIT_POLL_ERROR : (uint32_t)cqe->res;
-    if (nki_id_kind(source->id) == NKI_KIND_CONN && (s->state & NKI_U_ENDED) == 0 &&
+    if (nki_id_kind(source->id) == NKI_KIND_CONN &&
         (((const nki_conn *)(const void *)source)->flags & NKI_C_CONNECTING) == 0 &&
         (events & NKI_POLL_ALWAYS) != 0) {
         /* Reading will tell. A send that is in flight ends by its own completion: taken for room
@@ -18668,11 +22779,10 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
         events = (events & ~NKI_POLL_ALWAYS) | NETKIT_POLL_READ;
     }
     if (nki_id_kind(source->id) == NKI_KIND_WATCH) {
-        uint32_t asked = s->events | (uint32_t)(NKI_POLL_ALWAYS | NETKIT_POLL_PEER_END);
-        events &= asked;
+        events = nki_u_watched(loop, u, source, s, cqe, events);
     }
     source->ready = (uint16_t)(source->ready | events);
-    return source;
+    return events == 0 ? NULL : source;
 }
 
 /* Of an operation that nobody waits for any more: its memory and descriptors. */
@@ -18956,7 +23066,7 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
     nki_u_begin_all(loop, u);
     nki_pool_publish(&u->pool);
     loop->is_unsubmitted = u->want_first != NKI_NO_SLOT;
-    if (loop->is_unsubmitted || nki_uring_unread(&u->ring) != 0) {
+    if (loop->is_unsubmitted || !u->is_wake_armed || nki_uring_unread(&u->ring) != 0) {
         timeout_ns = 0;
     }
     int os_code = nki_uring_enter(&u->ring, timeout_ns);
@@ -18972,10 +23082,28 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
     return os_code;
 }
 
+static nki_source *nki_u_next(netkit_loop *loop) {
+    nki_u *u = nki_u_of(loop);
+    while (u->next != u->end) {
+        nki_uring_cqe cqe = u->ring.cqes[u->next & u->ring.cq_mask];
+        u->next++;
+        nki_atomic_store(u->ring.cq_head, u->next);
+        nki_source *source = nki_u_completed(loop, u, &cqe);
+        if (source != NULL) {
+            return source;
+        }
+    }
+    return NULL;
+}
+
 /* A loop that is being destroyed cannot wait for completions that a failing ring never brings.
  * With the ring closed the kernel runs none of its operations any more: those that waited for
  * their descriptor are cancelled without touching memory. So all of them are over. */
 static void nki_u_lose(netkit_loop *loop, nki_u *u) {
+    u->next = *u->ring.cq_head;
+    u->end = u->next + nki_uring_unread(&u->ring);
+    while (nki_u_next(loop) != NULL) { /* accepted connections are among what has completed */
+    }
     nki_uring_close(&u->ring);
     u->is_lost = true;
     u->next = u->end;
@@ -19036,20 +23164,6 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
     return os_code != 0 ? nki_os_error() : (int)count;
 }
 
-static nki_source *nki_u_next(netkit_loop *loop) {
-    nki_u *u = nki_u_of(loop);
-    while (u->next != u->end) {
-        nki_uring_cqe cqe = u->ring.cqes[u->next & u->ring.cq_mask];
-        u->next++;
-        nki_atomic_store(u->ring.cq_head, u->next);
-        nki_source *source = nki_u_completed(loop, u, &cqe);
-        if (source != NULL) {
-            return source;
-        }
-    }
-    return NULL;
-}
-
 /* Nobody is going to wait soon. */
 static void nki_u_commit(netkit_loop *loop) {
     nki_u *u = nki_u_of(loop);
@@ -19091,6 +23205,7 @@ static int nki_u_reserve(netkit_loop *loop, nki_u *u, uint32_t slot, nki_u_slot 
     s->next = old.next; /* it may be in the list still */
     s->want = old.want & NKI_U_PENDING;
     s->polls = old.polls;
+    s->owed = old.owed;
     s->first = NKI_POOL_NONE;
     *out = s;
     return NETKIT_OK;
@@ -19114,12 +23229,11 @@ static int nki_u_attach(netkit_loop *loop, nki_source *source) {
 }
 
 /* Submit the cancelling and take the ends of these operations out of what has completed, so that
- * the descriptor is closed, and the peer knows, before the call returns. */
+ * the descriptor is closed, and the peer knows, before the call returns. A ring that fails may
+ * have accepted connections there, too. */
 static void nki_u_settle(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
     nki_uring *r = &u->ring;
-    if (nki_uring_enter(r, 0) != 0) {
-        return;
-    }
+    (void)nki_uring_enter(r, 0);
     uint32_t tail = nki_atomic_load(r->cq_tail);
     for (uint32_t i = *r->cq_head; i != tail && s->busy != 0; i++) {
         nki_uring_cqe *cqe = &r->cqes[i & r->cq_mask];
@@ -19146,7 +23260,7 @@ static void nki_u_shut(netkit_loop *loop, nki_source *source, bool reset) {
     nki_u *u = nki_u_of(loop);
     nki_u_slot *s = nki_u_slot_of(u, source);
     bool is_child = nki_u_is_child(u);
-    s->state |= NKI_U_CLOSING | (reset ? NKI_U_RESET : 0);
+    s->state |= NKI_U_CLOSING | (reset && !is_child ? NKI_U_RESET : 0); /* it is the parent's too */
     s->want &= NKI_U_PENDING;
     if (nki_id_kind(source->id) == NKI_KIND_LISTENER) {
         nki_u_forget_sockets(loop, s);
@@ -19156,7 +23270,8 @@ static void nki_u_shut(netkit_loop *loop, nki_source *source, bool reset) {
     if (s->busy != 0 && !is_child) {
         if (!nki_u_cancel_all(loop, u, source, s)) {
             nki_u_want(loop, u, source, s, 0);
-        } else if (!loop->is_destroying) {
+        }
+        if (!loop->is_destroying) {
             nki_u_settle(loop, u, source, s);
         }
     }
@@ -19198,16 +23313,6 @@ static int nki_u_watch_new(netkit_loop *loop, nki_u *u, nki_source *source, uint
     s->events = events;
     nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     return NETKIT_OK;
-}
-
-/* A poll of which nothing more may come. */
-static void nki_u_give_up_poll(netkit_loop *loop, nki_u *u, const nki_source *source,
-                               nki_u_slot *s) {
-    if ((s->busy & NKI_U_BIT(NKI_U_POLL)) != 0) {
-        (void)nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_POLL));
-        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_POLL));
-        s->polls = (uint8_t)((s->polls + 1) & 15);
-    }
 }
 
 static int nki_u_watch(netkit_loop *loop, nki_source *source, uint32_t events, bool is_new) {
@@ -19330,6 +23435,11 @@ static int nki_u_connected(netkit_loop *loop, nki_conn *c) {
     return error;
 }
 
+static int nki_u_failed(netkit_loop *loop, nki_conn *c) {
+    NKI_UNUSED(loop);
+    return nki_os_connect_result(c->source.socket);
+}
+
 /* All that has come by completions was read. */
 static void nki_u_update_ready(nki_conn *c, const nki_u_slot *s) {
     if (s->first == NKI_POOL_NONE && s->blob == NULL && s->error == 0 &&
@@ -19395,7 +23505,7 @@ static int nki_u_read_odd(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *
         return (int)n;
     }
     if ((s->state & NKI_U_EOF) != 0) {
-        s->state = (uint8_t)((s->state & ~NKI_U_EOF) | NKI_U_ENDED);
+        s->state = (uint16_t)((s->state & ~NKI_U_EOF) | NKI_U_ENDED);
         nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
         return NETKIT_E_EOF;
     }
@@ -19643,6 +23753,7 @@ static const nki_driver *nki_uring_driver(void) {
         nki_r_process,
         nki_r_set_text,
         nki_r_get_text,
+        nki_u_failed,
     };
     return &driver;
 }
@@ -19803,6 +23914,7 @@ static int nki_loop_init(netkit_loop *loop) {
                    generations[0]);
     nki_slots_init(&loop->timer_slots, &loop->allocator, sizeof(nki_timer), loop->desc.timers_max,
                    generations[1]);
+    loop->timer_slots.beside_size = sizeof(nki_timer_call);
     loop->stage = (unsigned char *)nki_alloc(&loop->allocator, NKI_FLUSH_AT);
     error = nki_ext_create(&loop->allocator, loop->desc.ext_size, &loop->ext);
     if (error == NETKIT_OK) {

@@ -1,30 +1,31 @@
-/* embed: a netkit loop inside a program that has a loop already, here poll(2).
+/* embed: a netkit loop inside a program that has a loop already: foreign_posix.h or
+ * foreign_windows.h.
  *
  *     cc -O2 -o embed examples/embed.c
  *     ./embed --listen 127.0.0.1:7004               then: nc 127.0.0.1 7004
  *
- * The foreign loop waits for its own descriptors (a pipe for signals, standard
- * input) and for netkit's; what each line typed here says goes to everybody who
- * is connected. Shows netkit_loop_native, netkit_loop_timeout_ms and
- * netkit_loop_poll. POSIX only: poll(2). */
+ * The foreign loop waits for its own descriptors (a signal, standard input) and
+ * for netkit's; what each line typed here says goes to everybody who is
+ * connected. Shows netkit_loop_native, netkit_loop_timeout_ms and
+ * netkit_loop_poll. */
 #define NETKIT_IMPLEMENTATION
 #include "../netkit.h"
 
-#include <errno.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
+
+#if defined(_WIN32)
+#include "foreign_windows.h"
+#else
+#include "foreign_posix.h"
+#endif
 
 enum {
-    GUESTS_MAX = 100,
-    LOOK_MS = 10
+    GUESTS_MAX = 100
 };
 
 static const char *address = "127.0.0.1:7004";
 static int backend = NETKIT_BACKEND_AUTO;
-static int signal_pipe[2];
 static netkit_conn guests[GUESTS_MAX];
 static int guest_count;
 
@@ -56,51 +57,7 @@ static void tell_all(netkit_loop *loop, const char *text, size_t len) {
     netkit_loop_flush(loop); /* we are between turns */
 }
 
-/* ---- the foreign loop ------------------------------------------------------- */
-
-static void on_signal(int number) {
-    char byte = (char)number;
-    if (write(signal_pipe[1], &byte, 1) < 0) {
-        return; /* nothing can be done about it here */
-    }
-}
-
-static int foreign_loop(netkit_loop *loop) {
-    struct pollfd fds[3] = {{0, POLLIN, 0}, {0, POLLIN, 0}, {0, POLLIN, 0}};
-    uintptr_t native = 0;
-    bool has_native = netkit_loop_native(loop, &native) == NETKIT_OK;
-    fds[0].fd = signal_pipe[0];
-    fds[1].fd = STDIN_FILENO;
-    fds[2].fd = has_native ? (int)native : -1; /* poll(2) passes over -1 */
-    for (;;) {
-        int timeout_ms = netkit_loop_timeout_ms(loop);
-        if (!has_native && (timeout_ms < 0 || timeout_ms > LOOK_MS)) {
-            timeout_ms = LOOK_MS; /* a backend with nothing to wait for: look now and then */
-        }
-        if (poll(fds, 3, timeout_ms) < 0) {
-            if (errno == EINTR) {
-                continue; /* the signal is in the pipe */
-            }
-            return NETKIT_E_IO;
-        }
-        if (fds[0].revents) {
-            return NETKIT_OK;
-        }
-        if (fds[1].revents) {
-            char line[512];
-            ssize_t n = read(STDIN_FILENO, line, sizeof line);
-            if (n > 0) {
-                tell_all(loop, line, (size_t)n);
-            } else {
-                fds[1].fd = -1; /* the end of our input is not the end of the server */
-            }
-        }
-        int code = netkit_loop_poll(loop, -1);
-        if (code < 0) {
-            return code;
-        }
-    }
-}
+/* ---- the program ---------------------------------------------------------- */
 
 static int refuse(const char *what, const char *why) {
     fprintf(stderr, "embed: %s: %s\n", what, why);
@@ -159,26 +116,24 @@ int main(int argc, char **argv) {
     desc.handler.on_open = on_open;
     desc.handler.on_close = on_close;
 
-    if (pipe(signal_pipe)) {
-        perror("embed: pipe");
-        return 1;
-    }
     int code = netkit_loop_create(&loop, &loop_desc);
     if (code != NETKIT_OK) {
         return refuse(netkit_backend_name(backend), netkit_error_text(code));
     }
-    signal(SIGINT, on_signal);
-    signal(SIGTERM, on_signal);
+    if (!foreign_open()) {
+        fprintf(stderr, "embed: no foreign loop\n");
+        netkit_loop_destroy(loop);
+        return 1;
+    }
     code = netkit_listen(loop, &desc, &listener);
     if (code == NETKIT_OK) {
         code = announce(loop, listener);
     }
     if (code == NETKIT_OK) {
-        code = foreign_loop(loop);
+        code = foreign_run(loop, tell_all);
     }
     netkit_loop_destroy(loop);
-    close(signal_pipe[0]);
-    close(signal_pipe[1]);
+    foreign_close();
     if (code < 0) {
         fprintf(stderr, "embed: %s: %s\n", address, netkit_error_text(code));
         return code == NETKIT_E_INVALID ? 2 : 1;

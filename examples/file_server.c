@@ -9,17 +9,19 @@
  * lines, netkit_conn_send_file puts a file behind its header: a gigabyte costs no
  * memory here. A name is a plain file of the folder itself: no '/', no leading '.',
  * no symbolic link. Of each connection only so many files wait; the requests after
- * them are read when these are gone. POSIX only: openat. */
+ * them are read when these are gone. The system's part: files_posix.h, files_windows.h. */
 #define NETKIT_IMPLEMENTATION
 #include "../netkit.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
+
+#if defined(_WIN32)
+#include "files_windows.h"
+#else
+#include "files_posix.h"
+#endif
 
 enum {
     NAME_SIZE = 256,
@@ -29,7 +31,6 @@ enum {
 
 static const char *address = "127.0.0.1:7070";
 static const char *folder_name;
-static int folder = -1;
 static int backend = NETKIT_BACKEND_AUTO;
 static netkit_loop *volatile running;
 
@@ -40,26 +41,20 @@ typedef struct client {
     bool is_ended; /* the peer has sent its last request */
 } client;
 
-/* The file of a name, or -1 and why not. */
-static int open_file(const char *name, size_t len, struct stat *st, const char **why) {
+/* The file of a name and its size; NULL, or why not. */
+static const char *open_file(const char *name, size_t len, uintptr_t *file, uint64_t *size) {
     char path[NAME_SIZE];
-    *why = "no such file";
     if (len == 0 || len >= NAME_SIZE || name[0] == '.' || memchr(name, '/', len) ||
         memchr(name, 0, len)) {
-        return -1;
+        return "no such file";
     }
     memcpy(path, name, len);
     path[len] = 0;
-    /* Without O_NONBLOCK a pipe would hold us in open. */
-    int fd = openat(folder, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd < 0 && (errno == EMFILE || errno == ENFILE)) {
-        *why = "busy, try again";
+    switch (files_is_name(path) ? files_open_in(path, file, size) : FILES_ABSENT) {
+    case FILES_OK: return NULL;
+    case FILES_BUSY: return "busy, try again";
+    default: return "no such file";
     }
-    if (fd >= 0 && (fstat(fd, st) != 0 || !S_ISREG(st->st_mode))) {
-        close(fd);
-        return -1;
-    }
-    return fd;
 }
 
 /* The system has taken a file, or never will: requests that waited for that go on. */
@@ -86,26 +81,25 @@ static void on_eof(netkit_loop *loop, netkit_conn conn, void *user) {
 
 /* Answer one request. NETKIT_E_FULL: nothing was queued, the request comes again. */
 static int answer(netkit_loop *loop, client *c, const char *name, size_t len) {
-    const char *why;
     char line[64];
-    struct stat st;
-    int fd = open_file(name, len, &st, &why);
-    if (fd < 0) {
+    uintptr_t file = 0;
+    uint64_t size = 0;
+    const char *why = open_file(name, len, &file, &size);
+    if (why) {
         int n = snprintf(line, sizeof line, "NO %s\n", why);
         return netkit_conn_send(loop, c->conn, line, (size_t)n);
     }
-    int n = snprintf(line, sizeof line, "OK %lld\n", (long long)st.st_size);
+    int n = snprintf(line, sizeof line, "OK %lld\n", (long long)size);
     int code = netkit_conn_send(loop, c->conn, line, (size_t)n);
     if (code == NETKIT_OK) {
         /* Exactly what the header says, should the file grow meanwhile. */
-        code = netkit_conn_send_file(loop, c->conn, (uintptr_t)fd, 0, (uint64_t)st.st_size,
-                                     file_sent, c);
+        code = netkit_conn_send_file(loop, c->conn, file, 0, size, file_sent, c);
         c->files += code == NETKIT_OK;
         if (code != NETKIT_OK) { /* a header without its file: the stream makes no sense now */
             netkit_conn_abort(loop, c->conn);
         }
     }
-    close(fd); /* the queue has its own */
+    files_close(file); /* the queue has its own */
     return code;
 }
 
@@ -202,9 +196,8 @@ int main(int argc, char **argv) {
     if (folder_name == NULL) {
         return refuse("FOLDER", "which folder shall be served?");
     }
-    folder = open(folder_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (folder < 0) {
-        return refuse(folder_name, strerror(errno));
+    if (files_enter(folder_name) != FILES_OK) {
+        return refuse(folder_name, "no such folder, or not for us");
     }
     loop_desc.backend = backend;
     desc.address = address;

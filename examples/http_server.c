@@ -9,21 +9,22 @@
  * time; what is ambiguous about the length of a request is refused (RFC 9112,
  * section 6); no byte of a request is ever copied into a response's head; a big
  * file is read in pieces as the peer takes them, so that a thousand slow
- * readers cost no more memory than their queues. POSIX only: realpath, pread. */
+ * readers cost no more memory than their queues. The system's part is in
+ * files_posix.h and files_windows.h. */
 #define NETKIT_IMPLEMENTATION
 #include "../netkit.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
+
+#if defined(_WIN32)
+#include "files_windows.h"
+#else
+#include "files_posix.h"
+#endif
 
 enum {
     HEAD_MAX = 8192,       /* bytes of a request's head */
@@ -38,15 +39,15 @@ enum {
 
 static const char *address = "127.0.0.1:8080";
 static int backend = NETKIT_BACKEND_AUTO;
-static char root[PATH_MAX]; /* as realpath gives it */
+static char root[FILES_PATH]; /* as it is, without links */
 static netkit_loop *volatile running;
 
 /* Lives in each conn's ext memory. */
 typedef struct client {
     netkit_conn conn;
-    int fd;             /* valid while is_sending */
-    off_t offset, left; /* of the file */
-    size_t skip;        /* bytes of a body to pass over */
+    uintptr_t file;        /* valid while is_sending */
+    uint64_t offset, left; /* of the file */
+    size_t skip;           /* bytes of a body to pass over */
     bool is_sending, is_last;
 } client;
 
@@ -246,29 +247,29 @@ static size_t head_length(const char *data, size_t len) {
 
 /* ---- finding the file -------------------------------------------------------- */
 
-static int status_of_errno(int error) {
-    switch (error) {
-    case ENOENT:
-    case ENOTDIR:
-    case ENAMETOOLONG: return 404;
-    case EACCES:
-    case EPERM:
-    case ELOOP: return 403;
-    case EMFILE:
-    case ENFILE:
-    case ENOMEM: return 503;
+static int status_of(files_code code) {
+    switch (code) {
+    case FILES_OK: return 200;
+    case FILES_FOLDER: return 301;
+    case FILES_ABSENT: return 404;
+    case FILES_REFUSED: return 403;
+    case FILES_BUSY: return 503;
     default: return 500;
     }
 }
 
 /* Where a path of the request is on the disk; the status is 403 when a symbolic
  * link leads out of the folder. */
-static int resolve(const char *path, const char *name, char real[PATH_MAX]) {
-    char joined[PATH_MAX + TARGET_MAX + 32];
+static int resolve(const char *path, const char *name, char real[FILES_PATH]) {
+    char joined[FILES_PATH + TARGET_MAX + 32];
     size_t root_len = strlen(root);
     snprintf(joined, sizeof joined, "%s%s%s", root, path, name);
-    if (!realpath(joined, real)) {
-        return status_of_errno(errno);
+    if (!files_is_name(path)) {
+        return 404;
+    }
+    files_code code = files_resolve(joined, real);
+    if (code != FILES_OK) {
+        return status_of(code);
     }
     if (root_len > 1 &&
         (strncmp(real, root, root_len) != 0 || (real[root_len] != '/' && real[root_len] != '\0'))) {
@@ -277,26 +278,15 @@ static int resolve(const char *path, const char *name, char real[PATH_MAX]) {
     return 200;
 }
 
-/* Open what a path names; *fd and *info are set when the status is 200. */
-static int open_file(const char *path, int *fd, struct stat *info) {
-    char real[PATH_MAX];
+/* Open what a path names; *file and *size are set when the status is 200. */
+static int open_file(const char *path, uintptr_t *file, uint64_t *size) {
+    char real[FILES_PATH];
     bool is_folder = path[strlen(path) - 1] == '/';
     int status = resolve(path, is_folder ? "index.html" : "", real);
     if (status != 200) {
         return status == 404 && is_folder && resolve(path, "", real) == 200 ? 403 : status;
     }
-    *fd = open(real, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC); /* never waits for a FIFO */
-    if (*fd < 0) {
-        return status_of_errno(errno);
-    }
-    status = fstat(*fd, info) ? status_of_errno(errno) : 200;
-    if (status == 200 && !S_ISREG(info->st_mode)) {
-        status = S_ISDIR(info->st_mode) ? 301 : 403;
-    }
-    if (status != 200) {
-        close(*fd);
-    }
-    return status;
+    return status_of(files_open(real, file, size));
 }
 
 static const char *content_type(const char *path) {
@@ -357,8 +347,7 @@ static int write_head(char *out, size_t size, int status, long long length, cons
                       const request *req, const char *more) {
     char date[64];
     time_t now = time(NULL);
-    struct tm utc;
-    strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &utc));
+    strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime(&now));
     return snprintf(out, size,
                     "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Length: %lld\r\nContent-Type: %s\r\n"
                     "X-Content-Type-Options: nosniff\r\n%s%s\r\n",
@@ -397,23 +386,22 @@ static int answer_status(netkit_loop *loop, client *c, const request *req, int s
 
 static int answer(netkit_loop *loop, client *c, const request *req, int status) {
     char head[1024];
-    struct stat info;
+    uint64_t size = 0;
     if (status == 0) {
-        status = open_file(req->path, &c->fd, &info);
+        status = open_file(req->path, &c->file, &size);
     }
     if (status != 200) {
         return answer_status(loop, c, req, status);
     }
-    int n = write_head(head, sizeof head, 200, (long long)info.st_size, content_type(req->path),
-                       req, "");
+    int n = write_head(head, sizeof head, 200, (long long)size, content_type(req->path), req, "");
     int code = netkit_conn_send(loop, c->conn, head, (size_t)n);
     if (code != NETKIT_OK || req->is_head) {
-        close(c->fd);
+        files_close(c->file);
         return code;
     }
     c->is_sending = true;
     c->offset = 0;
-    c->left = info.st_size;
+    c->left = size;
     return NETKIT_OK;
 }
 
@@ -427,19 +415,19 @@ static void send_file(netkit_loop *loop, client *c) {
             code = netkit_conn_want_drain(loop, c->conn, PIECE);
             break;
         }
-        size_t want = c->left < PIECE ? (size_t)c->left : PIECE;
-        ssize_t n = pread(c->fd, piece, want, c->offset);
+        int want = c->left < PIECE ? (int)c->left : PIECE;
+        int n = files_read(c->file, piece, want, c->offset);
         code = n > 0 ? netkit_conn_send(loop, c->conn, piece, (size_t)n) : NETKIT_E_TRUNCATED;
         if (code != NETKIT_OK) {
             break;
         }
-        c->offset += n;
-        c->left -= n;
+        c->offset += (uint64_t)n;
+        c->left -= (uint64_t)n;
     }
     if (code != NETKIT_OK && code != NETKIT_E_FULL) {
         netkit_conn_abort(loop, c->conn); /* the length we promised cannot be kept */
     } else if (c->left == 0) {
-        close(c->fd);
+        files_close(c->file);
         c->is_sending = false;
     }
 }
@@ -470,8 +458,8 @@ static size_t serve(netkit_loop *loop, client *c, const char *data, size_t len) 
     return used;
 }
 
-static uint32_t time_for(off_t bytes) {
-    off_t ms = STALL_TIME_MS + bytes / RATE_MIN;
+static uint32_t time_for(uint64_t bytes) {
+    uint64_t ms = STALL_TIME_MS + bytes / RATE_MIN;
     return ms < UINT32_MAX ? (uint32_t)ms : UINT32_MAX;
 }
 
@@ -535,7 +523,7 @@ static void on_close(netkit_loop *loop, netkit_conn conn, const netkit_close_inf
     (void)info;
     (void)user;
     if (c->is_sending) {
-        close(c->fd);
+        files_close(c->file);
     }
 }
 
@@ -585,7 +573,6 @@ static int option(const char *name, const char *value) {
 /* Options and the folder; the exit code when they are refused. */
 static int read_arguments(int argc, char **argv) {
     const char *folder = NULL;
-    struct stat info;
     for (int i = 1; i < argc; i++) {
         if (argv[i][0] != '-') {
             folder = argv[i];
@@ -600,7 +587,7 @@ static int read_arguments(int argc, char **argv) {
     if (!folder) {
         return refuse("FOLDER", "which one to serve is missing");
     }
-    if (!realpath(folder, root) || stat(root, &info) || !S_ISDIR(info.st_mode)) {
+    if (files_resolve(folder, root) != FILES_OK || !files_is_folder(root)) {
         return refuse(folder, "not a folder");
     }
     return 0;

@@ -7,7 +7,7 @@
  *         nkt_loop_done(loop);
  *     }
  *
- * Each test runs in a process of its own, for at most 10 seconds. It fails at the first CHECK
+ * Each test runs in a process of its own, for at most 10 seconds (60 on Windows). It fails at the first CHECK
  * that does not hold, and also by crashing, by taking too long, by leaving a descriptor or a
  * byte of the counting allocator behind, and by checking nothing. A loop test runs once per
  * backend. All test files are one translation unit with the library in it, so a test may call
@@ -19,49 +19,21 @@
 #ifndef NKT_HARNESS_H
 #define NKT_HARNESS_H
 
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "plain.h"
-
-/* Where sockets are not born with flags (macOS), tests may say them all the same. */
-#if !defined(SOCK_CLOEXEC)
-#define SOCK_CLOEXEC 0x10000
-#define SOCK_NONBLOCK 0x20000
-
-static inline int nkt_born(int fd, int type) {
-    bool is_set = fcntl(fd, F_SETFD, (type & SOCK_CLOEXEC) != 0 ? FD_CLOEXEC : 0) == 0 &&
-                  fcntl(fd, F_SETFL, (type & SOCK_NONBLOCK) != 0 ? O_NONBLOCK : 0) == 0;
-    return is_set ? 0 : -1;
-}
-
-static inline int nkt_socket(int family, int type, int protocol) {
-    int fd = socket(family, type & 0xFFFF, protocol);
-    return fd < 0 || nkt_born(fd, type) == 0 ? fd : -1;
-}
-
-static inline int nkt_socketpair(int family, int type, int protocol, int out[2]) {
-    int rc = socketpair(family, type & 0xFFFF, protocol, out);
-    return rc != 0 || nkt_born(out[0], type) != 0 ? -1 : nkt_born(out[1], type);
-}
-
-#define socket(family, type, protocol) nkt_socket((family), (type), (protocol))
-#define socketpair(family, type, protocol, out) nkt_socketpair((family), (type), (protocol), (out))
+#if NKI_WINDOWS
+#include "posix_on_windows.h"
+#else
+#include "posix.h"
 #endif
+#include "emulator.h"
 
 /* ---- registration --------------------------------------------------------- */
 
@@ -148,6 +120,17 @@ static inline uint64_t nkt_scale(uint64_t full, uint64_t quick) {
     return nkt_long ? full : quick;
 }
 
+/* How many times less to do where all is very slow: emulators, valgrind. */
+static inline uint64_t nkt_thrift(void) {
+    return nkt_slowness < 8 ? 1 : nkt_slowness;
+}
+
+/* The same for what is little but calls of the system, where these are dear: wine's take tens of
+ * microseconds. */
+static inline uint64_t nkt_count(uint64_t full, uint64_t quick) {
+    return nkt_long ? full : NKI_WINDOWS ? quick / 5 : quick;
+}
+
 /* The same numbers on each thread. */
 static inline uint64_t nkt_random(void) {
     static NKT_THREAD_LOCAL uint64_t state;
@@ -204,8 +187,8 @@ static inline void nkt_sleep_ms(unsigned ms) {
 #define CHECK_MEM(a, b, len) nkt_check_mem((a), (b), (len), __FILE__, __LINE__, #a " == " #b)
 
 /* Print the place, from the repository's root, and what was seen there. */
-__attribute__((format(printf, 3, 4))) static void nkt_print_at(const char *file, int line,
-                                                               const char *format, ...) {
+__attribute__((format(NKT_PRINTF, 3, 4))) static void nkt_print_at(const char *file, int line,
+                                                                   const char *format, ...) {
     va_list args;
     const char *root = file;
     for (const char *at = file; (at = strstr(at, "tests/")) != NULL; at++) {
@@ -275,7 +258,7 @@ static inline void nkt_check_mem(const void *a, const void *b, size_t len, const
 
 /* ---- faults ----------------------------------------------------------------
  *
- * Every system call of the library asks nkt_fail first (src/os/seam_posix.h). Rules
+ * Every system call of the library asks nkt_fail first (src/os/seam_*.h). Rules
  * apply on the thread that set them and count from the moment they are set. */
 
 enum {
@@ -362,12 +345,15 @@ static bool nkt_rule_fires(nkt_rule *rule) {
 
 static bool nkt_fail(const char *name) {
     __atomic_fetch_add(nkt_call_counter(name), 1, __ATOMIC_RELAXED);
+    if (nkt_is_starved(name)) {
+        return true;
+    }
     for (int i = 0; i < nkt_rule_count; i++) {
         nkt_rule *rule = &nkt_rules[i];
         if (rule->kind < NKT_RULE_CLIP && (rule->name == NULL || strcmp(rule->name, name) == 0) &&
             nkt_rule_fires(rule)) {
             nkt_fault_count++;
-            errno = rule->os_error;
+            nkt_set_os_error(rule->os_error);
             return true;
         }
     }
@@ -514,53 +500,6 @@ static inline int64_t nkt_live_bytes(void) {
 }
 
 /* ---- the process ----------------------------------------------------------- */
-
-#if defined(NETKIT_FORCE_KQUEUE)
-#define NKT_IS_COUNTED(name) (name[0] == '.' || !nkt_kq_owns(atoi(name)))
-#else
-#define NKT_IS_COUNTED(name) (name[0] != '\0')
-#endif
-
-/* How many descriptors are open. */
-static int nkt_open_fds(void) {
-    int count = 0;
-    const int own = 3; /* ".", ".." and the folder itself */
-    DIR *folder = opendir("/proc/self/fd");
-    struct dirent *entry;
-    if (folder == NULL) {
-        for (int fd = 0; fd < 4096; fd++) {
-            count += fcntl(fd, F_GETFD) != -1;
-        }
-        return count;
-    }
-    while ((entry = readdir(folder)) != NULL) {
-        count += NKT_IS_COUNTED(entry->d_name);
-    }
-    closedir(folder);
-    return count - own;
-}
-
-/* What a program made for another machine is started with (NKT_EMULATOR), or nothing. */
-static inline const char *nkt_emulator(void) {
-    const char *named = getenv("NKT_EMULATOR");
-    return named != NULL ? named : "";
-}
-
-/* Resident memory of this process, now on Linux, at its highest elsewhere. */
-static inline uint64_t nkt_rss_bytes(void) {
-    struct rusage usage;
-    unsigned long pages = 0;
-    FILE *f = fopen("/proc/self/statm", "r");
-    if (f != NULL) {
-        int got = fscanf(f, "%*s %lu", &pages);
-        fclose(f);
-        if (got == 1) {
-            return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
-        }
-    }
-    getrusage(RUSAGE_SELF, &usage);
-    return (uint64_t)usage.ru_maxrss * 1024;
-}
 
 /* A path under TMPDIR that nothing has; whatever is there is removed at the end. */
 static char nkt_folder[128];

@@ -19,6 +19,8 @@ static unsigned long long nkt_mask(const char *name, unsigned long long bits);
 #define NKI_CLIP(name, len) nkt_clip(#name, (size_t)(len))
 #define NKI_MASK(name, bits) nkt_mask(#name, (bits))
 
+#define NKI_HAS_SOCKET_TABLE 1 /* Windows' own, tested everywhere */
+
 #define NETKIT_WITH_TRY
 #define NETKIT_IMPLEMENTATION
 #if defined(NKT_LIBRARY)
@@ -32,7 +34,6 @@ static unsigned long long nkt_mask(const char *name, unsigned long long bits);
 #include "harness.h"
 #include "seccomp.h"
 
-#include <sys/mman.h>
 #if defined(__linux__)
 #include <sys/prctl.h>
 #endif
@@ -69,18 +70,30 @@ typedef struct nkt_job {
     char reason[160];
 } nkt_job;
 
+/* A test's process and where its output goes. */
+typedef struct nkt_process {
+#if NKI_WINDOWS
+    HANDLE handle;
+    HANDLE job; /* it, and what it starts */
+    HANDLE output;
+#else
+    pid_t pid;
+    int status;
+    int output;
+#endif
+} nkt_process;
+
 typedef struct nkt_slot {
     nkt_job *job; /* NULL = free */
     nkt_result *result;
-    pid_t pid;
+    nkt_process process;
     uint64_t began;
-    int output;
 } nkt_slot;
 
 enum {
     NKT_JOBS = 16,
     NKT_BACKENDS = 8,
-    NKT_LIMIT_S = 10,
+    NKT_LIMIT_S = NKI_WINDOWS ? 60 : 10,
     NKT_LONG_LIMIT_S = 120
 };
 
@@ -111,27 +124,15 @@ static uint64_t nkt_hash(const char *text) {
     return hash;
 }
 
-/* ---- what runs -------------------------------------------------------------- */
+static void nkt_run_job(const nkt_job *job);
 
-#ifndef NKT_NO_LOOP
-/* Does this backend make a loop? Found out in a process of its own: libraries under a backend may
- * start threads, which the processes of the tests would not have. */
-static int nkt_try_backend(int number) {
-    int status = 0;
-    pid_t pid = fork();
-    if (pid == 0) {
-        netkit_loop *loop = NULL;
-        netkit_loop_desc desc;
-        memset(&desc, 0, sizeof(desc));
-        desc.backend = number;
-        _exit(-netkit_loop_create(&loop, &desc));
-    }
-    if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status)) {
-        return NETKIT_E_IO;
-    }
-    return -WEXITSTATUS(status);
-}
+#if NKI_WINDOWS
+#include "process_windows.h"
+#else
+#include "process_posix.h"
 #endif
+
+/* ---- what runs -------------------------------------------------------------- */
 
 /* The backends that make a loop here, or that of B= alone. */
 static void nkt_find_backends(void) {
@@ -279,41 +280,28 @@ static void nkt_check_end(int fds) {
     nkt_now_running->state = NKT_PASSED;
 }
 
-static void nkt_child(const nkt_slot *slot, pid_t runner) {
+/* In the process of a test: does not return. */
+static void nkt_run_job(const nkt_job *job) {
     char name[128];
     int fds;
-    setpgid(0, 0);
-#if defined(__linux__)
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-#endif
-    if (getppid() != runner) {
-        _exit(1);
-    }
-    dup2(slot->output, STDOUT_FILENO);
-    dup2(slot->output, STDERR_FILENO);
-    setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
-    for (int i = 0; i < NKT_JOBS; i++) {
-        if (nkt_slots[i].job != NULL && nkt_slots[i].output > STDERR_FILENO) {
-            close(nkt_slots[i].output);
-        }
-    }
-    nkt_job_name(slot->job, name, sizeof(name));
+    nkt_job_name(job, name, sizeof(name));
     nkt_seed = nkt_hash(name) ^ nkt_run_seed;
-    nkt_backend = slot->job->backend.number;
-    nkt_backend_name = slot->job->backend.name;
-    nkt_now_running = slot->result;
+    nkt_backend = job->backend.number;
+    nkt_backend_name = job->backend.name;
     snprintf(nkt_folder, sizeof(nkt_folder), "%s/%d", nkt_root, (int)getpid());
     mkdir(nkt_folder, 0700);
     nkt_calls_reset();
     fds = nkt_open_fds();
 #if defined(NETKIT_FORCE_KQUEUE)
-    bool is_over_it =
-        (slot->job->test->flags & NKT_LOOP) == 0 || nkt_backend == NETKIT_BACKEND_KQUEUE;
-    if (is_over_it && nkt_libkqueue_why(slot->job->test->name) != NULL) {
-        SKIP(nkt_libkqueue_why(slot->job->test->name));
+    bool is_over_it = (job->test->flags & NKT_LOOP) == 0 || nkt_backend == NETKIT_BACKEND_KQUEUE;
+    if (is_over_it && nkt_libkqueue_why(job->test->name) != NULL) {
+        SKIP(nkt_libkqueue_why(job->test->name));
     }
 #endif
-    slot->job->test->run();
+    if (nkt_lack_why(job->test->name) != NULL) {
+        SKIP(nkt_lack_why(job->test->name));
+    }
+    job->test->run();
     nkt_fault_clear();
     nkt_check_end(fds);
     exit(0); /* and not _exit: leak checkers and coverage work at exit */
@@ -322,39 +310,11 @@ static void nkt_child(const nkt_slot *slot, pid_t runner) {
 /* ---- the runner --------------------------------------------------------------- */
 
 static void nkt_start(nkt_slot *slot, nkt_job *job) {
-    pid_t runner = getpid();
-    char path[128];
-    snprintf(path, sizeof(path), "%s/output.XXXXXX", nkt_root);
     slot->job = job;
-    slot->output = mkstemp(path);
-    if (slot->output < 0) {
-        perror(path);
-        exit(2);
-    }
-    unlink(path);
     memset(slot->result, 0, sizeof(*slot->result));
     slot->result->limit_s = nkt_long ? NKT_LONG_LIMIT_S : NKT_LIMIT_S;
     slot->began = nkt_now_ns();
-    fflush(stdout);
-    slot->pid = fork();
-    if (slot->pid < 0) {
-        perror("fork");
-        exit(2);
-    }
-    if (slot->pid == 0) {
-        nkt_child(slot, runner);
-    }
-    setpgid(slot->pid, slot->pid);
-}
-
-static void nkt_show_output(const nkt_slot *slot) {
-    char buf[4096];
-    ssize_t got;
-    off_t at = lseek(slot->output, 0, SEEK_END);
-    lseek(slot->output, at > 65536 ? at - 65536 : 0, SEEK_SET);
-    while ((got = read(slot->output, buf, sizeof(buf))) > 0) {
-        fwrite(buf, 1, (size_t)got, stdout);
-    }
+    nkt_process_start(slot);
 }
 
 static void nkt_report(const nkt_slot *slot) {
@@ -362,52 +322,47 @@ static void nkt_report(const nkt_slot *slot) {
     char name[128];
     nkt_job_name(job, name, sizeof(name));
     if (job->state == NKT_FAILED) {
-        nkt_show_output(slot);
+        nkt_process_show(&slot->process);
         printf("FAILED %s: %s\n       again: make test T=%s%s%s SEED=%" PRIu64 "%s\n", name,
                job->reason, job->test->name, job->backend.number ? " B=" : "", job->backend.name,
                nkt_run_seed, nkt_long ? " LONG=1" : "");
     } else if (nkt_is_verbose) {
-        nkt_show_output(slot);
+        nkt_process_show(&slot->process);
         printf("%s %s (%" PRIu64 " ms)\n", job->state == NKT_PASSED ? "ok    " : "skip  ", name,
                job->took_ms);
     }
 }
 
 /* Take the result of a process that has ended, or was killed for taking too long. */
-static void nkt_finish(nkt_slot *slot, int status, bool is_late) {
+static void nkt_finish(nkt_slot *slot, bool is_late) {
     nkt_job *job = slot->job;
+    int status = nkt_process_status(&slot->process, job->reason, sizeof(job->reason));
     job->state = NKT_FAILED;
     job->took_ms = (nkt_now_ns() - slot->began) / 1000000;
     if (is_late) {
         snprintf(job->reason, sizeof(job->reason), "still running after %" PRIu64 " s",
                  job->took_ms / 1000);
-    } else if (WIFSIGNALED(status)) {
-        snprintf(job->reason, sizeof(job->reason), "died of signal %d (%s)", WTERMSIG(status),
-                 strsignal(WTERMSIG(status)));
-    } else if (slot->result->state == NKT_RUNNING) {
-        snprintf(job->reason, sizeof(job->reason), "left by exit(%d)", WEXITSTATUS(status));
-    } else if (WEXITSTATUS(status) != 0 && slot->result->state != NKT_FAILED) {
+    } else if (status >= 0 && slot->result->state == NKT_RUNNING) {
+        snprintf(job->reason, sizeof(job->reason), "left by exit(%d)", status);
+    } else if (status > 0 && slot->result->state != NKT_FAILED) {
         snprintf(job->reason, sizeof(job->reason), "exit status %d after passing (a sanitizer?)",
-                 WEXITSTATUS(status));
-    } else {
+                 status);
+    } else if (status >= 0) {
         job->state = slot->result->state;
         memcpy(job->reason, slot->result->reason, sizeof(job->reason));
     }
-    kill(-slot->pid, SIGKILL); /* what the test may have left behind */
     nkt_report(slot);
-    close(slot->output);
+    nkt_process_forget(&slot->process);
     slot->job = NULL;
 }
 
 static void nkt_watch(nkt_slot *slot) {
-    int status = 0;
     uint64_t limit = (uint64_t)slot->result->limit_s * nkt_slowness * 1000000000u;
-    if (waitpid(slot->pid, &status, WNOHANG) == slot->pid) {
-        nkt_finish(slot, status, false);
+    if (nkt_process_has_ended(&slot->process)) {
+        nkt_finish(slot, false);
     } else if (nkt_now_ns() - slot->began > limit) {
-        kill(-slot->pid, SIGKILL);
-        waitpid(slot->pid, &status, 0);
-        nkt_finish(slot, status, true);
+        nkt_process_kill(&slot->process);
+        nkt_finish(slot, true);
     }
 }
 
@@ -468,25 +423,6 @@ static int nkt_summarize(void) {
     return tally[NKT_FAILED] == 0 ? 0 : 1;
 }
 
-/* A folder for temporary files, removed with what is in it when the run ends. */
-static void nkt_make_root(void) {
-    const char *parent = nkt_option("TMPDIR");
-    snprintf(nkt_root, sizeof(nkt_root), "%s/nktXXXXXX", parent != NULL ? parent : "/tmp");
-    if (mkdtemp(nkt_root) == NULL) {
-        perror(nkt_root);
-        exit(2);
-    }
-}
-
-static void nkt_remove_root(void) {
-    pid_t pid = fork();
-    if (pid == 0) {
-        execlp("rm", "rm", "-rf", nkt_root, (char *)NULL);
-        _exit(1);
-    }
-    waitpid(pid, NULL, 0);
-}
-
 int main(int argc, char **argv) {
     int rc;
     uint64_t jobs;
@@ -498,7 +434,10 @@ int main(int argc, char **argv) {
             return 2;
         }
         *value = '\0';
-        setenv(argv[i], value + 1, 1);
+        if (!nkt_set_option(argv[i], value + 1)) {
+            perror(argv[i]);
+            return 2;
+        }
     }
     if (nkt_option("NKT_SECCOMP") != NULL && !nkt_seccomp_named(nkt_option("NKT_SECCOMP"))) {
         perror("NKT_SECCOMP");
@@ -510,9 +449,9 @@ int main(int argc, char **argv) {
     nkt_run_seed = nkt_number("SEED", (nkt_now_ns() / 1000) % 1000000);
     nkt_seed = nkt_hash("order") ^ nkt_run_seed;
     jobs = nkt_number("J", 2);
+    nkt_process_if_child();
     for (int i = 0; i < NKT_JOBS; i++) {
-        nkt_slots[i].result = (nkt_result *)mmap(NULL, sizeof(nkt_result), PROT_READ | PROT_WRITE,
-                                                 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        nkt_slots[i].result = nkt_new_result();
     }
     nkt_make_root();
     nkt_find_backends();

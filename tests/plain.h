@@ -3,6 +3,12 @@
 #ifndef NKT_PLAIN_H
 #define NKT_PLAIN_H
 
+#if defined(__MINGW32__)
+#define NKT_PRINTF gnu_printf
+#else
+#define NKT_PRINTF printf
+#endif
+
 #if defined(__GNUC__)
 #define NKT_THREAD_LOCAL __thread
 #else

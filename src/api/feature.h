@@ -6,3 +6,6 @@
 #if defined(NETKIT_IMPLEMENTATION) && defined(__APPLE__) && !defined(__APPLE_USE_RFC_3542)
 #define __APPLE_USE_RFC_3542 1 /* NOLINT(bugprone-reserved-identifier): IPV6_HOPLIMIT and others */
 #endif
+#if defined(NETKIT_IMPLEMENTATION) && defined(_WIN32) && !defined(_WIN32_WINNT)
+#define _WIN32_WINNT 0x0A00 /* NOLINT(bugprone-reserved-identifier): Windows 10, of its headers */
+#endif

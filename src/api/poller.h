@@ -17,7 +17,7 @@ enum {
 
 /* Backends, the same names everywhere; which exist depends on the system. */
 typedef enum netkit_backend {
-    NETKIT_BACKEND_AUTO = 0,    /* epoll, kqueue or afd; else poll */
+    NETKIT_BACKEND_AUTO = 0,    /* epoll, kqueue or afd; else poll or wsapoll */
     NETKIT_BACKEND_FASTEST = 1, /* io_uring where it works, else as AUTO */
     NETKIT_BACKEND_EPOLL = 2,
     NETKIT_BACKEND_URING = 3,
@@ -57,7 +57,8 @@ NETKIT_API void netkit_poller_destroy(netkit_poller *poller);
 /* Watch a descriptor (a native one: netkit_socket_native gives a socket's) for
  * NETKIT_POLL_READ and WRITE, plus EDGE or ONESHOT. Level-triggered unless EDGE.
  * NETKIT_E_EXISTS when it is there already, NETKIT_E_INVALID when it is no
- * descriptor, NETKIT_E_ACCESS when the backend cannot watch that kind of file,
+ * descriptor (on Windows, no socket: nothing else can be watched there),
+ * NETKIT_E_ACCESS when the backend cannot watch that kind of file,
  * NETKIT_E_NOSYS for PRIORITY with kqueue where the system does not tell it. */
 NETKIT_API int netkit_poller_add(netkit_poller *poller, uintptr_t native, uint32_t events,
                                  uint64_t data);

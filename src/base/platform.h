@@ -38,6 +38,8 @@
 
 #define NKI_HAS_EPOLL NKI_LINUX
 #define NKI_HAS_POLL NKI_POSIX
+#define NKI_HAS_AFD NKI_WINDOWS
+#define NKI_HAS_WSAPOLL NKI_WINDOWS
 
 /* Kqueues that have EVFILT_USER in every version; OpenBSD and NetBSD have poll. And by
  * NETKIT_FORCE_KQUEUE on Linux, over libkqueue and without what macOS has not, so that the code for
@@ -103,6 +105,27 @@
 #endif
 #endif
 
+/* Winsock 2 must come before windows.h, which otherwise brings Winsock 1. */
+#if NKI_WINDOWS
+#if defined(_WINSOCKAPI_) && !defined(_WINSOCK2API_)
+#error "include netkit.h, or winsock2.h, before windows.h in the file with NETKIT_IMPLEMENTATION"
+#endif
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
+#ifndef NOMINMAX
+#define NOMINMAX
+#endif
+#include <winsock2.h>
+#include <ws2tcpip.h>
+#include <mswsock.h>
+#include <windows.h>
+#include <ntsecapi.h>
+#if defined(_MSC_VER)
+#pragma comment(lib, "ws2_32")
+#endif
+#endif
+
 #if NKI_HAS_KQUEUE
 #include <sys/event.h>
 #endif
@@ -150,7 +173,7 @@
 #define NKI_LIKELY(x) (x)
 #define NKI_UNLIKELY(x) (x)
 #define NKI_COLD
-#define NKI_HOT __forceinline
+#define NKI_HOT __inline
 #define NKI_OUTLINE __declspec(noinline)
 #elif defined(__GNUC__)
 #define NKI_LIKELY(x) __builtin_expect(!!(x), 1)

@@ -5,7 +5,8 @@
  * handle is alive, of this loop and of the right kind. A free slot has kind 0, which no handle
  * has. Generations start at a random number and grow when a slot is freed; free slots are
  * reused first in, first out, to put as long as possible between two lives of one. Slabs are
- * aligned to a cache line: a timer is one line, not two. */
+ * aligned to a cache line: a small object is in one line, not two. What of an object is seldom
+ * looked at may lie beside its slot, behind the slots of the slab (beside_size). */
 
 enum {
     NKI_SLOT_BITS = 24,
@@ -30,7 +31,8 @@ typedef struct nki_slots {
     uint32_t count_max;
     uint32_t count; /* slots in use */
     uint32_t slot_size;
-    uint32_t free_first; /* first to be reused */
+    uint32_t beside_size; /* bytes of each slot behind all slots of its slab */
+    uint32_t free_first;  /* first to be reused */
     uint32_t free_last;
     uint32_t first_generation;
 } nki_slots;
@@ -54,9 +56,13 @@ static void nki_slots_init(nki_slots *s, const netkit_allocator *allocator, uint
     s->free_last = NKI_NO_SLOT;
 }
 
-/* A slab has room for its alignment, and behind its slots the address it was allocated at. */
+static size_t nki_slab_used(const nki_slots *s) {
+    return (size_t)(s->slot_size + s->beside_size) << NKI_SLAB_BITS;
+}
+
+/* A slab has room for its alignment, and at its end the address it was allocated at. */
 static size_t nki_slab_bytes(const nki_slots *s) {
-    return ((size_t)s->slot_size << NKI_SLAB_BITS) + NKI_CACHE_LINE;
+    return nki_slab_used(s) + NKI_CACHE_LINE;
 }
 
 static unsigned char *nki_slab_alloc(nki_slots *s) {
@@ -66,13 +72,13 @@ static unsigned char *nki_slab_alloc(nki_slots *s) {
     }
     size_t skip = (NKI_CACHE_LINE - (uintptr_t)memory % NKI_CACHE_LINE) % NKI_CACHE_LINE;
     unsigned char *slab = memory + skip;
-    memcpy(slab + ((size_t)s->slot_size << NKI_SLAB_BITS), &memory, sizeof memory);
+    memcpy(slab + nki_slab_used(s), &memory, sizeof memory);
     return slab;
 }
 
 static void nki_slab_free(nki_slots *s, const unsigned char *slab) {
     unsigned char *memory;
-    memcpy(&memory, slab + ((size_t)s->slot_size << NKI_SLAB_BITS), sizeof memory);
+    memcpy(&memory, slab + nki_slab_used(s), sizeof memory);
     nki_free(s->allocator, memory, nki_slab_bytes(s));
 }
 
@@ -90,6 +96,12 @@ static void nki_slots_free_all(nki_slots *s) {
 static nki_slot *nki_slots_at(const nki_slots *s, uint32_t slot) {
     size_t offset = (size_t)(slot & (NKI_SLAB_SLOTS - 1)) * s->slot_size;
     return (nki_slot *)(void *)(s->slabs[slot >> NKI_SLAB_BITS] + offset);
+}
+
+/* The beside_size bytes of a slot: not zeroed when the slot is taken. */
+static void *nki_slots_beside(const nki_slots *s, uint32_t slot) {
+    size_t offset = (size_t)(slot & (NKI_SLAB_SLOTS - 1)) * s->beside_size;
+    return s->slabs[slot >> NKI_SLAB_BITS] + ((size_t)s->slot_size << NKI_SLAB_BITS) + offset;
 }
 
 /* What a handle names, or NULL. */

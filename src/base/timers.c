@@ -43,7 +43,19 @@ static void nki_timers_free(nki_timers *t) {
     nki_timers_init(t, t->allocator);
 }
 
-#if defined(__GNUC__)
+#if defined(_MSC_VER) && (defined(_M_X64) || defined(_M_ARM64))
+static uint32_t nki_lowest_bit(uint64_t bits) {
+    unsigned long at;
+    (void)_BitScanForward64(&at, bits);
+    return (uint32_t)at;
+}
+static uint32_t nki_highest_bit(uint64_t bits) {
+    unsigned long at;
+    (void)_BitScanReverse64(&at, bits);
+    return (uint32_t)at;
+}
+#define NKI_PREFETCH(p) NKI_UNUSED(p)
+#elif defined(__GNUC__)
 static uint32_t nki_lowest_bit(uint64_t bits) {
     return (uint32_t)__builtin_ctzll(bits);
 }
@@ -248,7 +260,7 @@ static void nki_timers_slot_add(nki_timers *t, uint32_t slot, nki_timer_node *n)
     t->places++;
     t->slots[slot] = end + 1;
     n->at = end + 1;
-    n->slot = (uint16_t)slot;
+    n->slot = slot & 0xFFFFu;
 }
 
 /* Make the slot an empty one. Returns where its chain ended. */

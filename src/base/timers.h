@@ -5,11 +5,13 @@ typedef struct nki_timer_node {
     uint64_t due_ns;
     uint64_t order; /* of the last start: breaks ties */
     uint32_t at;    /* where the queue keeps it, 0 = not in it */
-    uint16_t slot;  /* the slot of that place */
-    uint8_t kind;   /* whose node this is: the queue does not look */
+    /* Bits of one word, so that a user's timer is half a cache line. */
+    unsigned slot : 16; /* the slot of that place */
+    unsigned kind : 8;  /* whose node this is: the queue does not look */
+    unsigned mark : 1;  /* its owner's: the queue does not look */
     /* Its memory stays until the queue is freed, and whatever lives there meanwhile, nobody but
      * the queue writes to `at` (but a 0): then leaving a slot need not touch the slot. */
-    uint8_t is_lasting;
+    unsigned is_lasting : 1;
 } nki_timer_node;
 
 /* What the heap moves about: comparing seldom touches the node. */

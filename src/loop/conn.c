@@ -433,6 +433,11 @@ static NKI_OUTLINE void nki_conn_arm(netkit_loop *loop, nki_conn *c) {
     if (nki_conn_room(c) > 0 && (c->flags & (NKI_C_CONNECTING | NKI_C_EOF)) == 0) {
         wanted |= NETKIT_POLL_READ;
     }
+    const uint32_t ended = NKI_C_EOF | NKI_C_EOF_TOLD | NKI_C_TCP;
+    if ((c->flags & (ended | NKI_C_FIN_SENT)) == ended) {
+        wanted |=
+            NETKIT_POLL_PRIORITY; /* nothing but a reset can come, and it is not to be missed */
+    }
     loop->driver->arm(loop, &c->source, wanted);
 }
 

@@ -106,4 +106,8 @@ typedef struct nki_driver {
     int (*set_text)(netkit_loop *loop, uintptr_t socket, netkit_option option, const char *value);
     int (*get_text)(netkit_loop *loop, uintptr_t socket, netkit_option option, char *text,
                     size_t size);
+
+    /* How a stream fares whose peer has ended: NETKIT_OK, NETKIT_E_NOTCONN: it is no more, or the
+     * error that came behind the end. */
+    int (*failed)(netkit_loop *loop, nki_conn *c);
 } nki_driver;

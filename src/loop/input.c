@@ -45,7 +45,7 @@ static void nki_keeper_drop(nki_keeper *keeper) {
 
 /* Free what has been given back: between turns alone, as a span may be in such a block. */
 static void nki_keeper_reap(netkit_loop *loop) {
-    if (nki_atomic_load_relaxed(&loop->keeper->returned) == NULL) {
+    if (nki_atomic_load_ptr_relaxed(&loop->keeper->returned) == NULL) {
         return;
     }
     nki_block *block = (nki_block *)nki_atomic_exchange_ptr(&loop->keeper->returned, NULL);
@@ -86,7 +86,7 @@ NETKIT_API void netkit_buf_release(netkit_buf *buf) {
     nki_block *block = (nki_block *)buf->owner;
     nki_keeper *keeper = block->keeper;
     memset(buf, 0, sizeof *buf);
-    void *top = nki_atomic_load(&keeper->returned);
+    void *top = nki_atomic_load_ptr(&keeper->returned);
     do {
         if (top == (void *)keeper) { /* the loop is gone */
             nki_block_free(block);

@@ -151,6 +151,7 @@ static int nki_loop_init(netkit_loop *loop) {
                    generations[0]);
     nki_slots_init(&loop->timer_slots, &loop->allocator, sizeof(nki_timer), loop->desc.timers_max,
                    generations[1]);
+    loop->timer_slots.beside_size = sizeof(nki_timer_call);
     loop->stage = (unsigned char *)nki_alloc(&loop->allocator, NKI_FLUSH_AT);
     error = nki_ext_create(&loop->allocator, loop->desc.ext_size, &loop->ext);
     if (error == NETKIT_OK) {

@@ -27,7 +27,7 @@ static int nki_r_random(netkit_loop *loop, void *out, size_t size) {
     return nki_os_random(out, size);
 }
 
-static int nki_r_open(netkit_loop *loop) {
+static int nki_r_open_poller(netkit_loop *loop) {
     int error = nki_poller_open(&loop->poller, loop->desc.backend, &loop->allocator);
     if (error != NETKIT_OK) {
         return error;
@@ -44,10 +44,23 @@ static int nki_r_open(netkit_loop *loop) {
     return error;
 }
 
+static int nki_r_open(netkit_loop *loop) {
+    int error = nki_os_begin();
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    error = nki_r_open_poller(loop);
+    if (error != NETKIT_OK) {
+        nki_os_end();
+    }
+    return error;
+}
+
 static void nki_r_close(netkit_loop *loop) {
     nki_free(&loop->allocator, loop->events, loop->desc.events_max * sizeof *loop->events);
     nki_os_wake_close(&loop->wake);
     nki_poller_close(&loop->poller);
+    nki_os_end();
 }
 
 static int nki_r_wait(netkit_loop *loop, uint64_t timeout_ns) {
@@ -81,6 +94,23 @@ static int nki_r_wake(netkit_loop *loop) {
     return nki_poller_wake_signal(&loop->poller, &loop->wake);
 }
 
+/* Before a foreign loop waits: where the poller itself tells the system of changes with its next
+ * wait only, and asks again for what it has reported. Within a turn nobody is going to wait, and
+ * what was reported may not have been served yet. */
+static void nki_r_commit(netkit_loop *loop) {
+    if (loop->poller.ops->commit != NULL && loop->phase == NKI_TURN_NONE) {
+        loop->poller.ops->commit(&loop->poller);
+        loop->is_unsubmitted = 0;
+    }
+}
+
+/* Something has changed that only a wait, or that, commits. */
+static void nki_r_changed(netkit_loop *loop) {
+    if (loop->poller.ops->commit != NULL) {
+        loop->is_unsubmitted = 1;
+    }
+}
+
 static int nki_r_native(netkit_loop *loop, uintptr_t *out) {
     *out = loop->poller.native;
     return loop->poller.native == UINTPTR_MAX ? NETKIT_E_NOSYS : NETKIT_OK;
@@ -93,6 +123,7 @@ static int nki_r_register(netkit_loop *loop, nki_source *source, uint32_t events
         loop->poller.ops->add(&loop->poller, source->socket, events, nki_token_new(loop, source));
     if (error == NETKIT_OK) {
         source->driver |= NKI_R_REGISTERED;
+        nki_r_changed(loop);
     } else {
         source->token = 0;
     }
@@ -154,10 +185,12 @@ static void nki_r_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
     if (!loop->poller.ops->has_edge && (source->driver & NKI_R_REGISTERED) != 0) {
         uint32_t events = (wanted & NETKIT_POLL_READ) != 0 ? wanted | NETKIT_POLL_PEER_END : wanted;
         (void)loop->poller.ops->modify(&loop->poller, source->socket, events, nki_token_of(source));
+        nki_r_changed(loop);
     }
 }
 
 static int nki_r_watch(netkit_loop *loop, nki_source *source, uint32_t events, bool is_new) {
+    nki_r_changed(loop);
     return is_new ? nki_r_register(loop, source, events)
                   : loop->poller.ops->modify(&loop->poller, source->socket, events,
                                              nki_token_of(source));
@@ -276,8 +309,7 @@ static NKI_COLD int nki_r_taken_error(netkit_loop *loop, nki_conn *c, int otherw
 
 static int nki_r_connected(netkit_loop *loop, nki_conn *c) {
     int error = nki_os_connect_result(c->source.socket);
-    return error == NETKIT_OK || error == NETKIT_E_AGAIN ? error
-                                                         : nki_r_taken_error(loop, c, error);
+    return error == NETKIT_E_NOTCONN ? nki_r_taken_error(loop, c, error) : error;
 }
 
 /* After a read that was not just a short one of a plain conn: is there more to read? */
@@ -364,7 +396,7 @@ static int nki_r_send(netkit_loop *loop, nki_conn *c, const void *data, size_t l
 
 static int nki_r_file_open(uintptr_t file, uint64_t offset, uint64_t *len, uintptr_t *out) {
     int error = nki_file_range(file, offset, len);
-    return error != NETKIT_OK ? error : nki_os_dup(file, out);
+    return error != NETKIT_OK ? error : nki_os_dup_file(file, out);
 }
 
 static int nki_r_half_close(netkit_loop *loop, nki_conn *c) {
@@ -531,7 +563,7 @@ static const nki_driver *nki_readiness_driver(void) {
         nki_r_next,
         nki_r_wake,
         nki_r_native,
-        NULL,
+        nki_r_commit,
         NULL,
         nki_r_attach,
         nki_r_shut,
@@ -551,7 +583,7 @@ static const nki_driver *nki_readiness_driver(void) {
         nki_r_send,
         nki_r_half_close,
         nki_r_file_open,
-        nki_os_abandon,
+        nki_os_abandon_file,
         nki_r_udp_open,
         nki_r_udp_recv,
         nki_r_udp_send,
@@ -569,6 +601,7 @@ static const nki_driver *nki_readiness_driver(void) {
         nki_r_process,
         nki_r_set_text,
         nki_r_get_text,
+        nki_r_connected,
     };
     return &driver;
 }

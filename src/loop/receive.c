@@ -227,7 +227,7 @@ static void nki_conn_read_failed(netkit_loop *loop, nki_conn *c, int error) {
     } else if (error == NETKIT_E_EOF) {
         bool is_news = (c->flags & NKI_C_EOF) == 0;
         c->flags |= NKI_C_EOF;
-        c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
+        c->source.ready = (uint16_t)(c->source.ready & (NKI_POLL_ALWAYS | ~(uint32_t)NKI_READABLE));
         if ((c->flags & NKI_C_CLOSING) != 0) {
             nki_conn_after(loop, c);
         } else if (is_news) {
@@ -260,10 +260,24 @@ static NKI_OUTLINE void nki_conn_read_span(netkit_loop *loop, nki_conn *c, size_
     }
 }
 
+/* After the peer's end only a reset can still come. Reading would go on to say that it has ended
+ * (Linux), and nobody may be going to send. */
+static NKI_COLD void nki_conn_after_end(netkit_loop *loop, nki_conn *c) {
+    bool is_over = (c->flags & NKI_C_FIN_SENT) != 0 || (c->flags & NKI_C_TCP) == 0;
+    uint32_t trouble = c->source.ready & (is_over ? (uint32_t)NETKIT_POLL_ERROR : NKI_POLL_ALWAYS);
+    c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
+    int error = trouble == 0 ? NETKIT_OK : loop->driver->failed(loop, c);
+    if (error == NETKIT_E_NOTCONN) { /* the error itself was read before, or there was none */
+        error = is_over ? NETKIT_OK : NETKIT_E_RESET;
+    }
+    if (error != NETKIT_OK && error != NETKIT_E_AGAIN) {
+        nki_conn_fail(loop, c, NETKIT_OP_READ, error, NKI_WHY_READ, loop->driver->os_code(), false);
+    }
+}
+
 static void nki_conn_read(netkit_loop *loop, nki_conn *c) {
-    /* After the peer's end only an error can still come. */
-    if ((c->flags & NKI_C_EOF) != 0 && (c->source.ready & NETKIT_POLL_ERROR) == 0) {
-        c->source.ready = (uint16_t)(c->source.ready & ~NKI_READABLE);
+    if ((c->flags & NKI_C_EOF) != 0) {
+        nki_conn_after_end(loop, c);
         return;
     }
     size_t max = nki_conn_room(c);
@@ -336,11 +350,12 @@ static void nki_conn_step_slow(netkit_loop *loop, nki_conn *c) {
             return;
         }
     }
-    if ((c->source.ready & NKI_READABLE) != 0) {
+    if ((c->flags & (NKI_C_EOF | NKI_C_EOF_TOLD | NKI_C_CLOSING)) == NKI_C_EOF) {
+        if (is_reading && !nki_conn_owes_rest(c)) {
+            nki_conn_tell_eof(loop, c); /* a reset behind it comes after it */
+        }
+    } else if ((c->source.ready & NKI_READABLE) != 0) {
         nki_conn_read(loop, c);
-    } else if ((c->flags & (NKI_C_EOF | NKI_C_EOF_TOLD | NKI_C_CLOSING)) == NKI_C_EOF &&
-               is_reading && !nki_conn_owes_rest(c)) {
-        nki_conn_tell_eof(loop, c);
     }
 }
 

@@ -1,7 +1,7 @@
 /* Timers of users: handles over the pure queue of src/base/timers.c. Keeps I7. */
 
 enum {
-    NKI_TIMER_SIZE_MAX = 80
+    NKI_TIMER_SIZE_MAX = 32
 };
 
 NKI_STATIC_ASSERT(timer_size, sizeof(nki_timer) <= NKI_TIMER_SIZE_MAX);
@@ -11,6 +11,10 @@ NKI_STATIC_ASSERT(timer_lasts, offsetof(nki_timer, node.at) >= sizeof(nki_slot))
 
 static nki_timer *nki_timer_of_node(nki_timer_node *node) {
     return (nki_timer *)(void *)((char *)node - offsetof(nki_timer, node));
+}
+
+static nki_timer_call *nki_timer_call_of(const netkit_loop *loop, const nki_timer *t) {
+    return (nki_timer_call *)nki_slots_beside(&loop->timer_slots, nki_id_slot(t->id));
 }
 
 static NKI_HOT int nki_timer_find(netkit_loop *loop, netkit_timer timer, nki_timer **out) {
@@ -54,9 +58,10 @@ NETKIT_API int netkit_timer_start(netkit_loop *loop, netkit_timer *out, uint64_t
     nki_timer *t = (nki_timer *)object;
     t->node.kind = NKI_KIND_TIMER;
     t->node.is_lasting = 1; /* slots stay with the loop */
-    t->fn = fn;
-    t->user = user;
-    t->period_ns =
+    nki_timer_call *call = nki_timer_call_of(loop, t);
+    call->fn = fn;
+    call->user = user;
+    call->period_ns =
         period_us > (UINT64_MAX >> 2) / NKI_NS_PER_US ? UINT64_MAX >> 2 : period_us * NKI_NS_PER_US;
     error = nki_timers_start(&loop->timers, &t->node, nki_timer_due(loop, delay_us));
     if (error != NETKIT_OK) {
@@ -82,7 +87,7 @@ NETKIT_API int netkit_timer_restart(netkit_loop *loop, netkit_timer timer, uint6
 
 static void nki_timer_free(netkit_loop *loop, nki_timer *t) {
     nki_timers_stop(&loop->timers, &t->node);
-    if (!t->is_unreferenced) {
+    if (t->node.mark == 0) {
         loop->references--;
     }
     nki_slots_give(&loop->timer_slots, t);
@@ -112,8 +117,8 @@ NETKIT_API int netkit_timer_remaining(netkit_loop *loop, netkit_timer timer, uin
 NETKIT_API int netkit_timer_set_referenced(netkit_loop *loop, netkit_timer timer, bool referenced) {
     nki_timer *t;
     int error = nki_timer_find(loop, timer, &t);
-    if (error == NETKIT_OK && referenced == (t->is_unreferenced != 0)) {
-        t->is_unreferenced = !referenced;
+    if (error == NETKIT_OK && referenced == (t->node.mark != 0)) {
+        t->node.mark = referenced ? 0 : 1;
         loop->references = referenced ? loop->references + 1 : loop->references - 1;
     }
     return error;
@@ -127,27 +132,28 @@ static void nki_timer_after(netkit_loop *loop, nki_timer *t) {
 }
 
 /* The next time of a repeating timer keeps the phase and skips what was missed. */
-static uint64_t nki_timer_next_due(const netkit_loop *loop, const nki_timer *t, uint64_t was_due) {
-    uint64_t missed = (loop->turn_ns - was_due) / t->period_ns;
-    uint64_t due = was_due + (missed + 1) * t->period_ns;
+static uint64_t nki_timer_next_due(const netkit_loop *loop, uint64_t period_ns, uint64_t was_due) {
+    uint64_t missed = (loop->turn_ns - was_due) / period_ns;
+    uint64_t due = was_due + (missed + 1) * period_ns;
     return due < was_due ? NKI_NEVER - 1 : due;
 }
 
 static void nki_timer_fire(netkit_loop *loop, nki_timer *t) {
     netkit_timer handle;
     handle.id = t->id;
-    if (t->period_ns != 0) {
-        nki_timers_restart(&loop->timers, &t->node, nki_timer_next_due(loop, t, t->node.due_ns));
-    } else {
-        nki_timers_restart(&loop->timers, &t->node, NKI_NEVER); /* keeps its place for a restart */
+    nki_timer_call *call = nki_timer_call_of(loop, t);
+    uint64_t due = NKI_NEVER; /* keeps its place for a restart */
+    if (call->period_ns != 0) {
+        due = nki_timer_next_due(loop, call->period_ns, t->node.due_ns);
     }
-    if (t->fn == NULL) {
-        netkit_event *ev = nki_pull(loop, NETKIT_EVENT_TIMER, t, t->user);
+    nki_timers_restart(&loop->timers, &t->node, due);
+    if (call->fn == NULL) {
+        netkit_event *ev = nki_pull(loop, NETKIT_EVENT_TIMER, t, call->user);
         ev->timer = handle;
         return;
     }
     uint64_t started = nki_call_begin(loop);
-    t->fn(loop, handle, t->user);
+    call->fn(loop, handle, call->user);
     nki_call_end(loop, started);
     /* The slot may be another timer's by now. */
     t = (nki_timer *)nki_slots_find(&loop->timer_slots, handle.id, NKI_KIND_TIMER);

@@ -4,7 +4,7 @@
 /* Look up the zone a scanner left. The length is checked here because an overlong name
  * cut to fit could match another interface (musl's if_nametoindex cuts). */
 static uint32_t nki_addr_zone(const nki_addr_scanner *s) {
-    char name[IF_NAMESIZE];
+    char name[NKI_IF_NAMESIZE];
     if (s->zone_len >= sizeof(name)) {
         return 0;
     }

@@ -69,6 +69,7 @@ NETKIT_API int netkit_socket_recv_datagrams(netkit_socket s, netkit_datagram *da
     room.memory = (unsigned char *)memory;
     room.stride = size / count;
     room.size = room.stride;
+    room.may_block = true;
     memset(datagrams, 0, room.count * sizeof(*datagrams));
     memset(scratch.bytes, 0, 64); /* no heads were made yet */
     int rc = nki_os_recv_dgrams(native, scratch.bytes, datagrams, &room);

@@ -3,6 +3,19 @@
  * and then nki_os_code() is the system's own code. A socket is a uintptr_t nobody interprets;
  * UINTPTR_MAX is none, and every out-parameter is that, or zeroed, on failure. */
 
+/* The longest name of an interface, with its NUL. */
+#if NKI_WINDOWS
+#define NKI_IF_NAMESIZE 257
+#else
+#define NKI_IF_NAMESIZE IF_NAMESIZE
+#endif
+
+/* What must be begun before sockets exist, and ended after the last of them: each loop pairs the
+ * two. begin_for_good is for sockets that no loop owns, which outlive all of them. */
+static int nki_os_begin(void);
+static void nki_os_end(void);
+static int nki_os_begin_for_good(void);
+
 static int nki_os_code(void);
 static int nki_os_fail(int os_code); /* what the system's code is to us; kept as nki_os_code */
 
@@ -31,6 +44,11 @@ static int nki_os_accept(uintptr_t s, uintptr_t *out, netkit_addr *peer); /* pee
 static int nki_os_connect(uintptr_t s, const netkit_addr *addr);
 /* NETKIT_E_AGAIN while under way, NETKIT_E_NOTCONN when it never was. */
 static int nki_os_connect_result(uintptr_t s);
+/* Connect within a time (0: only begin), on a blocking socket, too, which stays one. */
+static int nki_os_connect_within(uintptr_t s, const netkit_addr *addr, int timeout_ms);
+/* Have a blocking socket not wait, where single calls cannot be told so; and as it was. */
+static int nki_os_unblock(uintptr_t s, bool *was_blocking);
+static int nki_os_reblock(uintptr_t s, bool was_blocking);
 
 /* recv takes 0 bytes for the end of a stream: NETKIT_E_EOF. Only who may hold a datagram socket,
  * where it is an empty datagram, needs to ask nki_os_is_datagram then. The _now forms do not
@@ -50,6 +68,8 @@ static bool nki_os_is_datagram(uintptr_t s);
 static int nki_os_send_file(uintptr_t s, uintptr_t file, uint64_t offset, uint64_t len,
                             bool is_waiting);
 static int nki_os_file_size(uintptr_t file, uint64_t *out); /* NETKIT_E_INVALID: not a plain file */
+static int nki_os_dup_file(uintptr_t file, uintptr_t *out);
+static void nki_os_abandon_file(uintptr_t file); /* close it, keep the code of a failure */
 
 /* Wait for NETKIT_POLL_* until the clock says deadline_ns (NKI_NEVER: no limit). Returns those
  * that hold or NETKIT_E_TIMEOUT. */
@@ -117,6 +137,7 @@ typedef struct nki_dgram_room {
     size_t stride;
     size_t size;
     unsigned count; /* at most NKI_DGRAM_BATCH, and what the scratch was made for */
+    bool may_block; /* the socket is somebody else's */
 } nki_dgram_room;
 
 enum {

@@ -33,8 +33,11 @@ NETKIT_API int netkit_socket_open(netkit_socket *out, int family, int type, int 
     if ((flags & ~NETKIT_SOCKET_BLOCKING) != 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_os_socket(family, type, (flags & NETKIT_SOCKET_BLOCKING) != 0, &native);
-    *out = nki_socket_wrap(native);
+    int rc = nki_os_begin_for_good();
+    if (rc == NETKIT_OK) {
+        rc = nki_os_socket(family, type, (flags & NETKIT_SOCKET_BLOCKING) != 0, &native);
+        *out = nki_socket_wrap(native);
+    }
     return rc;
 }
 
@@ -47,9 +50,12 @@ NETKIT_API int netkit_socket_pair(netkit_socket out[2], int type, int flags) {
     if ((flags & ~NETKIT_SOCKET_BLOCKING) != 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_os_pair(type, (flags & NETKIT_SOCKET_BLOCKING) != 0, natives);
-    out[0] = nki_socket_wrap(natives[0]);
-    out[1] = nki_socket_wrap(natives[1]);
+    int rc = nki_os_begin_for_good();
+    if (rc == NETKIT_OK) {
+        rc = nki_os_pair(type, (flags & NETKIT_SOCKET_BLOCKING) != 0, natives);
+        out[0] = nki_socket_wrap(natives[0]);
+        out[1] = nki_socket_wrap(natives[1]);
+    }
     return rc;
 }
 
@@ -104,7 +110,11 @@ NETKIT_API int netkit_socket_listen_on(netkit_socket *out, const netkit_addr *ad
     if (addr == NULL || (flags & ~known) != 0 || backlog < 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_socket_listen_one(&native, addr, flags, backlog);
+    int rc = nki_os_begin_for_good();
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    rc = nki_socket_listen_one(&native, addr, flags, backlog);
     bool may_fall_back = addr->is_any && (flags & NETKIT_SOCKET_V6ONLY) == 0;
     if (may_fall_back && nki_socket_lacks_ipv6(rc)) {
         netkit_addr ipv4;
@@ -139,51 +149,11 @@ static uint64_t nki_socket_deadline(int timeout_ms) {
     return nki_os_now_ns() + (uint64_t)timeout_ms * NKI_NS_PER_MS;
 }
 
-/* Waking without a result (a stray event) goes round again, against the same deadline. */
-static int nki_socket_await_connect(uintptr_t native, uint64_t deadline_ns) {
-    for (;;) {
-        int rc = nki_os_wait(native, NETKIT_POLL_WRITE, deadline_ns);
-        if (rc >= 0) {
-            rc = nki_os_connect_result(native);
-        }
-        if (rc != NETKIT_E_AGAIN) {
-            return rc;
-        }
-    }
-}
-
-static int nki_socket_connect(uintptr_t native, const netkit_addr *addr, int timeout_ms) {
-    uint64_t deadline = nki_socket_deadline(timeout_ms);
-    int rc = nki_os_connect(native, addr);
-    if (rc != NETKIT_E_AGAIN || timeout_ms == 0) {
-        return rc;
-    }
-    return nki_socket_await_connect(native, deadline);
-}
-
-/* A blocking socket cannot be made to connect within a time, so it is non-blocking meanwhile. */
 NETKIT_API int netkit_socket_connect(netkit_socket s, const netkit_addr *addr, int timeout_ms) {
-    uintptr_t native = nki_socket_native(s);
-    int is_blocking = 0;
     if (s.value == 0 || addr == NULL) {
         return NETKIT_E_INVALID;
     }
-    int rc = NETKIT_OK;
-    if (timeout_ms >= 0) {
-        rc = nki_os_get_option(native, NETKIT_OPT_BLOCKING, &is_blocking);
-    }
-    if (rc == NETKIT_OK && is_blocking) {
-        rc = nki_os_set_option(native, NETKIT_OPT_BLOCKING, 0);
-    }
-    if (rc != NETKIT_OK) {
-        return rc;
-    }
-    rc = nki_socket_connect(native, addr, timeout_ms);
-    if (is_blocking) {
-        int restored = nki_os_set_option(native, NETKIT_OPT_BLOCKING, 1);
-        rc = rc == NETKIT_OK ? restored : rc;
-    }
-    return rc;
+    return nki_os_connect_within(nki_socket_native(s), addr, timeout_ms);
 }
 
 NETKIT_API int netkit_socket_connect_result(netkit_socket s) {
@@ -323,15 +293,12 @@ NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint
                                            uint64_t len, int timeout_ms, uint64_t *done) {
     uintptr_t native = nki_socket_native(s);
     uint64_t moved = 0;
-    int is_blocking = 0;
+    bool was_blocking = false;
     int rc = s.value == 0 ? NETKIT_E_INVALID : nki_file_range(file, offset, &len);
     uint64_t deadline = rc == NETKIT_OK ? nki_socket_deadline(timeout_ms) : 0;
-    if (rc == NETKIT_OK) {
-        rc = nki_os_get_option(native, NETKIT_OPT_BLOCKING, &is_blocking);
-    }
     /* sendfile knows no MSG_DONTWAIT: a blocking socket would hold it past the deadline. */
-    if (rc == NETKIT_OK && is_blocking != 0) {
-        rc = nki_os_set_option(native, NETKIT_OPT_BLOCKING, 0);
+    if (rc == NETKIT_OK) {
+        rc = nki_os_unblock(native, &was_blocking);
     }
     while (rc == NETKIT_OK && moved < len) {
         rc = nki_os_wait(native, NETKIT_POLL_WRITE, deadline);
@@ -341,9 +308,9 @@ NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint
         moved += rc > 0 ? (uint64_t)rc : 0u;
         rc = rc < 0 && rc != NETKIT_E_AGAIN ? rc : NETKIT_OK;
     }
-    if (is_blocking != 0) {
+    if (was_blocking) {
         int os_code = nki_os_code();
-        int error = nki_os_set_option(native, NETKIT_OPT_BLOCKING, 1);
+        int error = nki_os_reblock(native, true);
         if (rc == NETKIT_OK) {
             rc = error;
         } else {

@@ -494,6 +494,52 @@ static int nki_os_connect_result(uintptr_t s) {
     return nki_os_connect_check(fd);
 }
 
+/* Waking without a result (a stray event) goes round again, against the same deadline. */
+static int nki_os_await_connect(uintptr_t s, uint64_t deadline_ns) {
+    for (;;) {
+        int rc = nki_os_wait(s, NETKIT_POLL_WRITE, deadline_ns);
+        if (rc >= 0) {
+            rc = nki_os_connect_result(s);
+        }
+        if (rc != NETKIT_E_AGAIN) {
+            return rc;
+        }
+    }
+}
+
+static int nki_os_unblock(uintptr_t s, bool *was_blocking) {
+    int is_blocking = 0;
+    int rc = nki_os_get_option(s, NETKIT_OPT_BLOCKING, &is_blocking);
+    if (rc == NETKIT_OK && is_blocking != 0) {
+        rc = nki_os_set_option(s, NETKIT_OPT_BLOCKING, 0);
+    }
+    *was_blocking = rc == NETKIT_OK && is_blocking != 0;
+    return rc;
+}
+
+static int nki_os_reblock(uintptr_t s, bool was_blocking) {
+    return was_blocking ? nki_os_set_option(s, NETKIT_OPT_BLOCKING, 1) : NETKIT_OK;
+}
+
+/* A blocking socket cannot be made to connect within a time, so it is non-blocking meanwhile. */
+static int nki_os_connect_within(uintptr_t s, const netkit_addr *addr, int timeout_ms) {
+    uint64_t deadline = NKI_NEVER;
+    bool was_blocking = false;
+    int rc = timeout_ms >= 0 ? nki_os_unblock(s, &was_blocking) : (int)NETKIT_OK;
+    if (rc != NETKIT_OK) {
+        return rc;
+    }
+    if (timeout_ms >= 0) {
+        deadline = nki_os_now_ns() + (uint64_t)timeout_ms * NKI_NS_PER_MS;
+    }
+    rc = nki_os_connect(s, addr);
+    if (rc == NETKIT_E_AGAIN && timeout_ms != 0) {
+        rc = nki_os_await_connect(s, deadline);
+    }
+    int restored = nki_os_reblock(s, was_blocking);
+    return rc == NETKIT_OK ? restored : rc;
+}
+
 static int nki_os_shutdown(uintptr_t s, int how) {
     int direction;
     switch (how) {

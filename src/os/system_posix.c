@@ -10,6 +10,16 @@ typedef struct nki_os_row {
     int code;
 } nki_os_row;
 
+static int nki_os_begin(void) {
+    return NETKIT_OK;
+}
+
+static void nki_os_end(void) {}
+
+static int nki_os_begin_for_good(void) {
+    return NETKIT_OK;
+}
+
 static int nki_os_code(void) {
     return errno;
 }
@@ -111,6 +121,10 @@ static void nki_os_abandon(uintptr_t s) {
     int os_code = errno;
     (void)NKI_SYS_close(nki_os_fd(s));
     errno = os_code;
+}
+
+static void nki_os_abandon_file(uintptr_t file) {
+    nki_os_abandon(file);
 }
 
 /* CLOCK_MONOTONIC cannot fail where it exists, and it does on every system netkit runs on. 0

@@ -317,4 +317,8 @@ static int nki_os_dup(uintptr_t native, uintptr_t *out) {
     return fd < 0 ? nki_os_error() : NETKIT_OK;
 }
 
+static int nki_os_dup_file(uintptr_t file, uintptr_t *out) {
+    return nki_os_dup(file, out);
+}
+
 #endif /* NKI_POSIX */

@@ -207,6 +207,7 @@ static const nki_poller_ops *nki_epoll_ops(void) {
         NULL,
         NULL,
         NULL,
+        NULL,
     };
     return &ops;
 }

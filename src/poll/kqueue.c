@@ -512,6 +512,7 @@ static const nki_poller_ops *nki_kqueue_ops(void) {
         nki_kqueue_wake,
         nki_kqueue_held,
         nki_kqueue_take_error,
+        NULL,
     };
     return &ops;
 }

@@ -178,6 +178,7 @@ static const nki_poller_ops *nki_poll_ops(void) {
         NULL,
         NULL,
         NULL,
+        NULL,
     };
     return &ops;
 }

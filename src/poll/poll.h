@@ -1,5 +1,5 @@
-/* Pollers: one small interface, one file for each backend (epoll.c, poll.c, kqueue.c; afd.c
- * beside them). The loop's readiness driver and the public netkit_poller stand on it. */
+/* Pollers: one small interface, one file for each backend (epoll.c, poll.c, kqueue.c,
+ * afd.c, wsapoll.c). The loop's readiness driver and the public netkit_poller stand on it. */
 
 typedef struct nki_poller nki_poller;
 
@@ -31,6 +31,9 @@ typedef struct nki_poller_ops {
     /* The system's error that an event took out of a socket, once; 0 = none. NULL = it takes none,
      * the socket still has it. */
     int (*take_error)(nki_poller *p, uintptr_t native);
+    /* Tell the system what add, modify and wait left to the next wait: somebody is going to wait
+     * for `native` without us. NULL = it knows at once. */
+    void (*commit)(nki_poller *p);
 } nki_poller_ops;
 
 struct nki_poller {
@@ -58,9 +61,10 @@ static void nki_poller_wake_drain(const nki_poller *p, const nki_wake *wake);
 static int nki_poller_open(nki_poller *p, int backend, const netkit_allocator *allocator);
 static void nki_poller_close(nki_poller *p);
 
+#if NKI_POSIX
 /* From a descriptor to the backend's place for it, in constant time: a table as long as the
- * highest descriptor seen, which POSIX keeps low (the lowest free one is always the next). 0 is
- * no place. All zero is an empty table. */
+ * highest descriptor seen, which POSIX keeps low (the lowest free one is always the next; for
+ * Windows see table.h). 0 is no place. All zero is an empty table. */
 typedef struct nki_fd_table {
     uint32_t *places;
     size_t count;
@@ -104,7 +108,6 @@ static void nki_fd_table_free(nki_fd_table *table, const netkit_allocator *a) {
     table->count = 0;
 }
 
-#if NKI_POSIX
 /* What epoll refuses is refused here too, so that programs behave alike on both: plain files and
  * folders are always ready, watching them would only spin. */
 static int nki_poller_check_file(uintptr_t native) {
@@ -113,5 +116,41 @@ static int nki_poller_check_file(uintptr_t native) {
         return nki_os_error();
     }
     return S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) ? NETKIT_E_ACCESS : NETKIT_OK;
+}
+#endif
+
+#if NKI_WINDOWS
+/* Nothing but sockets can be watched, and what other handles get an answer from them is chance. */
+static int nki_poller_check_socket(uintptr_t native) {
+    int type = 0;
+    int size = (int)sizeof(type);
+    int rc = NKI_SYS_getsockopt((SOCKET)native, SOL_SOCKET, SO_TYPE, &type, &size);
+    return rc != 0 ? nki_os_error() : NETKIT_OK;
+}
+
+/* What was asked for, and what is told without. */
+static uint32_t nki_poller_allowed(uint32_t events) {
+    uint32_t allowed = (events & NKI_POLL_SPEAKS) | NKI_POLL_ALWAYS;
+    return allowed | ((events & NETKIT_POLL_READ) != 0 ? (uint32_t)NETKIT_POLL_PEER_END : 0u);
+}
+
+/* Waits on Windows may end a little before their time, so the clock decides. */
+static uint64_t nki_poller_deadline(uint64_t timeout_ns) {
+    if (timeout_ns == 0 || timeout_ns == NKI_NEVER) {
+        return timeout_ns;
+    }
+    uint64_t now = nki_os_now_ns();
+    return timeout_ns < NKI_NEVER - now ? now + timeout_ns : NKI_NEVER;
+}
+
+/* Milliseconds until then, rounded up and cut to what an int holds; -1 for NKI_NEVER. */
+static int nki_poller_left_ms(uint64_t deadline_ns) {
+    if (deadline_ns == 0 || deadline_ns == NKI_NEVER) {
+        return deadline_ns == 0 ? 0 : -1;
+    }
+    uint64_t now = nki_os_now_ns();
+    uint64_t left = now != 0 && now < deadline_ns ? deadline_ns - now : 0;
+    uint64_t ms = left / NKI_NS_PER_MS + (left % NKI_NS_PER_MS != 0 ? 1u : 0u);
+    return ms > (uint64_t)INT_MAX ? INT_MAX : (int)ms;
 }
 #endif

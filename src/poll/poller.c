@@ -24,6 +24,16 @@ static const nki_poller_ops *nki_poller_find(int backend) {
         return nki_poll_ops();
     }
 #endif
+#if NKI_HAS_AFD
+    if (backend == NETKIT_BACKEND_AFD) {
+        return nki_afd_ops();
+    }
+#endif
+#if NKI_HAS_WSAPOLL
+    if (backend == NETKIT_BACKEND_WSAPOLL) {
+        return nki_wsapoll_ops();
+    }
+#endif
     return NULL;
 }
 
@@ -34,7 +44,7 @@ static int nki_poller_open_as(nki_poller *p, int backend) {
 
 static int nki_poller_open(nki_poller *p, int backend, const netkit_allocator *allocator) {
     static const int automatic[] = {NETKIT_BACKEND_EPOLL, NETKIT_BACKEND_KQUEUE, NETKIT_BACKEND_AFD,
-                                    NETKIT_BACKEND_POLL};
+                                    NETKIT_BACKEND_POLL, NETKIT_BACKEND_WSAPOLL};
     memset(p, 0, sizeof(*p));
     p->allocator = *allocator;
     p->native = UINTPTR_MAX;
@@ -127,14 +137,20 @@ struct netkit_poller {
 static int nki_poller_setup(netkit_poller *poller, int backend, const netkit_allocator *allocator) {
     int rc = nki_os_random(&poller->wake_data, sizeof(poller->wake_data));
     if (rc == NETKIT_OK) {
-        rc = nki_poller_open(&poller->base, backend, allocator);
+        rc = nki_os_begin();
     }
     if (rc != NETKIT_OK) {
         return rc;
     }
-    rc = nki_poller_wake_open(&poller->base, &poller->wake, poller->wake_data);
+    rc = nki_poller_open(&poller->base, backend, allocator);
+    if (rc == NETKIT_OK) {
+        rc = nki_poller_wake_open(&poller->base, &poller->wake, poller->wake_data);
+        if (rc != NETKIT_OK) {
+            nki_poller_close(&poller->base);
+        }
+    }
     if (rc != NETKIT_OK) {
-        nki_poller_close(&poller->base);
+        nki_os_end();
     }
     return rc;
 }
@@ -170,6 +186,7 @@ NETKIT_API void netkit_poller_destroy(netkit_poller *poller) {
         netkit_allocator allocator = poller->base.allocator;
         nki_poller_close(&poller->base);
         nki_os_wake_close(&poller->wake);
+        nki_os_end();
         nki_free(&allocator, poller, sizeof(*poller));
     }
 }

@@ -209,7 +209,7 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
     nki_u_begin_all(loop, u);
     nki_pool_publish(&u->pool);
     loop->is_unsubmitted = u->want_first != NKI_NO_SLOT;
-    if (loop->is_unsubmitted || nki_uring_unread(&u->ring) != 0) {
+    if (loop->is_unsubmitted || !u->is_wake_armed || nki_uring_unread(&u->ring) != 0) {
         timeout_ns = 0;
     }
     int os_code = nki_uring_enter(&u->ring, timeout_ns);
@@ -225,10 +225,28 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
     return os_code;
 }
 
+static nki_source *nki_u_next(netkit_loop *loop) {
+    nki_u *u = nki_u_of(loop);
+    while (u->next != u->end) {
+        nki_uring_cqe cqe = u->ring.cqes[u->next & u->ring.cq_mask];
+        u->next++;
+        nki_atomic_store(u->ring.cq_head, u->next);
+        nki_source *source = nki_u_completed(loop, u, &cqe);
+        if (source != NULL) {
+            return source;
+        }
+    }
+    return NULL;
+}
+
 /* A loop that is being destroyed cannot wait for completions that a failing ring never brings.
  * With the ring closed the kernel runs none of its operations any more: those that waited for
  * their descriptor are cancelled without touching memory. So all of them are over. */
 static void nki_u_lose(netkit_loop *loop, nki_u *u) {
+    u->next = *u->ring.cq_head;
+    u->end = u->next + nki_uring_unread(&u->ring);
+    while (nki_u_next(loop) != NULL) { /* accepted connections are among what has completed */
+    }
     nki_uring_close(&u->ring);
     u->is_lost = true;
     u->next = u->end;
@@ -289,20 +307,6 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
     return os_code != 0 ? nki_os_error() : (int)count;
 }
 
-static nki_source *nki_u_next(netkit_loop *loop) {
-    nki_u *u = nki_u_of(loop);
-    while (u->next != u->end) {
-        nki_uring_cqe cqe = u->ring.cqes[u->next & u->ring.cq_mask];
-        u->next++;
-        nki_atomic_store(u->ring.cq_head, u->next);
-        nki_source *source = nki_u_completed(loop, u, &cqe);
-        if (source != NULL) {
-            return source;
-        }
-    }
-    return NULL;
-}
-
 /* Nobody is going to wait soon. */
 static void nki_u_commit(netkit_loop *loop) {
     nki_u *u = nki_u_of(loop);
@@ -344,6 +348,7 @@ static int nki_u_reserve(netkit_loop *loop, nki_u *u, uint32_t slot, nki_u_slot 
     s->next = old.next; /* it may be in the list still */
     s->want = old.want & NKI_U_PENDING;
     s->polls = old.polls;
+    s->owed = old.owed;
     s->first = NKI_POOL_NONE;
     *out = s;
     return NETKIT_OK;
@@ -367,12 +372,11 @@ static int nki_u_attach(netkit_loop *loop, nki_source *source) {
 }
 
 /* Submit the cancelling and take the ends of these operations out of what has completed, so that
- * the descriptor is closed, and the peer knows, before the call returns. */
+ * the descriptor is closed, and the peer knows, before the call returns. A ring that fails may
+ * have accepted connections there, too. */
 static void nki_u_settle(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
     nki_uring *r = &u->ring;
-    if (nki_uring_enter(r, 0) != 0) {
-        return;
-    }
+    (void)nki_uring_enter(r, 0);
     uint32_t tail = nki_atomic_load(r->cq_tail);
     for (uint32_t i = *r->cq_head; i != tail && s->busy != 0; i++) {
         nki_uring_cqe *cqe = &r->cqes[i & r->cq_mask];
@@ -399,7 +403,7 @@ static void nki_u_shut(netkit_loop *loop, nki_source *source, bool reset) {
     nki_u *u = nki_u_of(loop);
     nki_u_slot *s = nki_u_slot_of(u, source);
     bool is_child = nki_u_is_child(u);
-    s->state |= NKI_U_CLOSING | (reset ? NKI_U_RESET : 0);
+    s->state |= NKI_U_CLOSING | (reset && !is_child ? NKI_U_RESET : 0); /* it is the parent's too */
     s->want &= NKI_U_PENDING;
     if (nki_id_kind(source->id) == NKI_KIND_LISTENER) {
         nki_u_forget_sockets(loop, s);
@@ -409,7 +413,8 @@ static void nki_u_shut(netkit_loop *loop, nki_source *source, bool reset) {
     if (s->busy != 0 && !is_child) {
         if (!nki_u_cancel_all(loop, u, source, s)) {
             nki_u_want(loop, u, source, s, 0);
-        } else if (!loop->is_destroying) {
+        }
+        if (!loop->is_destroying) {
             nki_u_settle(loop, u, source, s);
         }
     }
@@ -451,16 +456,6 @@ static int nki_u_watch_new(netkit_loop *loop, nki_u *u, nki_source *source, uint
     s->events = events;
     nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     return NETKIT_OK;
-}
-
-/* A poll of which nothing more may come. */
-static void nki_u_give_up_poll(netkit_loop *loop, nki_u *u, const nki_source *source,
-                               nki_u_slot *s) {
-    if ((s->busy & NKI_U_BIT(NKI_U_POLL)) != 0) {
-        (void)nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_POLL));
-        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_POLL));
-        s->polls = (uint8_t)((s->polls + 1) & 15);
-    }
 }
 
 static int nki_u_watch(netkit_loop *loop, nki_source *source, uint32_t events, bool is_new) {
@@ -583,6 +578,11 @@ static int nki_u_connected(netkit_loop *loop, nki_conn *c) {
     return error;
 }
 
+static int nki_u_failed(netkit_loop *loop, nki_conn *c) {
+    NKI_UNUSED(loop);
+    return nki_os_connect_result(c->source.socket);
+}
+
 /* All that has come by completions was read. */
 static void nki_u_update_ready(nki_conn *c, const nki_u_slot *s) {
     if (s->first == NKI_POOL_NONE && s->blob == NULL && s->error == 0 &&
@@ -648,7 +648,7 @@ static int nki_u_read_odd(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *
         return (int)n;
     }
     if ((s->state & NKI_U_EOF) != 0) {
-        s->state = (uint8_t)((s->state & ~NKI_U_EOF) | NKI_U_ENDED);
+        s->state = (uint16_t)((s->state & ~NKI_U_EOF) | NKI_U_ENDED);
         nki_u_want(loop, u, &c->source, s, NKI_U_WANT_INPUT);
         return NETKIT_E_EOF;
     }
@@ -896,6 +896,7 @@ static const nki_driver *nki_uring_driver(void) {
         nki_r_process,
         nki_r_set_text,
         nki_r_get_text,
+        nki_u_failed,
     };
     return &driver;
 }

@@ -48,6 +48,21 @@ static bool nki_u_cancel_all(netkit_loop *loop, nki_u *u, const nki_source *sour
     return true;
 }
 
+/* A poll of which nothing more may come. One that cannot be cancelled now, as the ring is full, is
+ * owed, and nothing else is begun in its slot before, whoever has that by then: at most one is. */
+static void nki_u_give_up_poll(netkit_loop *loop, nki_u *u, const nki_source *source,
+                               nki_u_slot *s) {
+    if ((s->busy & NKI_U_BIT(NKI_U_POLL)) != 0) {
+        uint64_t name = nki_u_name(source, s, NKI_U_POLL);
+        if (!nki_u_cancel(loop, u, name)) {
+            s->owed = name;
+            nki_u_want(loop, u, source, s, 0);
+        }
+        s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_POLL));
+        s->polls = (uint8_t)((s->polls + 1) & 15);
+    }
+}
+
 /* End a receive whose bytes are not wanted this way; what comes before its end is still parked. */
 static void nki_u_turn_away(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s) {
     if ((s->busy & NKI_U_BIT(NKI_U_RECV)) != 0 && (s->state & NKI_U_TURNED_AWAY) == 0 &&
@@ -64,7 +79,9 @@ static uint32_t nki_u_poll_bits(uint32_t events) {
     return events;
 }
 
-/* Errors and hang-ups are reported always. A poll that is there is given up, not waited for. */
+/* Errors, hang-ups and, unlike by poll(2), the peer's end are reported always: a single poll that
+ * does not ask for that last one would complete at once, again and again. A poll that is there is
+ * given up, not waited for. */
 static bool nki_u_begin_poll(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s,
                              uint32_t events, bool is_multishot) {
     if ((s->busy & NKI_U_BIT(NKI_U_POLL)) != 0) {
@@ -132,8 +149,9 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if ((c->flags & NKI_C_CONNECTING) != 0) {
         return nki_u_begin_poll(loop, u, &c->source, s, NETKIT_POLL_WRITE, false);
     }
-    if ((s->state & NKI_U_ENDED) != 0) {
-        return nki_u_begin_poll(loop, u, &c->source, s, 0, false);
+    if ((s->state & NKI_U_ENDED) != 0) { /* PEER_END is always told: by one that goes on, once */
+        return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
+               nki_u_begin_poll(loop, u, &c->source, s, 0, true);
     }
     if ((s->busy & NKI_U_BIT(NKI_U_RECV)) != 0) {
         return true;
@@ -174,8 +192,8 @@ static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, n
         if ((s->events & NKI_POLL_SPEAKS) != 0 && (s->busy & NKI_U_BIT(NKI_U_POLL)) == 0) {
             uint32_t events = s->events & NKI_POLL_SPEAKS;
             events |= (events & NETKIT_POLL_READ) != 0 ? (uint32_t)NETKIT_POLL_PEER_END : 0u;
-            return nki_u_begin_poll(loop, u, source, s, events,
-                                    (s->events & NETKIT_POLL_EDGE) != 0);
+            bool is_edge = (s->events & NETKIT_POLL_EDGE) != 0 || (s->state & NKI_U_DEAF) != 0;
+            return nki_u_begin_poll(loop, u, source, s, events, is_edge);
         }
         return true;
     case NKI_KIND_UDP:
@@ -225,6 +243,7 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
     s->is_lending = nki_u_is_lendable(loop, u, c, s, chunk);
     if (nki_out_is_alone(chunk)) {
         sqe->opcode = NKI_URING_POLL_ADD;
+        sqe->len = NKI_URING_POLL_MULTISHOT;
         sqe->op_flags = nki_u_poll_bits(NETKIT_POLL_WRITE);
     } else {
         sqe->opcode = NKI_URING_SEND;
@@ -243,8 +262,23 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
 }
 
 static bool nki_u_begin(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
+    if (NKI_UNLIKELY(s->owed != 0)) {
+        if (!nki_u_cancel(loop, u, s->owed)) {
+            return false;
+        }
+        s->owed = 0;
+    }
+    if (source->token == 0) {
+        return true; /* it has died meanwhile */
+    }
     if ((s->state & NKI_U_CLOSING) != 0) {
         return nki_u_cancel_all(loop, u, source, s);
+    }
+    if ((s->state & NKI_U_ROOM) != 0) {
+        if (!nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_SEND))) {
+            return false;
+        }
+        s->state = (uint16_t)(s->state & ~NKI_U_ROOM);
     }
     if ((s->want & NKI_U_WANT_SEND) != 0) {
         if (!nki_u_begin_send(loop, u, (nki_conn *)(void *)source, s)) {
@@ -261,7 +295,7 @@ static void nki_u_begin_all(netkit_loop *loop, nki_u *u) {
         uint32_t slot = u->want_first;
         nki_u_slot *s = nki_u_at(u, slot);
         nki_source *source = (nki_source *)(void *)nki_slots_at(&loop->sources, slot);
-        if (source->token != 0 && !nki_u_begin(loop, u, source, s)) {
+        if (!nki_u_begin(loop, u, source, s)) {
             return;
         }
         u->want_first = s->next;
@@ -477,7 +511,15 @@ static nki_source *nki_u_sent(netkit_loop *loop, nki_u *u, nki_source *source, n
     if (NKI_UNLIKELY(s->is_lending) && !nki_u_lent(u, s, cqe, &res)) {
         return NULL;
     }
+    if (NKI_UNLIKELY((cqe->flags & NKI_URING_CQE_MORE) != 0)) { /* the poll for room */
+        if (((uint32_t)res & (NETKIT_POLL_WRITE | NKI_POLL_ALWAYS)) != 0) {
+            s->state |= NKI_U_ROOM;
+            nki_u_want(loop, u, source, s, 0);
+        }
+        return NULL;
+    }
     s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_SEND));
+    s->state = (uint16_t)(s->state & ~NKI_U_ROOM);
     const nki_chunk *chunk = nki_u_sending(c);
     if (NKI_LIKELY(res >= 0)) {
         if (NKI_LIKELY(chunk == NULL || !nki_out_is_alone(chunk))) { /* else the events of a poll */
@@ -522,6 +564,37 @@ static void nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *source, nki_
     nki_ready(loop, source, NETKIT_POLL_READ); /* served when all are known, for its budget */
 }
 
+/* Of a conn whose peer has ended: only a reset is news. */
+static nki_source *nki_u_polled_end(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
+                                    const nki_uring_cqe *cqe) {
+    uint32_t said = cqe->res < 0 ? (uint32_t)NETKIT_POLL_ERROR : (uint32_t)cqe->res;
+    uint32_t events = said & NKI_POLL_ALWAYS;
+    if (events == 0 && (cqe->flags & NKI_URING_CQE_MORE) == 0) {
+        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
+    }
+    source->ready = (uint16_t)(source->ready | events);
+    return events == 0 ? NULL : source;
+}
+
+/* What a watch is told. With nothing but an end that it does not ask for, it waits for a change. */
+static uint32_t nki_u_watched(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s,
+                              const nki_uring_cqe *cqe, uint32_t events) {
+    const uint32_t reading = NETKIT_POLL_READ | NETKIT_POLL_PEER_END;
+    uint32_t end = (s->events & reading) != 0 ? (uint32_t)NETKIT_POLL_PEER_END : 0u;
+    events &= s->events | NKI_POLL_ALWAYS | end;
+    if ((s->events & NETKIT_POLL_EDGE) != 0) {
+        return events;
+    }
+    if (events == 0) {
+        s->state |= NKI_U_DEAF;
+    } else if ((cqe->flags & NKI_URING_CQE_MORE) != 0) { /* and is then level-triggered again */
+        s->state = (uint16_t)(s->state & ~NKI_U_DEAF);
+        nki_u_give_up_poll(loop, u, source, s);
+        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
+    }
+    return events;
+}
+
 static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
                                 const nki_uring_cqe *cqe) {
     if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
@@ -533,8 +606,11 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
     if (cqe->res == -ECANCELED) {
         return NULL;
     }
+    if ((s->state & NKI_U_ENDED) != 0) {
+        return nki_u_polled_end(loop, u, source, s, cqe);
+    }
     uint32_t events = cqe->res < 0 ? NETKIT_POLL_READ | NETKIT_POLL_ERROR : (uint32_t)cqe->res;
-    if (nki_id_kind(source->id) == NKI_KIND_CONN && (s->state & NKI_U_ENDED) == 0 &&
+    if (nki_id_kind(source->id) == NKI_KIND_CONN &&
         (((const nki_conn *)(const void *)source)->flags & NKI_C_CONNECTING) == 0 &&
         (events & NKI_POLL_ALWAYS) != 0) {
         /* Reading will tell. A send that is in flight ends by its own completion: taken for room
@@ -542,11 +618,10 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
         events = (events & ~NKI_POLL_ALWAYS) | NETKIT_POLL_READ;
     }
     if (nki_id_kind(source->id) == NKI_KIND_WATCH) {
-        uint32_t asked = s->events | (uint32_t)(NKI_POLL_ALWAYS | NETKIT_POLL_PEER_END);
-        events &= asked;
+        events = nki_u_watched(loop, u, source, s, cqe, events);
     }
     source->ready = (uint16_t)(source->ready | events);
-    return source;
+    return events == 0 ? NULL : source;
 }
 
 /* Of an operation that nobody waits for any more: its memory and descriptors. */

@@ -31,7 +31,9 @@ enum {
     NKI_U_LENDING = 16,     /* a zero-copy send is done but for the release of its memory */
     NKI_U_TURNED_AWAY = 32, /* its receive is being cancelled */
     NKI_U_POLLED = 64,      /* never by a multishot receive */
-    NKI_U_COPIED = 128      /* no zero-copy sends: the kernel copied, or has refused */
+    NKI_U_COPIED = 128,     /* no zero-copy sends: the kernel copied, or has refused */
+    NKI_U_ROOM = 256,       /* there is room to send: the poll for that is to be cancelled */
+    NKI_U_DEAF = 512 /* a watch that is told of a peer's end alone, and does not ask for it */
 };
 
 /* Bytes taken out of the buffers, or accepted sockets, that wait: first in, first out. */
@@ -58,6 +60,7 @@ typedef struct nki_u_slot {
     uint32_t turn;       /* of the loop, in which */
     uint32_t taken;      /* bytes have come in by completions */
     int32_t sent;        /* what a zero-copy send has said, whose memory is still out */
+    uint64_t owed;       /* a poll that the ring, being full, has not been told to cancel; or 0 */
     nki_u_blob *blob;    /* older than what is parked */
 } nki_u_slot;
 

@@ -491,7 +491,7 @@ static void torture_disarm(void) {
 }
 
 /* What is being tried stands in the output while it is, so that it is there when the run fails. */
-static void torture_say(const torture_scenario *s, const torture_fault *f, off_t *at) {
+static void torture_say(const torture_scenario *s, const torture_fault *f, int64_t *at) {
     fflush(stdout);
     *at = lseek(STDOUT_FILENO, 0, SEEK_CUR);
     printf("%s: failing %s number %" PRIu64 "%s with %s\n", s->name,
@@ -500,7 +500,7 @@ static void torture_say(const torture_scenario *s, const torture_fault *f, off_t
     fflush(stdout);
 }
 
-static void torture_unsay(off_t at) {
+static void torture_unsay(int64_t at) {
     if (at >= 0 && ftruncate(STDOUT_FILENO, at) == 0) {
         lseek(STDOUT_FILENO, at, SEEK_SET);
     }
@@ -534,7 +534,7 @@ static bool torture_run(const torture_scenario *s, const torture_fault *fault) {
     int fds = nkt_open_fds();
     uint64_t began = nkt_now_ns();
     bool was_hit;
-    off_t at;
+    int64_t at;
     torture_begin(fault);
     torture_say(s, fault, &at);
     torture_arm(fault);
@@ -550,20 +550,14 @@ static bool torture_run(const torture_scenario *s, const torture_fault *fault) {
 /* The process may open `spare` descriptors more, and no other. */
 static void torture_starve(const torture_scenario *s, int spare) {
     static const torture_fault shortage = {"descriptors", 0, EMFILE, true, 0, false};
-    struct rlimit before, limit;
     int fds = nkt_open_fds();
-    int highest = dup(STDOUT_FILENO);
-    off_t at;
+    int64_t at;
     torture_begin(&shortage);
     torture.is_starved = true;
     torture_say(s, &shortage, &at);
-    CHECK(highest >= 0 && close(highest) == 0);
-    CHECK(getrlimit(RLIMIT_NOFILE, &before) == 0);
-    limit = before;
-    limit.rlim_cur = (rlim_t)(highest + spare);
-    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    CHECK(nkt_spare_descriptors(spare));
     s->run();
-    CHECK(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    CHECK(nkt_spare_descriptors(-1));
     torture_judge(true, false);
     CHECK_EQ(nkt_open_fds(), fds);
     torture_unsay(at);

@@ -152,11 +152,7 @@ static void review_stop_last(netkit_loop *loop, void *user) {
 
 static void review_on_alarm(int signal) {
     (void)signal;
-    static const char text[] = "netkit_loop_run waits for nothing\n";
-    if (write(STDOUT_FILENO, text, sizeof(text) - 1) < 0) {
-        _exit(3);
-    }
-    _exit(2);
+    nkt_stop(NKT_FAILED, "netkit_loop_run waits for nothing");
 }
 
 /* A run whose last reference goes before it waits, or which has but bytes to send, returns. */
@@ -167,8 +163,7 @@ NKT_LOOP_TEST(review_run_with_nothing_left) {
     char in[4];
     memset(&desc, 0, sizeof(desc));
     memset(&adopt, 0, sizeof(adopt));
-    signal(SIGALRM, review_on_alarm);
-    alarm(5);
+    CHECK(nkt_alarm(5000000, 0, review_on_alarm));
     netkit_loop *loop = nkt_loop();
     int peer = review_adopt(loop, &adopt, &conn);
     CHECK_OK(netkit_conn_set_referenced(loop, conn, false));
@@ -181,7 +176,7 @@ NKT_LOOP_TEST(review_run_with_nothing_left) {
     loop = nkt_loop_with(&desc);
     CHECK_OK(netkit_timer_start(loop, &review_timer, 60000000, 0, review_crowd, NULL));
     CHECK_OK(netkit_loop_run(loop));
-    alarm(0);
+    CHECK(nkt_alarm(0, 0, review_on_alarm));
     nkt_loop_done(loop);
 }
 

@@ -34,6 +34,7 @@ static void scenario_pull(void) {
     }
 }
 
+#if NKI_POSIX
 static void scenario_unix(void) {
     char address[160] = "unix:";
     nkt_temp_path(address + 5, sizeof(address) - 5);
@@ -114,6 +115,7 @@ static void scenario_pass(void) {
     }
     unlink(address + 5);
 }
+#endif /* NKI_POSIX */
 
 /* ---- dialling that fails --------------------------------------------------------- */
 
@@ -778,8 +780,10 @@ static const torture_scenario scenarios[] = {
     {"timers", scenario_timers, false},
     {"posts", scenario_posts, false},
     {"watches", scenario_watches, true},
+#if NKI_POSIX
     {"unix stream", scenario_unix, false},
     {"descriptors over a unix conn", scenario_pass, false},
+#endif
     {"adopt, handler, ext, timeouts", scenario_changes, true},
     {"refusals and aborts", scenario_ends, false},
     {"pull", scenario_pull, false},

@@ -18,7 +18,7 @@ NKT_LOOP_TEST(connect_refused) {
     snprintf(address[0], sizeof(address[0]), "127.0.0.1:%u", port);
     snprintf(address[1], sizeof(address[1]), "[::1]:%u", port);
     snprintf(address[2], sizeof(address[2]), "unix:@netkit-nobody-%d", (int)getpid());
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < (NKI_WINDOWS ? 2 : 3); i++) { /* abstract names are no names there */
         uint64_t began = nkt_now_ns();
         sup_end end;
         netkit_connect_desc desc;
@@ -80,23 +80,18 @@ NKT_LOOP_TEST(connect_refuses_bad_descs) {
 /* R2 Z-03: no descriptor for the socket: told at once, nothing leaks, and later it works */
 NKT_LOOP_TEST(connect_without_descriptors) {
     netkit_loop *loop = nkt_loop();
-    struct rlimit limit, low;
     uint16_t port;
-    int listener = sup_raw_listen(&port, 10), spare = dup(0);
+    int listener = sup_raw_listen(&port, 10);
     sup_end end;
     netkit_connect_desc desc;
     netkit_conn conn;
     char address[32];
-    CHECK_EQ(close(spare), 0);
     sup_end_init(&end);
     snprintf(address, sizeof(address), "127.0.0.1:%u", port);
     desc = sup_connect_desc(address, &end);
-    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
-    low = limit;
-    low.rlim_cur = (rlim_t)spare;
-    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+    CHECK(nkt_spare_descriptors(0));
     CHECK_ERR(netkit_connect(loop, &desc, &conn), NETKIT_E_MFILE);
-    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    CHECK(nkt_spare_descriptors(-1));
     sup_settle(loop);
     CHECK_EQ(end.opens + end.closes, 0);
     CHECK_EQ(netkit_loop_objects(loop), 0);

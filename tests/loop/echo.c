@@ -106,7 +106,7 @@ static size_t echo_frames(netkit_loop *loop, netkit_conn conn, const void *data,
 NKT_LOOP_TEST(echo_of_frames_byte_by_byte) {
     netkit_loop *loop = nkt_loop();
     sup_setup setup = sup_setup_default();
-    size_t len = (size_t)nkt_scale(1 << 20, 20000), at = 0, back = 0;
+    size_t len = (size_t)nkt_count(1 << 20, 20000), at = 0, back = 0;
     unsigned char *data = (unsigned char *)malloc(len + 70000);
     unsigned char *got = (unsigned char *)malloc(len + 70000);
     uint64_t frames = 0;
@@ -239,7 +239,7 @@ NKT_LOOP_TEST(echo_through_short_transfers) {
 NKT_SLOW_LOOP_TEST(echo_allocates_nothing) {
     netkit_loop *loop = nkt_loop();
     sup_peer peer = sup_peer_of(sup_raw_dial(echo_listen(loop, NULL), 0));
-    uint64_t messages = nkt_scale(1000000, 20000), allocs = 0, frees = 0, calls;
+    uint64_t messages = nkt_count(1000000, 20000), allocs = 0, frees = 0, calls;
     char data[64] = {0};
     for (uint64_t i = 0; i < messages + 100; i++) {
         ssize_t got = 0;

@@ -9,7 +9,7 @@ static void embed_round(netkit_loop *loop) {
     int code = netkit_loop_native(loop, &native);
     struct pollfd p;
     CHECK(timeout >= -1);
-    if (nkt_backend == NETKIT_BACKEND_POLL) {
+    if (nkt_backend == NETKIT_BACKEND_POLL || nkt_backend == NETKIT_BACKEND_WSAPOLL) {
         CHECK_ERR(code, NETKIT_E_NOSYS);
         timeout = timeout < 0 || timeout > 1 ? 1 : timeout; /* nothing to wait for: look often */
         CHECK(poll(NULL, 0, timeout) >= 0);
@@ -42,19 +42,19 @@ typedef struct embed_far {
 } embed_far;
 
 static void *embed_far_thread(void *user) {
-    embed_far *far = (embed_far *)user;
+    embed_far *other = (embed_far *)user;
     for (int i = 0; i < 100; i++) {
         char data[8] = "message";
-        CHECK_EQ(send(far->fd, data, sizeof(data), MSG_NOSIGNAL), sizeof(data));
-        CHECK_EQ(recv(far->fd, data, sizeof(data), MSG_WAITALL), sizeof(data));
+        CHECK_EQ(send(other->fd, data, sizeof(data), MSG_NOSIGNAL), sizeof(data));
+        CHECK_EQ(recv(other->fd, data, sizeof(data), MSG_WAITALL), sizeof(data));
         CHECK_STR(data, "message");
-        CHECK_OK(netkit_loop_post(far->loop, embed_posted, &far->posted));
-        for (uint64_t end = tl_deadline(); TL_GET(&far->posted) <= i;) {
+        CHECK_OK(netkit_loop_post(other->loop, embed_posted, &other->posted));
+        for (uint64_t end = tl_deadline(); TL_GET(&other->posted) <= i;) {
             CHECK(nkt_now_ns() < end);
             sched_yield();
         }
     }
-    TL_SET(&far->is_right, true);
+    TL_SET(&other->is_right, true);
     return NULL;
 }
 
@@ -62,16 +62,16 @@ static void *embed_far_thread(void *user) {
 NKT_LOOP_TEST(embed_in_a_foreign_loop) {
     static tl_conn c;
     netkit_loop *loop = nkt_loop();
-    embed_far far = {loop, -1, 0, false};
+    embed_far other = {loop, -1, 0, false};
     pthread_t thread;
     int ticks = 0;
     uint64_t began = nkt_now_ns(), rounds = 0;
     c.is_echo = true;
     tl_adopt(loop, &c);
-    far.fd = c.peer;
+    other.fd = c.peer;
     CHECK_OK(netkit_timer_start(loop, NULL, 5000, 5000, embed_tick, &ticks));
-    CHECK_EQ(pthread_create(&thread, NULL, embed_far_thread, &far), 0);
-    while (!TL_GET(&far.is_right) || ticks < 5) {
+    CHECK_EQ(pthread_create(&thread, NULL, embed_far_thread, &other), 0);
+    while (!TL_GET(&other.is_right) || ticks < 5) {
         embed_round(loop);
         rounds++;
     }

@@ -1,6 +1,7 @@
 /* Descriptors over conns. The far end is a raw descriptor of the test's, or another conn. */
 #include "support.h"
-#include <sys/stat.h>
+
+#if NKI_POSIX /* Windows hands no descriptors over */
 
 /* Files by which a descriptor can be told from another: the k-th is k bytes long. */
 static uintptr_t fds_file(int k) {
@@ -547,7 +548,6 @@ NKT_LOOP_TEST(fds_too_many_wait) {
  * leaks, and others go on. */
 NKT_LOOP_TEST(fds_are_lost) {
     netkit_loop *loop = nkt_loop();
-    struct rlimit limit, old;
     fds_taker t, other;
     uintptr_t mine[8];
     int peer = fds_take_from(loop, &t, 100);
@@ -556,16 +556,10 @@ NKT_LOOP_TEST(fds_are_lost) {
         mine[k] = fds_file(k);
     }
     int fds = fds_total(loop);
-    int next = dup(0);
-    CHECK(next >= 0);
-    CHECK_EQ(close(next), 0);
-    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &old), 0);
-    limit = old;
-    limit.rlim_cur = (rlim_t)next + 3;
-    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    CHECK(nkt_spare_descriptors(3));
     fds_raw_send(peer, "!!!!!!!!", 8, mine, 8);
     SUP_UNTIL(loop, t.closes == 1);
-    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &old), 0);
+    CHECK(nkt_spare_descriptors(-1));
     CHECK_ERR(t.info.code, NETKIT_E_TRUNCATED);
     CHECK(strstr(t.info.text, "descriptors") != NULL);
     CHECK_EQ(t.marks, 0);
@@ -683,3 +677,24 @@ NKT_LOOP_TEST(fds_are_pulled) {
     CHECK_EQ(close(pair[1]), 0);
     nkt_loop_done(loop);
 }
+
+#else
+
+/* IO10 X-04: where descriptors cannot be handed over that is said, and nothing is sent. */
+NKT_LOOP_TEST(fds_are_not_to_be_had) {
+    netkit_loop *loop = nkt_loop();
+    uintptr_t fd;
+    sup_end end;
+    sup_peer peer = sup_open_default(loop, &end);
+    char byte;
+    fd = (uintptr_t)peer.fd;
+    CHECK_ERR(netkit_conn_send_fds(loop, end.conn, "x", 1, &fd, 1), NETKIT_E_NOSYS);
+    CHECK(netkit_conn_take_fd(loop, end.conn, &fd) < 0);
+    sup_settle(loop);
+    CHECK(recv(peer.fd, &byte, 1, 0) < 0 && errno == EAGAIN);
+    CHECK_EQ(end.closes, 0);
+    sup_peer_close(&peer);
+    nkt_loop_done(loop);
+}
+
+#endif /* NKI_POSIX */

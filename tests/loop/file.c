@@ -1,9 +1,6 @@
 /* Files, places in the queue, and corks. */
 #include "support.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-
 enum {
     FILE_SIZE = 3 * 1024 * 1024 + 321
 };
@@ -88,6 +85,39 @@ static void file_run(netkit_loop *loop, file_sender *s, file_receiver *r) {
     SUP_UNTIL(loop, s->end.closes == 1 && r->end.closes == 1);
 }
 
+/* IO09 C4: a peer that has ended its side reads a file slowly: waiting for it to do so is no spin,
+ * and all of the file comes. */
+NKT_LOOP_TEST(file_to_a_half_closed_peer) {
+    netkit_loop *loop = nkt_loop();
+    sup_setup setup = sup_setup_default();
+    sup_end end;
+    int fd = file_make(FILE_SIZE);
+    setup.rcvbuf = 4096;
+    sup_end_init(&end);
+    sup_peer peer = sup_open(loop, &end, &setup);
+    CHECK_EQ(shutdown(peer.fd, SHUT_WR), 0);
+    SUP_UNTIL(loop, end.eofs == 1);
+    CHECK_OK(netkit_conn_send_file(loop, end.conn, (uintptr_t)fd, 0, NETKIT_FILE_END, NULL, NULL));
+    CHECK_OK(netkit_conn_shutdown(loop, end.conn));
+    sup_settle(loop);
+    uint64_t turns = netkit_loop_turns(loop), began = nkt_now_ns();
+    while (nkt_now_ns() - began < 300000000) {
+        CHECK_OK(netkit_loop_run_once(loop, 50));
+    }
+    CHECK(netkit_loop_turns(loop) - turns < 30);
+    SUP_UNTIL_DOING(loop, peer.end != 0) {
+        sup_peer_step(&peer);
+    }
+    CHECK_EQ(peer.end, SUP_EOF);
+    CHECK_EQ(peer.received, FILE_SIZE);
+    CHECK_EQ(end.closes, 0);
+    CHECK_OK(netkit_conn_close(loop, end.conn));
+    SUP_UNTIL(loop, end.closes == 1);
+    CHECK_OK(end.info.code);
+    CHECK_EQ(close(fd) + close(peer.fd), 0);
+    nkt_loop_done(loop);
+}
+
 /* IO09 C2: files stand in the queue between bytes and arrive in order, whole or in part, with the
  * descriptor closed by its owner meanwhile; the release comes once for each; no descriptor stays. */
 NKT_LOOP_TEST(file_goes_between_bytes) {
@@ -167,7 +197,8 @@ static void file_refuses_on_open(netkit_loop *loop, netkit_conn conn, void *user
     close(pair[0]);
     close(pair[1]);
     file_refused(loop, conn, s, pair[0], 0, 1, NETKIT_E_INVALID);
-    nkt_fault_at("fcntl", 1, EMFILE, false);
+    nkt_fault_at(NKI_WINDOWS ? "dup" : "fcntl", 1, EMFILE, false);
+    nkt_fault_at("reopen", 1, EMFILE, false); /* which Windows tries first */
     file_refused(loop, conn, s, s->fd, 0, 10, NETKIT_E_MFILE);
     nkt_fault_clear();
     nkt_alloc_fail_at(1, false);
@@ -241,6 +272,33 @@ NKT_LOOP_TEST(file_cut_meanwhile) {
     nkt_loop_done(loop);
 }
 
+static void file_send_to_dead_peers(int fd) {
+    for (int i = 0; i < 200; i++) {
+        netkit_socket pair[2];
+        uint64_t done;
+        CHECK_OK(netkit_socket_pair(pair, NETKIT_SOCK_STREAM, 0));
+#if NKI_WINDOWS /* the pair is one of TCP: a close alone would be told by the second send */
+        CHECK_OK(netkit_socket_reset(&pair[1]));
+        CHECK(netkit_socket_wait(pair[0], NETKIT_POLL_READ, 1000) > 0);
+#else
+        CHECK_OK(netkit_socket_close(&pair[1]));
+#endif
+        CHECK_ERR(netkit_socket_send_file(pair[0], (uintptr_t)fd, 0, 100000), NETKIT_E_RESET);
+        CHECK_ERR(netkit_socket_send_file_all(pair[0], (uintptr_t)fd, 0, 100000, 1000, &done),
+                  NETKIT_E_RESET);
+        CHECK_EQ(done, 0);
+        CHECK_OK(netkit_socket_close(&pair[0]));
+    }
+}
+
+#if NKI_WINDOWS
+/* T-13 IO09: files sent to peers that have reset are errors. */
+NKT_LOOP_TEST(file_to_a_dead_peer) {
+    int fd = file_make(100000);
+    file_send_to_dead_peers(fd);
+    close(fd);
+}
+#else
 static int file_sigpipes;
 
 static void file_on_sigpipe(int sig) {
@@ -250,33 +308,21 @@ static void file_on_sigpipe(int sig) {
 
 /* T-13 IO09 SD22 IO12: files sent to peers that have reset raise no SIGPIPE that anybody sees; the
  * mask and the disposition are as before, a SIGPIPE that was pending stays. */
-NKT_LOOP_TEST(file_to_a_dead_peer) {
+NKT_LOOP_TEST(file_to_a_dead_peer_without_a_signal) {
     struct sigaction act, after;
     sigset_t mask, pipe_only, pending;
     memset(&act, 0, sizeof act);
     act.sa_handler = file_on_sigpipe;
     CHECK_EQ(sigaction(SIGPIPE, &act, NULL), 0);
     int fd = file_make(100000);
+    sigemptyset(&pipe_only);
+    sigaddset(&pipe_only, SIGPIPE);
     for (int blocked = 0; blocked < 2; blocked++) {
-        netkit_socket pair[2];
-        int error = NETKIT_OK;
-        sigemptyset(&pipe_only);
-        sigaddset(&pipe_only, SIGPIPE);
         if (blocked) {
             CHECK_EQ(pthread_sigmask(SIG_BLOCK, &pipe_only, NULL), 0);
             CHECK_EQ(raise(SIGPIPE), 0);
         }
-        for (int i = 0; i < 200; i++) {
-            uint64_t done;
-            CHECK_OK(netkit_socket_pair(pair, NETKIT_SOCK_STREAM, 0));
-            CHECK_OK(netkit_socket_close(&pair[1]));
-            error = netkit_socket_send_file(pair[0], (uintptr_t)fd, 0, 100000);
-            CHECK_ERR(error, NETKIT_E_RESET);
-            CHECK_ERR(netkit_socket_send_file_all(pair[0], (uintptr_t)fd, 0, 100000, 1000, &done),
-                      NETKIT_E_RESET);
-            CHECK_EQ(done, 0);
-            CHECK_OK(netkit_socket_close(&pair[0]));
-        }
+        file_send_to_dead_peers(fd);
         CHECK_EQ(pthread_sigmask(SIG_BLOCK, NULL, &mask), 0);
         CHECK_EQ(sigismember(&mask, SIGPIPE), blocked);
         CHECK_EQ(sigpending(&pending), 0);
@@ -289,6 +335,7 @@ NKT_LOOP_TEST(file_to_a_dead_peer) {
     CHECK_EQ(file_sigpipes, 1); /* the one that was raised here */
     close(fd);
 }
+#endif
 
 /* IO09: a plain socket sends a file as a whole within a deadline, and says how far it came. */
 NKT_TEST(file_all_with_a_deadline) {
@@ -296,10 +343,14 @@ NKT_TEST(file_all_with_a_deadline) {
     uint64_t done;
     int fd = file_make(2000000);
     CHECK_OK(netkit_socket_pair(pair, NETKIT_SOCK_STREAM, 0));
+    CHECK_OK(netkit_socket_set(pair[0], NETKIT_OPT_SEND_BUFFER, 65536));
+    CHECK_OK(netkit_socket_set(pair[1], NETKIT_OPT_RECV_BUFFER, 65536));
     CHECK_ERR(netkit_socket_send_file_all(pair[0], (uintptr_t)fd, 0, NETKIT_FILE_END, 50, &done),
               NETKIT_E_TIMEOUT);
     CHECK(done > 0 && done < 2000000);
+#if NKI_POSIX /* a pair of TCP takes a little more than it says */
     CHECK_ERR(netkit_socket_send_file(pair[0], (uintptr_t)fd, 0, 10), NETKIT_E_AGAIN);
+#endif
     static unsigned char got[2000000], want[2000000];
     CHECK_OK(netkit_socket_recv_all(pair[1], got, (size_t)done, 1000, NULL));
     sup_fill(want, sizeof want, 0);
@@ -725,6 +776,7 @@ NKT_TEST(file_to_a_peer_that_closes_late) {
     close(fd);
 }
 
+#if NKI_POSIX
 /* T-13 IO09 I2 I4: a conn whose file is on its way to a peer that resets, or just closes: it ends with
  * RESET, each release comes once, before that, and nobody sees a SIGPIPE. */
 NKT_LOOP_TEST(file_to_a_peer_that_resets) {
@@ -775,6 +827,8 @@ NKT_LOOP_TEST(file_to_a_peer_that_resets) {
     CHECK_EQ(file_sigpipes, 0);
     close(fd);
 }
+
+#endif
 
 /* IO09 C4: bytes in front of an empty file need not wait for what would follow. */
 NKT_LOOP_TEST(file_of_nothing) {

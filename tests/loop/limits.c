@@ -160,12 +160,12 @@ NKT_LOOP_TEST(limits_change_while_open) {
     sup_end end;
     sup_peer peer;
     sup_end_init(&end);
-    setup.options.idle_timeout_ms = 40;
-    setup.options.deadline_ms = 60;
+    setup.options.idle_timeout_ms = (uint32_t)(40 * nkt_slowness);
+    setup.options.deadline_ms = (uint32_t)(60 * nkt_slowness);
     peer = sup_open(loop, &end, &setup);
     CHECK_OK(netkit_conn_set_idle_timeout(loop, end.conn, 0));
     CHECK_OK(netkit_conn_set_deadline(loop, end.conn, 0));
-    sup_turn_for_ms(loop, 150);
+    sup_turn_for_ms(loop, 150 * (unsigned)nkt_slowness);
     CHECK_EQ(end.closes, 0);
     began = nkt_now_ns();
     CHECK_OK(netkit_conn_set_deadline(loop, end.conn, 100000));
@@ -252,8 +252,6 @@ NKT_SLOW_LOOP_TEST(limits_slowloris) {
 /* ---- a peer that vanishes ----------------------------------------------------------- */
 
 #if defined(__linux__)
-#include <net/if.h>
-#include <sched.h>
 #include <sys/ioctl.h>
 
 /* A network namespace of this process with its own loopback, which can be taken down. */

@@ -20,25 +20,13 @@ static void loop_count_post(netkit_loop *loop, int status, void *user) {
     ((int *)user)[status == NETKIT_OK ? 0 : 1]++;
 }
 
-static int loop_threads(void) {
-    int count = 0;
-    DIR *folder = opendir("/proc/self/task");
-    while (folder != NULL && readdir(folder) != NULL) {
-        count++;
-    }
-    if (folder != NULL) {
-        closedir(folder);
-    }
-    return count;
-}
-
 /* ---- life --------------------------------------------------------------------- */
 
 /* L-01 PL27 TQ18: a thousand lives, many with all sorts of things open at the end: nothing stays
  * behind, no descriptor, no byte, no thread. */
 NKT_LOOP_TEST(loop_lives_a_thousand_times) {
-    int fds = nkt_open_fds(), threads = loop_threads();
-    for (int i = 0; i < 1000; i++) {
+    int fds = nkt_open_fds(), threads = nkt_threads();
+    for (int i = 0; i < (int)nkt_count(1000, 1000); i++) {
         netkit_loop *loop = nkt_loop();
         if (i % 4 != 0) {
             netkit_listen_desc desc;
@@ -68,7 +56,7 @@ NKT_LOOP_TEST(loop_lives_a_thousand_times) {
         }
     }
     CHECK_EQ(nkt_open_fds(), fds);
-    CHECK_EQ(loop_threads(), threads);
+    CHECK_EQ(nkt_threads(), threads);
     CHECK_OK(netkit_loop_destroy(NULL));
 }
 
@@ -229,18 +217,6 @@ static void *loop_stop_thread(void *user) {
     return NULL;
 }
 
-static void loop_set_alarm(unsigned first_us, unsigned every_us, void (*handler)(int)) {
-    struct sigaction action;
-    struct itimerval timer;
-    memset(&action, 0, sizeof(action));
-    action.sa_handler = handler;
-    CHECK_EQ(sigaction(SIGALRM, &action, NULL), 0);
-    memset(&timer, 0, sizeof(timer));
-    timer.it_value.tv_usec = (suseconds_t)first_us;
-    timer.it_interval.tv_usec = (suseconds_t)every_us;
-    CHECK_EQ(setitimer(ITIMER_REAL, &timer, NULL), 0);
-}
-
 /* L-02 PL14: a stop from a signal handler and one from another thread end a run that sleeps. */
 NKT_LOOP_TEST(loop_is_stopped_from_outside) {
     netkit_loop *loop = nkt_loop();
@@ -249,7 +225,7 @@ NKT_LOOP_TEST(loop_is_stopped_from_outside) {
     uint64_t began = nkt_now_ns();
     CHECK_OK(netkit_timer_start(loop, NULL, 3600000000u, 0, loop_tick, &ticks));
     loop_to_stop = loop;
-    loop_set_alarm(20000, 0, loop_on_alarm);
+    CHECK(nkt_alarm(20000, 0, loop_on_alarm));
     CHECK_OK(netkit_loop_run(loop));
     CHECK(nkt_now_ns() - began >= 15000000);
     CHECK_EQ(pthread_create(&thread, NULL, loop_stop_thread, loop), 0);
@@ -575,7 +551,7 @@ NKT_LOOP_TEST(loop_conns_close_each_other) {
     static const netkit_handler handler = {tl_on_open, loop_fratricide, tl_on_drain, NULL,
                                            tl_on_close};
     netkit_loop *loop = nkt_loop();
-    for (uint64_t round = 0; round < nkt_scale(10000, 1000); round++) {
+    for (uint64_t round = 0; round < nkt_count(10000, 1000); round++) {
         tl_conn a, b;
         memset(&a, 0, sizeof(a));
         memset(&b, 0, sizeof(b));
@@ -920,7 +896,7 @@ NKT_LOOP_TEST(loop_batch_survives_its_members) {
     static loop_batch b;
     static const netkit_handler handler = {tl_on_open, loop_batch_data, tl_on_drain, tl_on_eof,
                                            tl_on_close};
-    tl_want_descriptors(6 * LOOP_BATCH);
+    nkt_want_descriptors(6 * LOOP_BATCH);
     for (int round = 0; round < 10; round++) {
         netkit_loop *loop = nkt_loop();
         memset(&b, 0, sizeof(b));
@@ -996,7 +972,7 @@ NKT_LOOP_TEST(loop_descriptors_are_reused_a_million_times) {
     static loop_reuse ring[RING];
     static uint64_t tag;
     netkit_loop *loop = nkt_loop();
-    uint64_t rounds = nkt_scale(1000000, 20000) / RING, heard = 0;
+    uint64_t rounds = nkt_count(1000000, 20000) / RING, heard = 0;
     int64_t live = 0;
     for (uint64_t round = 0; round < rounds; round++) {
         for (int i = 0; i < RING; i++) {
@@ -1115,17 +1091,10 @@ static unsigned char loop_byte(uint64_t at) {
     return (unsigned char)(at * 131 + (at >> 9));
 }
 
-static void loop_block_alarms(void) {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGALRM);
-    CHECK_EQ(pthread_sigmask(SIG_BLOCK, &set, NULL), 0);
-}
-
 static void *loop_stream_send(void *user) {
     loop_stream *s = (loop_stream *)user;
     unsigned char data[16384];
-    loop_block_alarms();
+    nkt_alarm_mask(true);
     for (uint64_t at = 0; at < s->len;) {
         size_t len = s->len - at < sizeof(data) ? (size_t)(s->len - at) : sizeof(data);
         for (size_t i = 0; i < len; i++) {
@@ -1147,7 +1116,7 @@ static void *loop_stream_recv(void *user) {
     unsigned char data[16384];
     uint64_t at = 0;
     ssize_t got;
-    loop_block_alarms();
+    nkt_alarm_mask(true);
     while ((got = recv(s->fd, data, sizeof(data), 0)) > 0) {
         for (ssize_t i = 0; i < got; i++, at++) {
             if (data[i] != loop_byte(at)) {
@@ -1200,11 +1169,11 @@ NKT_LOOP_TEST(loop_endures_a_storm_of_signals) {
     tl_open(loop, &c);
     CHECK_OK(netkit_timer_start(loop, &timer, 5000, 5000, loop_measure, &late));
     loop_stream_start(&s, c.peer, nkt_scale(100000000, 10000000));
-    loop_set_alarm(1000, 1000, loop_count_alarm);
+    CHECK(nkt_alarm(1000, 1000, loop_count_alarm));
     while (c.closes == 0 || loop_alarms < 20) {
         CHECK_OK(netkit_loop_run_once(loop, 1000));
     }
-    loop_set_alarm(0, 0, loop_count_alarm);
+    CHECK(nkt_alarm(0, 0, loop_count_alarm));
     loop_stream_join(&s);
     printf("%d signals, %" PRIu64 " us at most between ticks\n", (int)loop_alarms,
            late.longest_ns / 1000);
@@ -1967,7 +1936,7 @@ static void loop_chaos(uint64_t turns) {
  * every lent chunk comes back once and before its conn's close, every conn closes once and hears
  * nothing more, every byte that arrives is the right one, and none that was not sent. */
 NKT_LOOP_TEST(loop_keeps_its_word_in_chaos) {
-    loop_chaos(nkt_scale(200000, 4000));
+    loop_chaos(nkt_count(200000, 4000));
 }
 
 /* G8 I1 I2 T-04: the same while the system moves few bytes at a time or says not now. */
@@ -1975,7 +1944,7 @@ NKT_LOOP_TEST(loop_keeps_its_word_in_chaos_with_faults) {
     nkt_clip_random("recv", 50);
     nkt_clip_random("send", 50);
     nkt_fault_prob("sendmsg", 20, EAGAIN);
-    loop_chaos(nkt_scale(100000, 2000));
+    loop_chaos(nkt_count(100000, 2000));
     CHECK(nkt_faults() > 100);
 }
 
@@ -1990,7 +1959,7 @@ NKT_LOOP_TEST(loop_echo_allocates_nothing) {
     netkit_loop *loop = nkt_loop();
     netkit_handler handler = tl_handler();
     netkit_conn_options options;
-    uint64_t rounds = nkt_scale(1000000, 40000) / COUNT, allocs = 0;
+    uint64_t rounds = nkt_count(1000000, 40000) / COUNT, allocs = 0;
     char data[64], back[64];
     int posts[2] = {0, 0}, ticks = 0;
     memset(data, 'x', sizeof(data));
@@ -2031,7 +2000,7 @@ NKT_LOOP_TEST(loop_costs_nothing_when_idle) {
     static tl_conn all[1000];
     int count = 1000, ticks = 0;
     netkit_loop *loop = nkt_loop();
-    uint64_t limit = tl_want_descriptors(2100), calls, turns, ms = nkt_scale(10000, 1000);
+    uint64_t limit = nkt_want_descriptors(2100), calls, turns, ms = nkt_scale(10000, 1000);
     count = limit < 2100 ? (int)(limit / 2) - 20 : count;
     for (int i = 0; i < count; i++) {
         tl_adopt(loop, &all[i]);
@@ -2087,7 +2056,7 @@ NKT_LOOP_TEST(loop_objects_stay_in_place) {
     netkit_conn_options options;
     netkit_handler handler;
     char text[16];
-    tl_want_descriptors(700);
+    nkt_want_descriptors(700);
     memset(&options, 0, sizeof(options));
     memset(&handler, 0, sizeof(handler));
     handler.on_data = loop_grow;

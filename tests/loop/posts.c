@@ -136,7 +136,7 @@ NKT_LOOP_TEST(lposts_of_eight_threads) {
     for (int round = 0; round < rounds; round++) {
         netkit_loop_desc desc;
         netkit_loop *loop;
-        uint64_t run = 0, count = nkt_scale(1000000, 20000) / (unsigned)rounds;
+        uint64_t run = 0, count = nkt_count(1000000, 20000) / (unsigned)rounds;
         memset(&desc, 0, sizeof(desc));
         desc.posts_max = round == 0 ? 4 : 256;
         loop = nkt_loop_with(&desc);

@@ -598,6 +598,75 @@ NKT_LOOP_TEST(read_paused_on_a_dead_peer_does_not_spin) {
     }
 }
 
+/* Turns of a loop in so many milliseconds, fewer when the conn is told of its end. */
+static uint64_t read_turns_for_ms(netkit_loop *loop, const sup_end *end, uint64_t ms) {
+    uint64_t turns = netkit_loop_turns(loop), began = nkt_now_ns();
+    while (nkt_now_ns() - began < ms * 1000000 && end->closes == 0) {
+        CHECK_OK(netkit_loop_run_once(loop, 100));
+    }
+    return netkit_loop_turns(loop) - turns;
+}
+
+/* T-12 T-17 C6 I3: a peer ends, and then resets while we are half open, idle: the end is told, and
+ * the reset at once and not by the next send, also when both came together, and to who pauses when
+ * it goes on; nothing spins meanwhile */
+NKT_LOOP_TEST(read_reset_behind_the_end) {
+    for (int way = 0; way < 4; way++) {
+        netkit_loop *loop = nkt_loop();
+        sup_end end;
+        sup_peer peer = sup_open_default(loop, &end);
+        peer.to_send = 1000;
+        sup_peer_send(&peer);
+        SUP_UNTIL(loop, end.bytes == 1000);
+        if (way == 2) {
+            CHECK_OK(netkit_conn_pause(loop, end.conn));
+        }
+        CHECK_EQ(shutdown(peer.fd, SHUT_WR), 0);
+        if (way == 0 || way == 3) {
+            SUP_UNTIL(loop, end.eofs == 1);
+        }
+        if (way == 3) {
+            CHECK_OK(netkit_conn_pause(loop, end.conn));
+        }
+        CHECK(way == 1 || read_turns_for_ms(loop, &end, 200) < 20);
+        sup_raw_reset(peer.fd);
+        CHECK(read_turns_for_ms(loop, &end, way == 2 ? 400 : 5000) < 40);
+        if (way == 2) {
+            CHECK_EQ(end.eofs + end.closes, 0);
+            CHECK_OK(netkit_conn_resume(loop, end.conn));
+        }
+        SUP_UNTIL(loop, end.closes == 1);
+        bool was_at_once = way == 1 || way == 2;
+        if (was_at_once && (!NKI_LINUX || strcmp(netkit_loop_backend(loop, NULL), "kqueue") == 0)) {
+            CHECK(strcmp(end.trace, "odc") == 0 || strcmp(end.trace, "odec") == 0);
+        } else { /* other systems have recv(2) say the reset first */
+            CHECK_STR(end.trace, "odec");
+        }
+        CHECK_ERR(end.info.code, NETKIT_E_RESET);
+        CHECK_EQ(end.info.op, NETKIT_OP_READ);
+        CHECK_EQ(end.info.phase, NETKIT_PHASE_OPEN);
+        CHECK(end.info.os_code == EPIPE || end.info.os_code == ECONNRESET);
+        nkt_loop_done(loop);
+    }
+}
+
+/* T-12 I4: both sides have ended, and what we sent last is reset by a peer that did not read it */
+NKT_LOOP_TEST(read_ended_on_both_sides_does_not_spin) {
+    netkit_loop *loop = nkt_loop();
+    sup_end end;
+    sup_peer peer = sup_open_default(loop, &end);
+    CHECK_OK(netkit_conn_shutdown(loop, end.conn));
+    CHECK_EQ(shutdown(peer.fd, SHUT_WR), 0);
+    SUP_UNTIL(loop, end.eofs == 1);
+    CHECK(read_turns_for_ms(loop, &end, 300) < 30);
+    CHECK_STR(end.trace, "oe");
+    CHECK_OK(netkit_conn_close(loop, end.conn));
+    SUP_UNTIL(loop, end.closes == 1);
+    CHECK_OK(end.info.code);
+    sup_peer_close(&peer);
+    nkt_loop_done(loop);
+}
+
 typedef struct read_text {
     sup_end end;
     char text[64];

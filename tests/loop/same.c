@@ -103,7 +103,7 @@ static void same_end(netkit_loop *loop, same_run *run, same_side *side) {
     uint64_t how = same_random(run) % 5;
     if (how == 0) {
         CHECK_OK(netkit_conn_abort(loop, side->end.conn));
-    } else if (how == 1 && !side->has_ended) {
+    } else if (how == 1) {
         sup_raw_reset(side->peer.fd);
         side->peer.fd = -1;
     } else if (how <= 2) {

@@ -82,7 +82,7 @@ NKT_LOOP_TEST(settings_buffers) {
     netkit_loop *loop = nkt_loop();
     netkit_handler handler = sup_handler();
     char path[160], address[170];
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < (nkt_has_unix() ? 2 : 1); i++) {
         netkit_listen_desc desc;
         netkit_connect_desc connect;
         netkit_listener listener;
@@ -148,9 +148,11 @@ NKT_LOOP_TEST(settings_exclusive) {
     sup_settle(loop);
     snprintf(address, sizeof(address), "127.0.0.1:%u", port);
     desc.address = address;
+#if NKI_POSIX /* Windows never minds connections that have ended */
     desc.exclusive = true;
     CHECK_ERR(netkit_listen(loop, &desc, NULL), NETKIT_E_ADDRINUSE);
     desc.exclusive = false;
+#endif
     CHECK_OK(netkit_listen(loop, &desc, NULL));
     nkt_loop_done(loop);
 }

@@ -6,13 +6,6 @@
 #ifndef NKT_LOOP_SUPPORT_H
 #define NKT_LOOP_SUPPORT_H
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-
 /* ---- the bytes of a stream ------------------------------------------------- */
 
 static inline unsigned char sup_byte(uint64_t at) {
@@ -198,7 +191,7 @@ static inline size_t sup_unread(const sup_end *end) {
 /* ---- raw sockets ---------------------------------------------------------------- */
 
 static inline void sup_nonblocking(int fd) {
-    CHECK_EQ(fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK), 0);
+    CHECK_EQ(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
 }
 
 static inline struct sockaddr_in sup_loopback(uint16_t port) {

@@ -3,14 +3,6 @@
 #ifndef NKT_SUPPORT_LOOP_H
 #define NKT_SUPPORT_LOOP_H
 
-#include <arpa/inet.h>
-#include <limits.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-
 /* ---- waiting ----------------------------------------------------------------- */
 
 static inline uint64_t tl_deadline(void) {
@@ -203,17 +195,6 @@ static inline int tl_dial(uint16_t port) {
     CHECK_EQ(connect(fd, (const struct sockaddr *)&in, sizeof(in)), 0);
     CHECK_EQ(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)), 0);
     return fd;
-}
-
-/* Room for so many descriptors, or as many as may be had; returns the limit. */
-static inline uint64_t tl_want_descriptors(uint64_t count) {
-    struct rlimit limit;
-    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
-    if (limit.rlim_cur < count) {
-        limit.rlim_cur = limit.rlim_max < count ? limit.rlim_max : (rlim_t)count;
-        CHECK_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
-    }
-    return (uint64_t)limit.rlim_cur;
 }
 
 /* ---- a clock that the test turns ------------------------------------------------- */

@@ -105,6 +105,13 @@ static inline netkit_addr ud_open_with(netkit_loop *loop, ud_end *end,
     return addr;
 }
 
+/* Whether the system can do all that: NETKIT_UDP_CAP_*. */
+static inline bool ud_can(const ud_end *end, uint32_t what) {
+    uint32_t caps = 0;
+    CHECK_OK(netkit_udp_caps(end->loop, end->udp, &caps));
+    return (caps & what) == what;
+}
+
 static inline netkit_addr ud_open(netkit_loop *loop, ud_end *end) {
     netkit_udp_desc desc = ud_desc(end, "127.0.0.1:0");
     return ud_open_with(loop, end, &desc);

@@ -110,9 +110,17 @@ static void ud_deaf_then_good(netkit_loop *loop, ud_end *end, const netkit_addr 
 NKT_LOOP_TEST(udp_refusals_are_told) {
     netkit_loop *loop = nkt_loop();
     static ud_end end;
+    netkit_udp_desc desc = ud_desc(&end, "127.0.0.1:0");
     netkit_addr deaf = ud_deaf();
-    netkit_addr addr = ud_open(loop, &end);
+    desc.recv_buffer = 1 << 20; /* refusals wait in it too: where a packet takes much, it is full */
+    netkit_addr addr = ud_open_with(loop, &end, &desc);
     ud_deaf_then_good(loop, &end, &deaf, addr.port, 100);
+    if (!ud_can(&end, NETKIT_UDP_CAP_ERRORS)) {
+        sup_settle(loop);
+        CHECK_EQ(end.errors + end.closes, 0);
+        nkt_loop_done(loop);
+        return;
+    }
     SUP_UNTIL(loop, end.errors == 100);
     CHECK_EQ(end.failed.error, NETKIT_E_REFUSED);
     CHECK_EQ(end.failed.os_code, ECONNREFUSED);
@@ -138,6 +146,11 @@ NKT_LOOP_TEST(udp_refusals_are_passed_over) {
 /* U-03 UD03: a connected one is refused in each of its calls, and lives on until the peer is there;
  * then all arrives. */
 NKT_LOOP_TEST(udp_connected_refused) {
+#if NKI_WINDOWS
+    if (nkt_backend == NETKIT_BACKEND_AFD && nkt_is_wine()) {
+        SKIP("wine forgets a poll of a connected datagram socket that was refused");
+    }
+#endif
     for (int told = 0; told < 2; told++) {
         netkit_loop *loop = nkt_loop();
         static ud_end end;
@@ -152,7 +165,7 @@ NKT_LOOP_TEST(udp_connected_refused) {
             CHECK_OK(netkit_udp_send(loop, end.udp, NULL, "knock", 5));
             CHECK_OK(netkit_udp_flush(loop, end.udp));
         }
-        if (told) {
+        if (told && !NKI_WINDOWS) { /* where nobody is told (SIO_UDP_CONNRESET) */
             SUP_UNTIL(loop, end.errors > 0);
             CHECK_EQ(end.failed.error, NETKIT_E_REFUSED);
             CHECK(netkit_addr_equal(&end.failed.peer, &deaf));
@@ -347,7 +360,7 @@ NKT_LOOP_TEST(udp_allocates_nothing) {
     ud_open(loop, &b);
     a.also = ud_pass_on; /* what has come can be sent back as it is */
     uint64_t before = 0;
-    for (int i = 0; i < 2000; i++) {
+    for (int i = 0; i < (int)nkt_count(2000, 2000); i++) {
         before = i == 20 ? nkt_allocs() : before;
         for (int k = 0; k < 10; k++) {
             CHECK_OK(netkit_udp_send(loop, b.udp, &to_a, "0123456789", (size_t)k));
@@ -410,7 +423,8 @@ NKT_LOOP_TEST(udp_segments) {
     for (int round = 0; round < 5; round++) {
         for (int i = 0; i < 3; i++) {
             ud_segments(loop, &from, &to[i], &addr[i], i == 2);
-            CHECK(to[i].last.ttl != 0 && to[i].last.time_ns != 0);
+            CHECK(to[i].last.ttl != 0);
+            CHECK_EQ(to[i].last.time_ns != 0, ud_can(&to[i], NETKIT_UDP_CAP_TIME));
             CHECK(netkit_addr_equal(&to[i].last.local, &addr[i]));
             CHECK(to[i].last.interface_index != 0);
         }
@@ -604,7 +618,9 @@ NKT_LOOP_TEST(udp_broadcast) {
     CHECK_OK(netkit_udp_send(loop, from.udp, &all, "hello", 5));
     SUP_UNTIL(loop, from.datagrams == 1);
     CHECK(netkit_addr_equal(&end.last.peer, &back));
+#if !NKI_WINDOWS /* there it is what the datagram was sent to */
     CHECK(end.last.local.ip[0] == 127 && end.last.local.ip[3] != 255); /* can be answered from */
+#endif
     nkt_loop_done(loop);
 }
 
@@ -630,7 +646,8 @@ static void ud_numbers(netkit_loop *loop, const char *address) {
     CHECK_OK(netkit_udp_send(loop, a.udp, &to_b, "x", 1));
     SUP_UNTIL(loop, b.datagrams == 1);
     CHECK(b.last.ttl == 42 && b.last.tos == 0x20);
-    CHECK(b.last.time_ns / 1000000000u >= (uint64_t)time(NULL) - 5);
+    CHECK(!ud_can(&b, NETKIT_UDP_CAP_TIME) ||
+          b.last.time_ns / 1000000000u >= (uint64_t)time(NULL) - 5);
     memset(&d, 0, sizeof(d));
     d.data = "y";
     d.len = 1;
@@ -668,7 +685,9 @@ NKT_LOOP_TEST(udp_dual_stack) {
     desc.tell_ttl = desc.tell_tos = true;
     netkit_addr addr = ud_open_with(loop, &end, &desc);
     end.is_echo = true;
-    snprintf(text, sizeof(text), "127.0.0.2:%u", addr.port);
+    int last =
+        ud_can(&end, NETKIT_UDP_CAP_LOCAL) && !NKI_WINDOWS ? 2 : 1; /* wine tells, not takes */
+    snprintf(text, sizeof(text), "127.0.0.%d:%u", last, addr.port);
     desc = ud_desc(&four, NULL);
     desc.peer = text; /* connected: hears of nobody else */
     netkit_addr to_four = ud_open_with(loop, &four, &desc);
@@ -676,7 +695,7 @@ NKT_LOOP_TEST(udp_dual_stack) {
     SUP_UNTIL(loop, four.datagrams == 1);
     CHECK(netkit_addr_equal(&end.last.peer, &to_four));
     CHECK_EQ(end.last.local.family, NETKIT_AF_IPV4);
-    CHECK(end.last.local.ip[3] == 2 && end.last.local.port == addr.port);
+    CHECK(end.last.local.ip[3] == last && end.last.local.port == addr.port);
     CHECK(end.last.interface_index != 0 && end.last.ttl != 0);
     if (addr.family == NETKIT_AF_IPV6 && ud_has_ipv6()) {
         snprintf(text, sizeof(text), "[::1]:%u", addr.port);
@@ -1000,7 +1019,8 @@ NKT_LOOP_TEST(udp_pause_without_memory) {
 
 /* I8 U-03: receiving that fails is told once and goes on by itself, without a spin. */
 NKT_LOOP_TEST(udp_receiving_fails) {
-    static const int errors[] = {ENOMEM, EIO, ENOBUFS, EINTR, ECONNREFUSED, EHOSTUNREACH};
+    const int passing = NKI_WINDOWS ? ECONNREFUSED : EINTR; /* nothing interrupts there */
+    const int errors[] = {ENOMEM, EIO, ENOBUFS, passing, ECONNREFUSED, EHOSTUNREACH};
     netkit_loop *loop = nkt_loop();
     static ud_end end;
     netkit_addr addr = ud_open(loop, &end);
@@ -1105,6 +1125,7 @@ NKT_LOOP_TEST(udp_pull) {
     netkit_event ev;
     netkit_addr addr, deaf = ud_deaf();
     char text[64];
+    uint32_t caps;
     int user;
     memset(&loop_desc, 0, sizeof(loop_desc));
     memset(&desc, 0, sizeof(desc));
@@ -1132,8 +1153,12 @@ NKT_LOOP_TEST(udp_pull) {
     CHECK_EQ(recv(fd, text, sizeof(text), 0), 0);
     CHECK_EQ(recv(fd, text, sizeof(text), 0), 5);
     CHECK_OK(netkit_udp_send(loop, udp, &deaf, "x", 1));
-    ev = ud_pull(loop, NETKIT_EVENT_UDP_ERROR);
-    CHECK(ev.datagram->error == NETKIT_E_REFUSED && netkit_addr_equal(&ev.datagram->peer, &deaf));
+    CHECK_OK(netkit_udp_caps(loop, udp, &caps));
+    if ((caps & NETKIT_UDP_CAP_ERRORS) != 0) {
+        ev = ud_pull(loop, NETKIT_EVENT_UDP_ERROR);
+        CHECK_EQ(ev.datagram->error, NETKIT_E_REFUSED);
+        CHECK(netkit_addr_equal(&ev.datagram->peer, &deaf));
+    }
     nkt_fault_at(NKT_SEND_DATAGRAMS, 1, EAGAIN, true);
     while (netkit_udp_send(loop, udp, &addr, text, 60) == NETKIT_OK) {
     }

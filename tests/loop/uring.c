@@ -96,6 +96,17 @@ NKT_TEST(uring_two_buffers_for_a_hundred) {
     nkt_loop_done(loop);
 }
 
+/* I-01 UR12: four buffers of 4 KiB for a hundred peers with a mebibyte each: all of it, in order. */
+NKT_TEST(uring_four_buffers_for_a_lot) {
+    netkit_loop *loop = turing_loop();
+    nki_u *u = nki_u_of(loop);
+    u->pool.count = 4;
+    u->pool.size = 4096;
+    turing_echo_all(loop, TURING_PEERS, nkt_scale(1 << 20, 1 << 16));
+    CHECK_EQ(u->pool.held, 0);
+    nkt_loop_done(loop);
+}
+
 /* SD37: a message of a mebibyte comes through whole, and many at once do. */
 NKT_TEST(uring_a_mebibyte) {
     netkit_loop *loop = turing_loop();
@@ -130,8 +141,11 @@ NKT_TEST(uring_completions_overflow) {
             peers[i].to_send = sent;
             sup_peer_step(&peers[i]);
         }
-        CHECK_EQ(nki_uring_enter(&u->ring, 0), 0); /* made, and not read */
+        for (int i = 0; i < 10; i++) {                 /* 20 receives a call */
+            CHECK_EQ(nki_uring_enter(&u->ring, 0), 0); /* made, and not read */
+        }
     }
+    CHECK((nki_atomic_load(u->ring.sq_flags) & NKI_URING_SQ_CQ_OVERFLOW) != 0);
     for (int i = 0; i < TURING_PEERS; i++) {
         SUP_UNTIL_DOING(loop, peers[i].received == sent) {
             sup_peer_step(&peers[i]);
@@ -140,6 +154,8 @@ NKT_TEST(uring_completions_overflow) {
     }
     sup_settle(loop);
     printf("%" PRIu64 " overflows\n", u->overflows);
+    CHECK(u->overflows > 0);
+    CHECK_EQ(nki_atomic_load(u->ring.sq_flags) & NKI_URING_SQ_CQ_OVERFLOW, 0);
     nkt_loop_done(loop);
 }
 

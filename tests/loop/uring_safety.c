@@ -47,16 +47,17 @@ static void safety_all_closed(sup_peer *peers, int count) {
 
 /* I-02 UR08 UR09: half of all receives and accepts end at their first completion, which comes with
  * data and without F_MORE, and completions come to light late or a part at a time: all is begun
- * again, and no byte is missing. */
+ * again, and no byte is missing. (How often that happens in a round is the kernel's affair: one of
+ * before 6.0 has no operation that goes on, and a fast peer makes for few looks.) */
 NKT_TEST(uring_operations_that_end_by_themselves) {
     netkit_loop *loop = turing_loop();
     nkt_hide("io_uring_multishot", UINT64_MAX, 50);
     nkt_hide("io_uring_cqes", UINT64_MAX, 20);
     nkt_hide("io_uring_cqes", 1, 30);
-    for (int round = 0; round < 5; round++) {
+    for (int round = 0; round < 5 || (round < 50 && nkt_faults() <= 100); round++) {
         turing_echo_all(loop, 20, 100000);
+        turing_echo_all(loop, TURING_PEERS, 300);
     }
-    turing_echo_all(loop, TURING_PEERS, 300);
     CHECK(nkt_faults() > 100);
     nkt_fault_clear();
     turing_echo_all(loop, 20, 1000);

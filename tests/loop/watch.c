@@ -57,6 +57,50 @@ static void lwatch_turns(netkit_loop *loop, int turns) {
     }
 }
 
+/* Until not one more byte goes. */
+static void lwatch_fill(int fd) {
+    static const char bytes[65536];
+    for (size_t size = sizeof(bytes); size > 0; size /= 2) {
+        while (send(fd, bytes, size, MSG_NOSIGNAL) > 0) {
+        }
+    }
+}
+
+/* PL11 T-17: who waits for room alone is not told of the other side's end, over and over or at all,
+ * and hears of room when there is some. */
+NKT_LOOP_TEST(watch_for_room_at_a_half_closed_peer) {
+    netkit_loop *loop = nkt_loop();
+    static char bytes[65536];
+    int pair[2];
+    lwatch w;
+    lwatch_pair(pair);
+    lwatch_fill(pair[0]);
+    CHECK_EQ(shutdown(pair[1], SHUT_WR), 0);
+    lwatch_start(loop, &w, pair[0], NETKIT_POLL_WRITE);
+    lwatch_turns(loop, 3);
+    CHECK_EQ(w.called, 0);
+    uint64_t turns = netkit_loop_turns(loop), began = nkt_now_ns();
+    while (nkt_now_ns() - began < 200000000) {
+        CHECK_OK(netkit_loop_run_once(loop, 50));
+    }
+    CHECK(netkit_loop_turns(loop) - turns < 20);
+    for (int round = 1; round <= 3; round++) {
+        while (recv(pair[1], bytes, sizeof(bytes), 0) > 0) {
+        }
+        lwatch_turns(loop, 4);
+        CHECK(w.called >= 3); /* for as long as there is room */
+        CHECK_EQ(w.all_events & (NETKIT_POLL_READ | NETKIT_POLL_PEER_END), 0);
+        lwatch_fill(pair[0]);
+        lwatch_turns(loop, 2);
+        w.called = 0;
+        lwatch_turns(loop, 4);
+        CHECK_EQ(w.called, 0);
+    }
+    CHECK_OK(netkit_watch_stop(loop, w.handle));
+    lwatch_close(pair);
+    nkt_loop_done(loop);
+}
+
 /* PL08 PL11: pipes, event counters and sockets, called for as long as there is something. */
 NKT_LOOP_TEST(watch_any_descriptor) {
     netkit_loop *loop = nkt_loop();
@@ -134,7 +178,9 @@ NKT_LOOP_TEST(watch_refuses_bad_arguments) {
     file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     CHECK(file >= 0);
     code = netkit_watch_start(loop, &none, (uintptr_t)file, NETKIT_POLL_READ, lwatch_fn, &a);
-    CHECK(code == NETKIT_E_ACCESS || code == NETKIT_OK); /* poll can, epoll cannot */
+    /* Poll can, epoll cannot, Windows takes no file for a socket. */
+    CHECK(code == NETKIT_E_ACCESS || code == NETKIT_OK ||
+          (NKI_WINDOWS && code == NETKIT_E_INVALID));
     if (code == NETKIT_OK) {
         CHECK_OK(netkit_watch_stop(loop, none));
     }
@@ -158,7 +204,11 @@ NKT_LOOP_TEST(watch_refuses_bad_arguments) {
 NKT_LOOP_TEST(watch_tells_what_happened) {
     netkit_loop *loop = nkt_loop();
     int pair[2], tube[2];
+    struct linger at_once = {1, 0};
     lwatch a;
+#if NKI_WINDOWS
+    char byte;
+#endif
     lwatch_pair(pair);
     lwatch_start(loop, &a, pair[0], NETKIT_POLL_READ | NETKIT_POLL_WRITE);
     TL_UNTIL(loop, a.called > 0);
@@ -177,14 +227,19 @@ NKT_LOOP_TEST(watch_tells_what_happened) {
     CHECK_OK(netkit_watch_set(loop, a.handle, NETKIT_POLL_READ));
     TL_UNTIL(loop, a.called > 0); /* it was there all the time */
     CHECK_EQ(shutdown(pair[1], SHUT_WR), 0);
+#if NKI_WINDOWS /* wine tells of the end when what came before it has been read */
+    CHECK_EQ(read(pair[0], &byte, 1), 1);
+#endif
     TL_UNTIL(loop, (a.events & NETKIT_POLL_PEER_END) != 0);
     CHECK((a.events & NETKIT_POLL_READ) != 0);
+    (void)setsockopt(pair[1], SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)); /* if it is TCP */
     CHECK_EQ(close(pair[1]), 0);
     TL_UNTIL(loop, (a.events & NETKIT_POLL_HANGUP) != 0);
     CHECK_OK(netkit_watch_stop(loop, a.handle));
     CHECK_EQ(close(pair[0]), 0);
     CHECK_EQ(pipe(tube), 0); /* a pipe that nobody reads any more is an error for the writer */
     lwatch_start(loop, &a, tube[1], NETKIT_POLL_WRITE);
+    (void)setsockopt(tube[0], SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
     CHECK_EQ(close(tube[0]), 0);
     TL_UNTIL(loop, (a.events & NETKIT_POLL_ERROR) != 0);
     CHECK_OK(netkit_watch_stop(loop, a.handle));
@@ -202,7 +257,7 @@ NKT_LOOP_TEST(watch_edges) {
     lwatch_pair(pair);
     code = netkit_watch_start(loop, &a.handle, (uintptr_t)pair[0],
                               NETKIT_POLL_READ | NETKIT_POLL_EDGE, lwatch_fn, &a);
-    if (nkt_backend == NETKIT_BACKEND_POLL) {
+    if (nkt_backend == NETKIT_BACKEND_POLL || NKI_WINDOWS) {
         CHECK_ERR(code, NETKIT_E_NOSYS);
         CHECK_EQ(a.handle.id, 0);
         CHECK_EQ(netkit_loop_objects(loop), 0);
@@ -320,7 +375,7 @@ NKT_LOOP_TEST(watch_numbers_are_reused_in_a_batch) {
 /* SD18 PL07: a million entries and exits in flat memory. */
 NKT_LOOP_TEST(watch_comes_and_goes_in_flat_memory) {
     netkit_loop *loop = nkt_loop();
-    uint64_t steps = nkt_scale(1000000, 50000), allocs = 0;
+    uint64_t steps = nkt_count(1000000, 50000), allocs = 0;
     int64_t live = 0;
     int pairs[4][2];
     lwatch all[4];

@@ -1,10 +1,5 @@
 /* Datagrams on plain sockets: batches, what is told, failures, groups, options. */
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <poll.h>
-#include <sys/socket.h>
-
 static netkit_socket dg_open(const char *address, netkit_addr *out) {
     netkit_socket s;
     CHECK_OK(netkit_addr_parse(out, address, NULL));
@@ -113,9 +108,11 @@ NKT_TEST(datagram_errors) {
     nkt_fault_at(NKT_SEND_DATAGRAMS, 1, ENOBUFS, false);
     CHECK_ERR(netkit_socket_send_datagrams(a, out, 1), NETKIT_E_NOMEM);
     nkt_fault_clear();
+#if NKI_POSIX
     nkt_fault_at(NKT_SEND_DATAGRAMS, 1, EINTR, false);
     CHECK_EQ(netkit_socket_send_datagrams(a, out, 1), 1);
     nkt_fault_clear();
+#endif
     CHECK_OK(netkit_socket_close(&a));
 }
 
@@ -127,6 +124,11 @@ NKT_TEST(datagram_refusals) {
     netkit_socket b, a = dg_open("127.0.0.1:0", &to_a);
     b = dg_open("127.0.0.1:0", &deaf);
     CHECK_OK(netkit_socket_close(&b));
+    uint32_t caps;
+    CHECK_OK(netkit_socket_datagram_caps(a, &caps));
+    if ((caps & NETKIT_UDP_CAP_ERRORS) == 0) {
+        SKIP("the system does not tell who could not be reached");
+    }
     memset(&out, 0, sizeof(out));
     out.data = "knock";
     out.len = 5;
@@ -155,17 +157,26 @@ static void dg_told(const char *address) {
     int value;
     size_t sum = 0;
     netkit_socket a = dg_open(address, &to_a), b = dg_open(address, &to_b);
-    bool has_time = netkit_socket_get(b, NETKIT_OPT_TELL_TIME, &value) != NETKIT_E_NOSYS;
+    bool has_time =
+        netkit_socket_get(b, NETKIT_OPT_TELL_TIME, &value) != NETKIT_E_NOSYS && !nkt_lacks("time");
     for (size_t i = 0; i < 5; i++) {
+        CHECK_ERR(netkit_socket_set(b, options[i], 2), NETKIT_E_INVALID);
         if (options[i] == NETKIT_OPT_TELL_TIME && !has_time) {
-            continue; /* qemu has no SO_TIMESTAMPNS */
+            continue; /* Windows and emulators of processors have no such time */
+        }
+        if (options[i] == NETKIT_OPT_TELL_TTL && nkt_lacks("ttl asked")) {
+            CHECK_OK(netkit_socket_set(b, options[i], 1));
+            continue;
+        }
+        if (options[i] == NETKIT_OPT_TELL_ERRORS && NKI_WINDOWS) {
+            CHECK_OK(netkit_socket_set(b, options[i], 1)); /* it does not tell that it is set */
+            continue;
         }
         CHECK_OK(netkit_socket_get(b, options[i], &value));
         CHECK_EQ(value, 0);
         CHECK_OK(netkit_socket_set(b, options[i], 1));
         CHECK_OK(netkit_socket_get(b, options[i], &value));
         CHECK_EQ(value, 1);
-        CHECK_ERR(netkit_socket_set(b, options[i], 2), NETKIT_E_INVALID);
     }
     memset(&out, 0, sizeof(out));
     out.data = data;
@@ -178,7 +189,9 @@ static void dg_told(const char *address) {
     CHECK_EQ(netkit_socket_send_datagrams(a, &out, 1), 1);
     dg_wait(b);
     CHECK_EQ(netkit_socket_recv_datagrams(b, &in, 1, memory, sizeof(memory)), 1);
-    CHECK((in.tos & NETKIT_ECN_MASK) == NETKIT_ECN_ECT0 && in.ttl == 9);
+    /* Wine tells, but does not take them. */
+    bool is_taken = (in.tos & NETKIT_ECN_MASK) == NETKIT_ECN_ECT0 && in.ttl == 9;
+    CHECK(is_taken || (NKI_WINDOWS && in.ttl != 0));
     CHECK((in.time_ns != 0) == has_time);
     CHECK(in.local.family == to_b.family && memcmp(in.local.ip, to_b.ip, 16) == 0);
     CHECK_EQ(in.interface_index, 1);
@@ -206,15 +219,18 @@ static void dg_told(const char *address) {
     CHECK_OK(netkit_socket_get(a, NETKIT_OPT_BROADCAST, &value));
     CHECK_EQ(value, 1);
     CHECK_OK(netkit_socket_connect(a, &to_b, 0));
-    CHECK_OK(netkit_socket_get(a, NETKIT_OPT_PATH_MTU, &value));
-    CHECK(value >= 1280);
+    if (!nkt_lacks("path mtu")) {
+        int rc = netkit_socket_get(a, NETKIT_OPT_PATH_MTU, &value);
+        CHECK(rc == NETKIT_OK || NKI_WINDOWS);
+        CHECK(rc != NETKIT_OK || value >= 1280);
+    }
     CHECK_ERR(netkit_socket_set(a, NETKIT_OPT_PATH_MTU, 1500), NETKIT_E_INVALID);
     memset(&out, 0, sizeof(out)); /* to the peer, by its own options */
     out.ttl = 5;
     CHECK_EQ(netkit_socket_send_datagrams(a, &out, 1), 1);
     dg_wait(b);
     CHECK_EQ(netkit_socket_recv_datagrams(b, &in, 1, memory, sizeof(memory)), 1);
-    CHECK(in.len == 0 && in.ttl == 5);
+    CHECK(in.len == 0 && (in.ttl == 5 || !is_taken));
     CHECK_OK(netkit_socket_close(&a));
     CHECK_OK(netkit_socket_close(&b));
 }
@@ -242,7 +258,11 @@ NKT_TEST(datagram_groups) {
     none.value = 0;
     CHECK_OK(netkit_addr_parse(&group, "239.255.70.3:0", NULL));
     CHECK_OK(netkit_addr_parse(&source, "127.0.0.1:0", NULL));
-    CHECK_OK(netkit_socket_join(s, &group, 1, NULL));
+    int joined = netkit_socket_join(s, &group, 1, NULL);
+    if (NKI_WINDOWS && joined == NETKIT_E_INVALID) {
+        SKIP("wine does not know interfaces of IPv4 by their index");
+    }
+    CHECK_OK(joined);
     CHECK_ERR(netkit_socket_join(s, &group, 1, NULL), NETKIT_E_ADDRINUSE);
     CHECK_OK(netkit_socket_leave(s, &group, 1, NULL));
     CHECK_ERR(netkit_socket_leave(s, &group, 1, NULL), NETKIT_E_ADDRNOTAVAIL);
@@ -253,9 +273,11 @@ NKT_TEST(datagram_groups) {
     CHECK_ERR(netkit_socket_join(s, &source, 1, NULL), NETKIT_E_INVALID);
     CHECK_ERR(netkit_socket_join(none, &group, 1, NULL), NETKIT_E_INVALID);
     CHECK_OK(netkit_socket_pair(pair, NETKIT_SOCK_DGRAM, 0));
+#if NKI_POSIX /* elsewhere the pair is of UDP */
     CHECK(netkit_socket_join(pair[0], &group, 1, NULL) < 0);
     CHECK_ERR(netkit_socket_set(pair[0], NETKIT_OPT_TTL, 3), NETKIT_E_NOSYS);
     CHECK_ERR(netkit_socket_get(pair[0], NETKIT_OPT_TTL, &value), NETKIT_E_NOSYS);
+#endif
     CHECK_ERR(netkit_socket_set(s, (netkit_option)9999, 3), NETKIT_E_INVALID);
     CHECK_ERR(netkit_socket_get(s, (netkit_option)9999, &value), NETKIT_E_INVALID);
     CHECK_OK(netkit_socket_close(&pair[0]));
@@ -272,6 +294,10 @@ NKT_TEST(datagram_unix) {
     netkit_socket pair[2], s;
     nkt_temp_path(path, sizeof(path));
     CHECK_OK(netkit_addr_from_path(&to, path, strlen(path), false));
+    if (NKI_WINDOWS) {
+        CHECK_ERR(netkit_socket_open(&s, NETKIT_AF_UNIX, NETKIT_SOCK_DGRAM, 0), NETKIT_E_NOSYS);
+        SKIP("Windows' unix sockets are of streams");
+    }
     CHECK_OK(netkit_socket_open(&s, NETKIT_AF_UNIX, NETKIT_SOCK_DGRAM, 0));
     CHECK_OK(netkit_socket_bind(s, &to, 0));
     CHECK_OK(netkit_socket_pair(pair, NETKIT_SOCK_DGRAM, 0));

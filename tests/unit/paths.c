@@ -1,7 +1,7 @@
 /* Unix sockets and their files: what may be replaced, permissions, removal, who is at the other
  * end, addresses nobody has. */
-#include <sys/stat.h>
-#include <sys/un.h>
+
+#if NKI_POSIX
 
 static netkit_addr path_addr(const char *path) {
     netkit_addr addr;
@@ -448,3 +448,5 @@ NKT_TEST(path_chosen_by_the_system) {
     CHECK_OK(netkit_socket_close(&listener));
 }
 #endif
+
+#endif /* NKI_POSIX */

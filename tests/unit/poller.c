@@ -1,16 +1,21 @@
 /* The pollers by themselves, each test on every backend there is. */
-#include <sys/time.h>
 
 /* ---- helpers --------------------------------------------------------------- */
 
 static const int poller_backends[] = {
+#if NKI_WINDOWS
+    NETKIT_BACKEND_AFD,    NETKIT_BACKEND_WSAPOLL,
+#endif
 #if NKI_HAS_EPOLL
     NETKIT_BACKEND_EPOLL,
 #endif
 #if NKI_HAS_KQUEUE
     NETKIT_BACKEND_KQUEUE,
 #endif
-    NETKIT_BACKEND_POLL};
+#if NKI_HAS_POLL
+    NETKIT_BACKEND_POLL,
+#endif
+};
 enum {
     POLLER_BACKENDS = (int)(sizeof(poller_backends) / sizeof(poller_backends[0]))
 };
@@ -28,6 +33,14 @@ static netkit_poller *poller_open(int backend) {
 static void poller_done(netkit_poller *poller) {
     netkit_poller_destroy(poller);
     CHECK_EQ(nkt_live_bytes(), 0);
+}
+
+/* What a pair's end tells of a peer that is closed, once all is read: pairs are of TCP on Windows,
+ * where the other direction may go on. */
+#define POLLER_GONE ((uint32_t)(NKI_WINDOWS ? NETKIT_POLL_PEER_END : NETKIT_POLL_HANGUP))
+
+static bool poller_has_edge(int backend) {
+    return nki_poller_find(backend)->has_edge;
 }
 
 static void poller_pair(int fds[2]) {
@@ -76,10 +89,15 @@ NKT_TEST(poller_backend_choice) {
         CHECK_STR(netkit_poller_backend(poller), netkit_backend_name(poller_backends[i]));
         poller_done(poller);
     }
-    const int missing[] = {NETKIT_BACKEND_AFD, NETKIT_BACKEND_WSAPOLL, NETKIT_BACKEND_SIM,
-                           NETKIT_BACKEND_URING};
-    for (int i = 0; i < 4; i++) {
-        desc.backend = missing[i];
+    for (int number = NETKIT_BACKEND_EPOLL; number <= NETKIT_BACKEND_SIM; number++) {
+        bool is_there = false;
+        for (int i = 0; i < POLLER_BACKENDS; i++) {
+            is_there = is_there || poller_backends[i] == number;
+        }
+        if (is_there) {
+            continue;
+        }
+        desc.backend = number;
         CHECK_ERR(netkit_poller_create(&poller, &desc), NETKIT_E_NOSYS);
         CHECK(poller == NULL);
     }
@@ -102,8 +120,9 @@ NKT_TEST(poller_backend_auto) {
     netkit_poller_destroy(poller);
     nkt_fault_at("epoll_create", 1, ENOSYS, true);
     nkt_fault_at("kqueue", 1, ENOSYS, true);
+    nkt_fault_at("port_create", 1, ENOSYS, true);
     CHECK_OK(netkit_poller_create(&poller, NULL));
-    CHECK_STR(netkit_poller_backend(poller), "poll");
+    CHECK_STR(netkit_poller_backend(poller), NKI_WINDOWS ? "wsapoll" : "poll");
     netkit_poller_destroy(poller);
     for (int i = 0; i < POLLER_BACKENDS - 1; i++) {
         netkit_poller_desc desc;
@@ -156,6 +175,7 @@ NKT_TEST(poller_defined_results) {
     }
 }
 
+#if NKI_POSIX
 /* PL08 PL07: pipes are watched like sockets; files that are always ready are refused. */
 NKT_TEST(poller_any_descriptor) {
     for (int i = 0; i < POLLER_BACKENDS; i++) {
@@ -185,6 +205,7 @@ NKT_TEST(poller_any_descriptor) {
         poller_done(p);
     }
 }
+#endif
 
 /* PL11: level-triggered: what is ready is said again until it is not. */
 NKT_TEST(poller_level) {
@@ -215,7 +236,7 @@ NKT_TEST(poller_edge) {
         int fds[2];
         poller_pair(fds);
         uintptr_t fd = (uintptr_t)fds[0];
-        if (poller_backends[i] == NETKIT_BACKEND_POLL) {
+        if (!poller_has_edge(poller_backends[i])) {
             CHECK_ERR(netkit_poller_add(p, fd, edge, 1), NETKIT_E_NOSYS);
             CHECK_OK(netkit_poller_add(p, fd, NETKIT_POLL_READ, 1));
             CHECK_ERR(netkit_poller_modify(p, fd, edge, 1), NETKIT_E_NOSYS);
@@ -242,6 +263,7 @@ NKT_TEST(poller_oneshot) {
     const uint32_t once = NETKIT_POLL_READ | NETKIT_POLL_ONESHOT;
     for (int i = 0; i < POLLER_BACKENDS; i++) {
         netkit_poller *p = poller_open(poller_backends[i]);
+        char byte;
         int fds[2];
         poller_pair(fds);
         uintptr_t fd = (uintptr_t)fds[0];
@@ -253,10 +275,12 @@ NKT_TEST(poller_oneshot) {
         CHECK_ERR(netkit_poller_add(p, fd, once, 1), NETKIT_E_EXISTS);
         CHECK_OK(netkit_poller_modify(p, fd, once, 2));
         CHECK_EQ(poller_look(p, 2), NETKIT_POLL_READ);
+        CHECK_EQ(read(fds[0], &byte, 1), 1);
         close(fds[1]);
+        nkt_sleep_ms(2);
         CHECK_EQ(poller_look(p, 2), 0);
         CHECK_OK(netkit_poller_modify(p, fd, once, 3));
-        CHECK((poller_look(p, 3) & NETKIT_POLL_HANGUP) != 0);
+        CHECK((poller_look(p, 3) & POLLER_GONE) != 0);
         CHECK_EQ(poller_look(p, 3), 0);
         CHECK_OK(netkit_poller_remove(p, fd));
         close(fds[0]);
@@ -315,11 +339,51 @@ NKT_TEST(poller_event_kinds) {
     }
 }
 
+/* W-01 WN06 PL13: a connect that is refused, as Linux tells it, and the code with it. */
+NKT_TEST(poller_refused_connect) {
+    const uint32_t asked[] = {NETKIT_POLL_WRITE, NETKIT_POLL_READ | NETKIT_POLL_WRITE,
+                              NETKIT_POLL_READ};
+    for (int i = 0; i < POLLER_BACKENDS; i++) {
+        netkit_poller *p = poller_open(poller_backends[i]);
+        netkit_addr at;
+        netkit_socket closed, s;
+        CHECK_OK(netkit_addr_parse(&at, "127.0.0.1:0", NULL));
+        CHECK_OK(netkit_socket_listen_on(&closed, &at, 0, 0));
+        CHECK_OK(netkit_socket_local(closed, &at));
+        CHECK_OK(netkit_socket_close(&closed));
+        for (int n = 0; n < 3; n++) {
+            netkit_poll_event event;
+            uint32_t all = asked[n] | NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP;
+            all |= (asked[n] & NETKIT_POLL_READ) != 0 ? (uint32_t)NETKIT_POLL_PEER_END : 0u;
+            CHECK_OK(netkit_socket_open(&s, NETKIT_AF_IPV4, NETKIT_SOCK_STREAM, 0));
+            CHECK_ERR(netkit_socket_connect(s, &at, 0), NETKIT_E_AGAIN);
+            uintptr_t fd = netkit_socket_native(s);
+            CHECK_OK(netkit_poller_add(p, fd, asked[n], 7));
+            CHECK_EQ(netkit_poller_wait(p, &event, 1, 1000000), 1);
+            if (poller_backends[i] != NETKIT_BACKEND_KQUEUE) { /* of single filters */
+                CHECK_EQ(event.events, all);
+                CHECK_EQ(poller_look(p, 7), all); /* until somebody takes the error */
+                CHECK_ERR(netkit_socket_connect_result(s), NETKIT_E_REFUSED);
+                CHECK_EQ(netkit_socket_os_code(), ECONNREFUSED);
+            }
+            CHECK((event.events & NETKIT_POLL_ERROR) != 0);
+            if (poller_backends[i] == NETKIT_BACKEND_AFD) {
+                CHECK_EQ(p->base.ops->take_error(&p->base, fd), ECONNREFUSED);
+                CHECK_EQ(p->base.ops->take_error(&p->base, fd), 0);
+            }
+            CHECK_OK(netkit_poller_remove(p, fd));
+            CHECK_OK(netkit_socket_close(&s));
+        }
+        poller_done(p);
+    }
+}
+
 /* PL11: an interest of nothing is silence, even after hang-up, and costs no time. */
 NKT_TEST(poller_silent) {
     for (int i = 0; i < POLLER_BACKENDS; i++) {
         netkit_poller *p = poller_open(poller_backends[i]);
         netkit_poll_event event;
+        char byte;
         int fds[2];
         poller_pair(fds);
         uintptr_t fd = (uintptr_t)fds[0];
@@ -336,8 +400,9 @@ NKT_TEST(poller_silent) {
         CHECK_OK(netkit_poller_modify(p, fd, 0, 4)); /* nothing changes: no call */
         CHECK(nkt_calls(NULL) <= 1);
         CHECK_EQ(poller_look(p, 4), 0);
+        CHECK_EQ(read(fds[0], &byte, 1), 1);
         CHECK_OK(netkit_poller_modify(p, fd, NETKIT_POLL_READ, 5));
-        CHECK((poller_look(p, 5) & NETKIT_POLL_HANGUP) != 0);
+        CHECK((poller_look(p, 5) & POLLER_GONE) != 0);
         CHECK_OK(netkit_poller_modify(p, fd, 0, 6));
         CHECK_OK(netkit_poller_remove(p, fd));
         close(fds[0]);
@@ -362,30 +427,28 @@ NKT_TEST(poller_closed_descriptor) {
             CHECK(got == 0 || event.events == NETKIT_POLL_ERROR);
             seen += got;
         }
-        CHECK_EQ(seen, poller_backends[i] == NETKIT_BACKEND_POLL ? 1 : 0);
+        CHECK_EQ(seen, poller_has_edge(poller_backends[i]) ? 0 : 1);
         int rc = netkit_poller_remove(p, (uintptr_t)fds[0]);
         CHECK(rc == NETKIT_OK || rc == NETKIT_E_INVALID || rc == NETKIT_E_NOTFOUND);
-        CHECK_EQ(fcntl(fds[1], F_DUPFD, fds[0]), fds[0]);
+#if NKI_POSIX /* a number can be had at will */
+        CHECK_EQ(dup2(fds[1], fds[0]), fds[0]);
         CHECK_OK(netkit_poller_add(p, (uintptr_t)fds[0], NETKIT_POLL_WRITE, 2));
         CHECK((poller_look(p, 2) & NETKIT_POLL_WRITE) != 0);
-        poller_close(fds);
+        close(fds[0]);
+#endif
+        close(fds[1]);
         poller_done(p);
     }
 }
 
 /* SD03: descriptors beyond 1024 and with gaps between them. */
 NKT_TEST(poller_high_descriptor) {
-    struct rlimit limit;
-    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
-    if (limit.rlim_cur < 3000) {
-        limit.rlim_cur = limit.rlim_max < 3000 ? limit.rlim_max : 3000;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
+    (void)nkt_want_descriptors(3000);
     for (int i = 0; i < POLLER_BACKENDS; i++) {
         netkit_poller *p = poller_open(poller_backends[i]);
         int fds[2];
         poller_pair(fds);
-        int high = fcntl(fds[0], F_DUPFD_CLOEXEC, 2500);
+        int high = nkt_dup_above(fds[0], 2500);
         if (high < 0) {
             SKIP("no descriptor above 1024 allowed");
         }
@@ -517,7 +580,7 @@ NKT_TEST(poller_data_is_free) {
             CHECK_OK(netkit_poller_wake(p));
             CHECK_EQ(netkit_poller_wait(p, events, 8, 0), 1);
         }
-        nkt_fault_at("getrandom", 1, ENOSYS, true);
+        nkt_fault_at("getrandom", 1, NKI_WINDOWS ? EMFILE : ENOSYS, true);
         nkt_fault_at("open", 1, EMFILE, true);
         uint64_t before = p->wake_data;
         CHECK_ERR(netkit_poller_add(p, (uintptr_t)fds[1], NETKIT_POLL_WRITE, before),
@@ -547,7 +610,7 @@ NKT_TEST(poller_timeouts) {
             start = nkt_now_ns();
             CHECK_EQ(netkit_poller_wait(p, &event, 1, times_us[n]), 0);
             CHECK(nkt_now_ns() - start >= (uint64_t)times_us[n] * 1000);
-            CHECK(nkt_calls(NULL) <= 2);
+            CHECK(nkt_calls(NULL) - nkt_calls("clock_gettime") <= 2);
         }
         CHECK_OK(netkit_poller_wake(p)); /* the longest times there are do not wrap */
         CHECK_EQ(netkit_poller_wait(p, &event, 1, INT64_MAX), 0);
@@ -583,17 +646,17 @@ NKT_TEST(poller_without_pwait2) {
 
 /* Z-04 PL09: a signal ends a wait with 0, never with an error; other failures are told. */
 NKT_TEST(poller_wait_interrupted) {
-    const char *calls[] = {"epoll_wait", "epoll_pwait2", "poll", "kevent"};
+    const char *calls[] = {"epoll_wait", "epoll_pwait2", "poll", "kevent", "port_wait"};
     for (int i = 0; i < POLLER_BACKENDS; i++) {
         netkit_poller *p = poller_open(poller_backends[i]);
         netkit_poll_event event;
-        for (int n = 0; n < 4; n++) {
+        for (int n = 0; n < 5; n++) {
             nkt_fault_at(calls[n], 1, EINTR, true);
         }
         CHECK_EQ(netkit_poller_wait(p, &event, 1, -1), 0);
         CHECK_EQ(netkit_poller_wait(p, &event, 1, 1500), 0);
         nkt_fault_clear();
-        for (int n = 0; n < 4; n++) {
+        for (int n = 0; n < 5; n++) {
             nkt_fault_at(calls[n], 1, ENOMEM, false);
         }
         CHECK_ERR(netkit_poller_wait(p, &event, 1, -1), NETKIT_E_NOMEM);
@@ -617,7 +680,7 @@ NKT_TEST(poller_wake_coalesced) {
         for (int n = 0; n < 1000; n++) {
             CHECK_OK(netkit_poller_wake(p));
         }
-        CHECK_EQ(nkt_calls("write") + nkt_calls("kevent_trigger"), 1);
+        CHECK_EQ(nkt_calls(NULL), 1);
         CHECK_EQ(netkit_poller_wait(p, events, 4, -1), 0);
         uint64_t start = nkt_now_ns();
         CHECK_EQ(netkit_poller_wait(p, events, 4, 5000), 0);
@@ -631,6 +694,8 @@ NKT_TEST(poller_wake_coalesced) {
         }
         nkt_fault_at("write", 1, EIO, false);
         nkt_fault_at("kevent_trigger", 1, EIO, false);
+        nkt_fault_at("port_post", 1, EIO, false);
+        nkt_fault_at("send", 1, EIO, false);
         CHECK_ERR(netkit_poller_wake(p), NETKIT_E_IO);
         nkt_fault_clear();
         CHECK_OK(netkit_poller_wake(p)); /* the failed one does not stand for it */
@@ -668,7 +733,7 @@ NKT_TEST(poller_wake_from_thread) {
     for (int i = 0; i < POLLER_BACKENDS; i++) {
         netkit_poller *p = poller_open(poller_backends[i]);
         netkit_poll_event event;
-        poller_waker w = {p, 0, 0, (uint32_t)nkt_scale(100000, 10000)};
+        poller_waker w = {p, 0, 0, (uint32_t)nkt_scale(100000, NKI_WINDOWS ? 1000 : 10000)};
         pthread_t thread;
         void *failed;
         CHECK_EQ(pthread_create(&thread, NULL, poller_wake_thread, &w), 0);
@@ -694,19 +759,12 @@ static void poller_on_signal(int number) {
 NKT_TEST(poller_wake_from_signal) {
     for (int i = 0; i < POLLER_BACKENDS; i++) {
         netkit_poll_event event;
-        struct sigaction action;
-        struct itimerval timer;
         poller_of_signal = poller_open(poller_backends[i]);
-        memset(&action, 0, sizeof(action));
-        action.sa_handler = poller_on_signal;
-        action.sa_flags = SA_RESTART;
-        CHECK_EQ(sigaction(SIGALRM, &action, NULL), 0);
-        memset(&timer, 0, sizeof(timer));
-        timer.it_value.tv_usec = 5000;
-        CHECK_EQ(setitimer(ITIMER_REAL, &timer, NULL), 0);
+        CHECK(nkt_alarm(5000, 0, poller_on_signal));
         CHECK_EQ(netkit_poller_wait(poller_of_signal, &event, 1, -1), 0);
+        CHECK(nkt_alarm(0, 0, poller_on_signal));
         errno = 123;
-        raise(SIGALRM);
+        poller_on_signal(0);
         CHECK_EQ(errno, 123);
         CHECK_EQ(netkit_poller_wait(poller_of_signal, &event, 1, -1), 0);
         poller_done(poller_of_signal);
@@ -744,6 +802,9 @@ static int poller_life(int backend, int fds[80]) {
  * leaks. */
 NKT_TEST(poller_every_failure) {
     int fds[80];
+    if (NKI_WINDOWS) {
+        NKT_TIME_LIMIT(60);
+    }
     for (int n = 0; n < 80; n += 2) {
         poller_pair(&fds[n]);
     }
@@ -765,7 +826,10 @@ NKT_TEST(poller_every_failure) {
             int rc = poller_life(poller_backends[i], fds);
             is_hit = nkt_faults() > 0;
             nkt_fault_clear();
-            CHECK(rc == NETKIT_OK || rc == NETKIT_E_MFILE);
+            /* Calls of ntdll come with codes of their own, or with none. */
+            bool is_told = rc == NETKIT_E_MFILE ||
+                           (NKI_WINDOWS && (rc == NETKIT_E_NOMEM || rc == NETKIT_E_NOSYS));
+            CHECK(rc == NETKIT_OK || is_told);
             CHECK_EQ(nkt_live_bytes(), 0);
             CHECK_EQ(nkt_open_fds(), open_fds);
         }

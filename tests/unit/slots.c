@@ -111,6 +111,28 @@ NKT_TEST(slots_of_another_table_are_stale) {
     slots_close(&t);
 }
 
+/* SD41: what lies beside a slot is its own, stays in place, and is freed with the table. */
+NKT_TEST(slots_have_memory_beside_them) {
+    nki_slots s;
+    enum {
+        COUNT = 3 * SLOTS_SLAB
+    };
+    slots_open(&s, COUNT, 1);
+    s.beside_size = 24;
+    for (uint32_t i = 0; i < COUNT; i++) {
+        slots_object *o = slots_take(&s, SLOTS_KIND);
+        memset(nki_slots_beside(&s, nki_id_slot(o->slot.id)), (int)(i % 251), s.beside_size);
+        memset(o->rest, 0xAB, sizeof(o->rest));
+    }
+    for (uint32_t i = 0; i < COUNT; i++) {
+        unsigned char want[24];
+        memset(want, (int)(i % 251), sizeof(want));
+        CHECK_MEM(nki_slots_beside(&s, i), want, sizeof(want));
+        CHECK_EQ(nki_id_slot(nki_slots_at(&s, i)->id), i);
+    }
+    slots_close(&s);
+}
+
 /* SD41: exactly count_max fit, the next one is FULL; nothing moves while the table grows. */
 NKT_TEST(slots_are_bounded_and_stay_in_place) {
     nki_slots s;

@@ -12,16 +12,24 @@
  * is nki_sockaddr_from with the IPv6 form: macOS and the BSDs take no AF_INET address
  * on an AF_INET6 socket. */
 
-#if NKI_POSIX
+#if NKI_WINDOWS
+/* Of <afunix.h>, which not every SDK has. */
+typedef struct nki_sockaddr_un {
+    unsigned short sun_family;
+    char sun_path[108];
+} nki_sockaddr_un;
+#else
+typedef struct sockaddr_un nki_sockaddr_un;
+#endif
 
 /* The limit of a path leaves room for the NUL that other programs need to reach it, the
- * limit of an abstract name room for the NUL in front. */
+ * limit of an abstract name room for the NUL in front. Windows takes abstract names, and lets
+ * nobody connect to them. */
 static const nki_addr_rules nki_os_addr_rules = {
-    sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1,
+    sizeof(((nki_sockaddr_un *)NULL)->sun_path) - 1,
     NKI_LINUX != 0,
 };
-NKI_STATIC_ASSERT(unix_path,
-                  sizeof(((struct sockaddr_un *)NULL)->sun_path) <= NETKIT_UNIX_PATH_MAX);
+NKI_STATIC_ASSERT(unix_path, sizeof(((nki_sockaddr_un *)NULL)->sun_path) <= NETKIT_UNIX_PATH_MAX);
 
 static socklen_t nki_sockaddr_from_ipv4(struct sockaddr_storage *out, const netkit_addr *addr) {
     struct sockaddr_in sa;
@@ -47,7 +55,7 @@ static socklen_t nki_sockaddr_from_ipv6(struct sockaddr_storage *out, const netk
 /* The length of an address, or 0 for one the system cannot take exactly. A path that
  * fills sun_path whole can only have come from the kernel, and goes back as it came. */
 static socklen_t nki_sockaddr_from_unix(struct sockaddr_storage *out, const netkit_addr *addr) {
-    struct sockaddr_un sa;
+    nki_sockaddr_un sa;
     size_t len = addr->path_len;
     size_t skip = addr->is_abstract ? 1 : 0;
     if (skip + len > sizeof(sa.sun_path) ||
@@ -61,7 +69,7 @@ static socklen_t nki_sockaddr_from_unix(struct sockaddr_storage *out, const netk
     if (skip == 0 && len < sizeof(sa.sun_path)) {
         len++; /* the NUL */
     }
-    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + skip + len);
+    return (socklen_t)(offsetof(nki_sockaddr_un, sun_path) + skip + len);
 }
 
 /* Returns NETKIT_OK or NETKIT_E_INVALID, and then *len is 0. An address of ":port" gives
@@ -100,9 +108,9 @@ static void nki_sockaddr_to_ipv6(netkit_addr *out, const struct sockaddr_storage
 /* No path at all is a socket that was never bound; so reads, too, a path longer than
  * netkit_addr has room for (the BSDs take up to 253 bytes): cut, it would name another. */
 static void nki_sockaddr_to_unix(netkit_addr *out, const struct sockaddr_storage *sa, size_t len) {
-    const char *path = (const char *)sa + offsetof(struct sockaddr_un, sun_path);
+    const char *path = (const char *)sa + offsetof(nki_sockaddr_un, sun_path);
     out->family = NETKIT_AF_UNIX;
-    len -= NKI_MIN(len, offsetof(struct sockaddr_un, sun_path));
+    len -= NKI_MIN(len, offsetof(nki_sockaddr_un, sun_path));
     if (len > 0 && path[0] == 0 && nki_os_addr_rules.has_abstract) {
         out->is_abstract = true;
         path++;
@@ -123,7 +131,7 @@ static void nki_sockaddr_to_unix(netkit_addr *out, const struct sockaddr_storage
 static void nki_sockaddr_to(netkit_addr *out, const struct sockaddr_storage *sa, socklen_t len) {
     size_t size = NKI_MIN((size_t)len, sizeof(*sa));
     memset(out, 0, sizeof(*out));
-    if (size < offsetof(struct sockaddr_un, sun_path)) {
+    if (size < offsetof(nki_sockaddr_un, sun_path)) {
         return;
     }
     if (sa->ss_family == AF_INET && size >= sizeof(struct sockaddr_in)) {
@@ -138,5 +146,3 @@ static void nki_sockaddr_to(netkit_addr *out, const struct sockaddr_storage *sa,
         nki_sockaddr_to_unix(out, sa, size);
     }
 }
-
-#endif /* NKI_POSIX */
