@@ -2,7 +2,6 @@
  * callback and between turns, while system calls and allocations fail at random. Who is paused or
  * closed hears nothing; a drain comes once for each refusal; what arrives is whole and in order;
  * each udp ends once; nothing leaks. */
-
 #include "../loop/support_udp.h"
 
 enum {

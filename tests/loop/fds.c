@@ -457,6 +457,38 @@ NKT_LOOP_TEST(fds_are_received) {
     }
 }
 
+/* X-04 IO11: as many as one message can carry, message after message, reach a conn in order. */
+NKT_LOOP_TEST(fds_many_are_received) {
+    static const size_t counts[] = {1, 64, 253, 253, 2};
+    netkit_loop *loop = nkt_loop();
+    fds_taker t;
+    int fds = fds_total(loop), sent = 0;
+    int peer = fds_take_from(loop, &t, 1000);
+    for (int i = 0; i < 5; i++) {
+        uintptr_t files[NETKIT_FDS_MAX];
+        char marks[NETKIT_FDS_MAX];
+        memset(marks, '!', sizeof(marks));
+        for (size_t k = 0; k < counts[i]; k++) {
+            files[k] = fds_file((sent + (int)k) % 100);
+        }
+        fds_raw_send(peer, marks, counts[i], files, counts[i]);
+        for (size_t k = 0; k < counts[i]; k++) {
+            fds_close(files[k]);
+        }
+        sent += (int)counts[i];
+        if (i % 2 == 0) {
+            SUP_UNTIL(loop, t.marks == sent);
+        }
+    }
+    SUP_UNTIL(loop, t.marks == sent);
+    CHECK_EQ(close(peer), 0);
+    SUP_UNTIL(loop, t.closes == 1);
+    CHECK_OK(t.info.code);
+    CHECK_EQ(t.files, sent);
+    CHECK_EQ(fds_total(loop), fds);
+    nkt_loop_done(loop);
+}
+
 /* X-04 IO11: unless it is switched on nothing is taken, and nothing leaks. */
 NKT_LOOP_TEST(fds_are_off_by_default) {
     netkit_loop *loop = nkt_loop();

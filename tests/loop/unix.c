@@ -114,7 +114,7 @@ NKT_LOOP_TEST(unix_path_lengths) {
 }
 
 #if defined(__linux__)
-/* UX03 X-02: abstract names, with bytes that are no text and with NULs, byte for byte; another
+/* UX03 X-02 SD21: abstract names, with bytes that are no text and with NULs, byte for byte; another
  * program reaches the same name */
 NKT_LOOP_TEST(unix_abstract_names) {
     netkit_loop *loop = nkt_loop();
@@ -147,6 +147,11 @@ NKT_LOOP_TEST(unix_abstract_names) {
                      (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)len)),
              0);
     SUP_UNTIL(loop, end.opens == 1);
+    struct sockaddr_un seen;
+    socklen_t seen_len = sizeof(seen);
+    CHECK_EQ(getpeername(fd, (struct sockaddr *)&seen, &seen_len), 0);
+    CHECK_EQ(seen_len, offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)len);
+    CHECK_MEM(seen.sun_path, un.sun_path, 1 + (size_t)len);
     CHECK_EQ(close(fd), 0);
     SUP_UNTIL(loop, end.eofs == 1);
     nkt_loop_done(loop);
