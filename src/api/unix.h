@@ -82,8 +82,9 @@ typedef struct netkit_unix_file {
 
 /* Bind to a unix path as netkit_socket_bind, with the file's permissions: `mode`
  * (0660, ...; 0 = what the umask leaves) holds from the moment there is a file, so
- * nobody slips in; NETKIT_E_NOSYS on Windows, where they are the folder's. `flags` is 0 or NETKIT_SOCKET_REPLACE. *file (may be NULL) is for
- * netkit_unix_unlink; for an abstract name it is none, and the rest means nothing.
+ * nobody slips in; NETKIT_E_NOSYS on Windows, where they are the folder's. `flags`
+ * is 0 or NETKIT_SOCKET_REPLACE. *file (may be NULL) is for netkit_unix_unlink; for
+ * an abstract name it is none, and the rest means nothing.
  * When it fails no file is left. */
 NETKIT_API int netkit_socket_bind_unix(netkit_socket s, const netkit_addr *addr, int flags,
                                        uint32_t mode, netkit_unix_file *file);
