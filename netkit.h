@@ -5502,7 +5502,7 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
  *
  * NKI_FAIL(name) is 0, or in tests a function that counts the call, may set WSAGetLastError and
  * returns true to have it fail. Where a call of POSIX does the same the name is the same, so that
- * a test need not know the system. close is special: it must really close.
+ * a test need not know the system. close and cleanup are special: they must really be made.
  * Functions that only a socket can give (WSARecvMsg, ...) and those of ntdll come as a pointer, by
  * NKI_SYS_extension and NKI_SYS_ntdll: nothing is linked but ws2_32 and what every program has.
  * Counts are ints and ULONGs here; whoever calls has cut them. */
@@ -5516,7 +5516,7 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 
 #define NKI_SYS_startup(version, data) \
     (NKI_FAIL(startup) ? WSASYSNOTREADY : WSAStartup((version), (data)))
-#define NKI_SYS_cleanup() WSACleanup()
+#define NKI_SYS_cleanup() (WSACleanup() != 0 || NKI_FAIL(cleanup) ? -1 : 0)
 
 /* Overlapped, which costs nothing and lets a socket be used in every way there is. */
 #define NKI_SYS_socket(f, t, p) \
@@ -15810,7 +15810,9 @@ static NKI_OUTLINE int nki_enter(netkit_loop *loop) {
 static NKI_OUTLINE void nki_log(netkit_loop *loop, int level, int id, const char *text,
                                 int os_code) {
     if (loop->desc.logger.log != NULL) {
+        int before = nki_os_code();
         loop->desc.logger.log(level, id, text, os_code, loop->desc.logger.user);
+        (void)nki_os_fail(before);
     }
 }
 

@@ -2,7 +2,7 @@
  *
  * NKI_FAIL(name) is 0, or in tests a function that counts the call, may set WSAGetLastError and
  * returns true to have it fail. Where a call of POSIX does the same the name is the same, so that
- * a test need not know the system. close is special: it must really close.
+ * a test need not know the system. close and cleanup are special: they must really be made.
  * Functions that only a socket can give (WSARecvMsg, ...) and those of ntdll come as a pointer, by
  * NKI_SYS_extension and NKI_SYS_ntdll: nothing is linked but ws2_32 and what every program has.
  * Counts are ints and ULONGs here; whoever calls has cut them. */
@@ -16,7 +16,7 @@
 
 #define NKI_SYS_startup(version, data) \
     (NKI_FAIL(startup) ? WSASYSNOTREADY : WSAStartup((version), (data)))
-#define NKI_SYS_cleanup() WSACleanup()
+#define NKI_SYS_cleanup() (WSACleanup() != 0 || NKI_FAIL(cleanup) ? -1 : 0)
 
 /* Overlapped, which costs nothing and lets a socket be used in every way there is. */
 #define NKI_SYS_socket(f, t, p) \
