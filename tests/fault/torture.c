@@ -108,6 +108,7 @@ NKT_LOOP_TEST(torture_each_call) {
     }
 }
 
+#if NKI_POSIX /* Windows interrupts nothing */
 /* What a signal may interrupt (signal(7)), and getrandom and open, which must not mind either. */
 static const char *const torture_slow_calls[] = {
     "recv",           "send",         "sendmsg",   "accept",   "connect",
@@ -153,6 +154,7 @@ NKT_LOOP_TEST(torture_interrupts) {
         printf("%s: %d runs\n", scenarios[i].name, runs);
     }
 }
+#endif /* NKI_POSIX */
 
 /* Z-03: the process runs out of descriptors at each step. */
 NKT_LOOP_TEST(torture_descriptors) {
