@@ -75,7 +75,8 @@ static void torture_plan_call(const char *call, uint64_t count) {
                 continue;
             }
             torture_add(call, n, errors[e], false);
-            if (!torture_is_passing(errors[e])) {
+            /* Who never hears of an end (port_wait) can never free what the kernel may write. */
+            if (!torture_is_passing(errors[e]) && strcmp(call, "port_wait") != 0) {
                 torture_add(call, n, errors[e], true);
             }
         }
