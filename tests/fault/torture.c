@@ -59,7 +59,7 @@ static bool torture_is_passing(int os_error) {
 static bool torture_may_be_again(const char *call) {
     static const char *const calls[] = {"recv",     "send",     "sendmsg", "accept",
                                         "recvmmsg", "sendmmsg", "recvmsg"};
-    for (size_t i = 0; nkt_backend == NETKIT_BACKEND_POLL && i < 7; i++) {
+    for (size_t i = 0; nkt_is_level() && i < 7; i++) {
         if (strcmp(calls[i], call) == 0) {
             return true;
         }
