@@ -39,7 +39,9 @@ static NKI_OUTLINE int nki_enter(netkit_loop *loop) {
 static NKI_OUTLINE void nki_log(netkit_loop *loop, int level, int id, const char *text,
                                 int os_code) {
     if (loop->desc.logger.log != NULL) {
+        int before = nki_os_code();
         loop->desc.logger.log(level, id, text, os_code, loop->desc.logger.user);
+        (void)nki_os_fail(before);
     }
 }
 

@@ -2,7 +2,7 @@
  *
  * NKI_FAIL(name) is 0, or in tests a function that counts the call, may set WSAGetLastError and
  * returns true to have it fail. Where a call of POSIX does the same the name is the same, so that
- * a test need not know the system. close is special: it must really close.
+ * a test need not know the system. close and cleanup are special: they must really be made.
  * Functions that only a socket can give (WSARecvMsg, ...) and those of ntdll come as a pointer, by
  * NKI_SYS_extension and NKI_SYS_ntdll: nothing is linked but ws2_32 and what every program has.
  * Counts are ints and ULONGs here; whoever calls has cut them. */
@@ -15,8 +15,8 @@
 #endif
 
 #define NKI_SYS_startup(version, data) \
-    (NKI_FAIL(startup) ? WSASYSNOTREADY : WSAStartup((version), (data)))
-#define NKI_SYS_cleanup() WSACleanup()
+    (NKI_FAIL(startup) ? WSAGetLastError() : WSAStartup((version), (data)))
+#define NKI_SYS_cleanup() (WSACleanup() != 0 || NKI_FAIL(cleanup) ? -1 : 0)
 
 /* Overlapped, which costs nothing and lets a socket be used in every way there is. */
 #define NKI_SYS_socket(f, t, p) \
@@ -111,6 +111,7 @@
 #define NKI_SYS_clock_rate(out) QueryPerformanceFrequency(out)
 #define NKI_SYS_getrandom(b, n) (NKI_FAIL(getrandom) ? FALSE : RtlGenRandom((b), (n)))
 #define NKI_SYS_thread_id() GetCurrentThreadId()
+#define NKI_SYS_temp_folder(out, n) (NKI_FAIL(temp_folder) ? 0u : GetTempPathW((n), (out)))
 #define NKI_SYS_getpid() ((int)GetCurrentProcessId())
 #define NKI_SYS_library(name) \
     (NKI_FAIL(library) ? NULL : LoadLibraryExW((name), NULL, LOAD_LIBRARY_SEARCH_SYSTEM32))
@@ -134,19 +135,19 @@
     (NKI_FAIL(port_modes) ? FALSE : SetFileCompletionNotificationModes((h), (modes)))
 
 /* Of ntdll, which every process has: NKI_SYS_ntdll(name) is a FARPROC or NULL. They return an
- * NTSTATUS; one that is failed by a test is STATUS_INSUFFICIENT_RESOURCES. */
-#define NKI_NT_NO_RESOURCES ((LONG)0xC000009Au)
+ * NTSTATUS; one that is failed by a test has the test's code in it, as those of facility 1 have. */
+#define NKI_NT_FAILED() ((LONG)(0xC0010000u | (GetLastError() & 0xFFFFu)))
 #define NKI_SYS_ntdll(name) \
     (NKI_FAIL(ntdll) ? NULL : GetProcAddress(GetModuleHandleW(L"ntdll.dll"), (name)))
 #define NKI_SYS_nt_open(call, out, access, attributes, status, share, how) \
     (NKI_FAIL(nt_open)                                                     \
-         ? NKI_NT_NO_RESOURCES                                             \
+         ? NKI_NT_FAILED()                                                 \
          : (call)((out), (access), (attributes), (status), NULL, 0, (share), (how), 0, NULL, 0))
 #define NKI_SYS_nt_control(call, h, context, status, code, in, in_size, out, out_size)            \
-    (NKI_FAIL(nt_control) ? NKI_NT_NO_RESOURCES                                                   \
+    (NKI_FAIL(nt_control) ? NKI_NT_FAILED()                                                       \
                           : (call)((h), NULL, NULL, (context), (status), (code), (in), (in_size), \
                                    (out), (out_size)))
 #define NKI_SYS_nt_cancel(call, h, which, status) \
-    (NKI_FAIL(nt_cancel) ? NKI_NT_NO_RESOURCES : (call)((h), (which), (status)))
+    (NKI_FAIL(nt_cancel) ? NKI_NT_FAILED() : (call)((h), (which), (status)))
 
 #endif /* NKI_WINDOWS */

@@ -200,7 +200,7 @@ NKT_SLOW_LOOP_TEST(limits_slowloris) {
     netkit_loop *loop = nkt_loop();
     sup_setup setup = sup_setup_default();
     int count = (int)nkt_scale(LIMITS_SLOW, 100), gone = 0, rounds = 0;
-    uint64_t began, last = 0, deadline = nkt_scale(5000, 800);
+    uint64_t began, last = 0, deadline = nkt_scale(5000, NKI_WINDOWS ? 3000 : 800);
     for (int i = 0; i < LIMITS_GOOD; i++) {
         sup_end_init(&good[i]);
         good[i].is_echo = true;

@@ -262,7 +262,7 @@ NKT_LOOP_TEST(lposts_wakes_are_one) {
     memset(&desc, 0, sizeof(desc));
     desc.backend = nkt_backend == NETKIT_BACKEND_URING ? NETKIT_BACKEND_EPOLL : nkt_backend;
     desc.allocator = nkt_allocator();
-    for (int i = 0; i < 200000; i++) {
+    for (int i = 0; i < (int)nkt_count(200000, 200000); i++) {
         CHECK_OK(netkit_loop_stop(loop));
     }
     CHECK_OK(netkit_loop_run(loop));
@@ -271,7 +271,7 @@ NKT_LOOP_TEST(lposts_wakes_are_one) {
     CHECK_OK(netkit_loop_run_once(loop, 50));
     CHECK(nkt_now_ns() - began >= 50000000);
     CHECK_OK(netkit_poller_create(&poller, &desc));
-    for (int i = 0; i < 200000; i++) {
+    for (int i = 0; i < (int)nkt_count(200000, 200000); i++) {
         CHECK_OK(netkit_poller_wake(poller));
     }
     began = nkt_now_ns();

@@ -251,7 +251,7 @@ NKT_TEST(socket_bind_errors) {
     CHECK_OK(netkit_socket_close(&first));
 }
 
-/* OP03 T-16: a restarted server gets its port over connections in TIME_WAIT, unless it says no. */
+/* OP03 T-16 WN18: a restarted server gets its port over connections in TIME_WAIT, unless it says no. */
 NKT_TEST(socket_bind_over_time_wait) {
     netkit_addr at;
     netkit_socket dialled, accepted;
