@@ -5540,7 +5540,7 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 #endif
 
 #define NKI_SYS_startup(version, data) \
-    (NKI_FAIL(startup) ? WSASYSNOTREADY : WSAStartup((version), (data)))
+    (NKI_FAIL(startup) ? WSAGetLastError() : WSAStartup((version), (data)))
 #define NKI_SYS_cleanup() (WSACleanup() != 0 || NKI_FAIL(cleanup) ? -1 : 0)
 
 /* Overlapped, which costs nothing and lets a socket be used in every way there is. */
@@ -5660,20 +5660,20 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
     (NKI_FAIL(port_modes) ? FALSE : SetFileCompletionNotificationModes((h), (modes)))
 
 /* Of ntdll, which every process has: NKI_SYS_ntdll(name) is a FARPROC or NULL. They return an
- * NTSTATUS; one that is failed by a test is STATUS_INSUFFICIENT_RESOURCES. */
-#define NKI_NT_NO_RESOURCES ((LONG)0xC000009Au)
+ * NTSTATUS; one that is failed by a test has the test's code in it, as those of facility 1 have. */
+#define NKI_NT_FAILED() ((LONG)(0xC0010000u | (GetLastError() & 0xFFFFu)))
 #define NKI_SYS_ntdll(name) \
     (NKI_FAIL(ntdll) ? NULL : GetProcAddress(GetModuleHandleW(L"ntdll.dll"), (name)))
 #define NKI_SYS_nt_open(call, out, access, attributes, status, share, how) \
     (NKI_FAIL(nt_open)                                                     \
-         ? NKI_NT_NO_RESOURCES                                             \
+         ? NKI_NT_FAILED()                                                 \
          : (call)((out), (access), (attributes), (status), NULL, 0, (share), (how), 0, NULL, 0))
 #define NKI_SYS_nt_control(call, h, context, status, code, in, in_size, out, out_size)            \
-    (NKI_FAIL(nt_control) ? NKI_NT_NO_RESOURCES                                                   \
+    (NKI_FAIL(nt_control) ? NKI_NT_FAILED()                                                       \
                           : (call)((h), NULL, NULL, (context), (status), (code), (in), (in_size), \
                                    (out), (out_size)))
 #define NKI_SYS_nt_cancel(call, h, which, status) \
-    (NKI_FAIL(nt_cancel) ? NKI_NT_NO_RESOURCES : (call)((h), (which), (status)))
+    (NKI_FAIL(nt_cancel) ? NKI_NT_FAILED() : (call)((h), (which), (status)))
 
 #endif /* NKI_WINDOWS */
 
@@ -7666,7 +7666,8 @@ static int nki_os_connect_result(uintptr_t s) {
     if (rc <= 0) {
         return rc == 0 ? (int)NETKIT_E_AGAIN : rc;
     }
-    return nki_os_connect_check(fd);
+    rc = nki_os_connect_check(fd); /* over, without an error: it was connected, and is reset */
+    return rc == NETKIT_E_NOTCONN ? nki_os_fail(WSAECONNRESET) : rc;
 }
 
 /* An overlapped connect wants a socket that is bound. To any address, if it is not. */
@@ -13494,7 +13495,7 @@ typedef struct nki_afd_slot {
     ULONG asked;      /* by the request that is out */
     uint32_t events;  /* wanted */
     uint32_t next;    /* in its queue */
-    int error;        /* what the last trouble was, for who asks */
+    int error;        /* why connecting failed, for who asks */
     uint8_t state;
     bool is_queued;
     bool is_removed;
@@ -13829,7 +13830,7 @@ static int nki_afd_load(nki_afd *afd) {
     afd->nt_code = (nki_nt_code_fn)(any_fn)NKI_SYS_ntdll("RtlNtStatusToDosError");
     bool has_all = afd->nt_open != NULL && afd->nt_control != NULL && afd->nt_cancel != NULL &&
                    afd->nt_code != NULL;
-    return has_all ? NETKIT_OK : NETKIT_E_NOSYS;
+    return has_all ? NETKIT_OK : nki_os_fail((int)GetLastError());
 }
 
 static void nki_afd_free(nki_poller *p) {
@@ -14041,8 +14042,6 @@ static uint32_t nki_afd_read(nki_afd *afd, nki_afd_slot *s) {
     }
     if ((r->events & NKI_AFD_REFUSED) != 0 && r->status < 0) {
         s->error = nki_afd_connect_code(afd, r->status);
-    } else if ((r->events & NKI_AFD_ABORT) != 0) {
-        s->error = WSAECONNRESET;
     }
     return nki_afd_to(r->events) & nki_poller_allowed(s->events);
 }
@@ -14191,8 +14190,7 @@ enum {
 typedef struct nki_wsapoll_slot {
     uint64_t data;
     uint32_t events;
-    bool is_mute;  /* silent for a moment */
-    bool is_reset; /* an error was told, and nobody has asked for it */
+    bool is_mute; /* silent for a moment */
 } nki_wsapoll_slot;
 
 typedef struct nki_wsapoll {
@@ -14377,7 +14375,6 @@ static int nki_wsapoll_report(nki_wsapoll *po, uint32_t at, netkit_poll_event *e
     short said = po->fds[at].revents;
     bool is_gone = (said & POLLNVAL) != 0;
     po->fds[at].revents = 0;
-    slot->is_reset = slot->is_reset || (said & POLLERR) != 0;
     event->data = slot->data;
     event->events = is_gone ? (uint32_t)NETKIT_POLL_ERROR
                             : nki_wsapoll_to(said) & nki_poller_allowed(slot->events);
@@ -14447,18 +14444,6 @@ static int nki_wsapoll_wait(nki_poller *p, netkit_poll_event *events, int max,
     }
 }
 
-/* A socket that the peer has reset before anybody looked says that it is not connected, and no
- * more. */
-static int nki_wsapoll_take_error(nki_poller *p, uintptr_t native) {
-    nki_wsapoll *po = (nki_wsapoll *)p->state;
-    uint32_t place = nki_socket_table_get(&po->table, native);
-    if (place == 0 || !po->slots[place - 1].is_reset) {
-        return 0;
-    }
-    po->slots[place - 1].is_reset = false;
-    return WSAECONNRESET;
-}
-
 static const nki_poller_ops *nki_wsapoll_ops(void) {
     static const nki_poller_ops ops = {
         "wsapoll",
@@ -14473,7 +14458,7 @@ static const nki_poller_ops *nki_wsapoll_ops(void) {
         NULL,
         NULL,
         NULL,
-        nki_wsapoll_take_error,
+        NULL,
         NULL,
     };
     return &ops;

@@ -99,6 +99,13 @@ static void nkt_stop(int state, const char *reason) {
     _exit(state == NKT_FAILED ? 1 : 0);
 }
 
+/* Is this loop test's backend told again and again of what is ready, and so forgives a call that
+ * says EAGAIN although it could do something? */
+static inline bool nkt_is_level(void) {
+    return nkt_backend == NETKIT_BACKEND_POLL || nkt_backend == NETKIT_BACKEND_AFD ||
+           nkt_backend == NETKIT_BACKEND_WSAPOLL;
+}
+
 /* Raise (or lower) the time limit of the test that is running. */
 #define NKT_TIME_LIMIT(seconds) (nkt_now_running->limit_s = (seconds))
 

@@ -15,7 +15,7 @@
 #endif
 
 #define NKI_SYS_startup(version, data) \
-    (NKI_FAIL(startup) ? WSASYSNOTREADY : WSAStartup((version), (data)))
+    (NKI_FAIL(startup) ? WSAGetLastError() : WSAStartup((version), (data)))
 #define NKI_SYS_cleanup() (WSACleanup() != 0 || NKI_FAIL(cleanup) ? -1 : 0)
 
 /* Overlapped, which costs nothing and lets a socket be used in every way there is. */
@@ -135,19 +135,19 @@
     (NKI_FAIL(port_modes) ? FALSE : SetFileCompletionNotificationModes((h), (modes)))
 
 /* Of ntdll, which every process has: NKI_SYS_ntdll(name) is a FARPROC or NULL. They return an
- * NTSTATUS; one that is failed by a test is STATUS_INSUFFICIENT_RESOURCES. */
-#define NKI_NT_NO_RESOURCES ((LONG)0xC000009Au)
+ * NTSTATUS; one that is failed by a test has the test's code in it, as those of facility 1 have. */
+#define NKI_NT_FAILED() ((LONG)(0xC0010000u | (GetLastError() & 0xFFFFu)))
 #define NKI_SYS_ntdll(name) \
     (NKI_FAIL(ntdll) ? NULL : GetProcAddress(GetModuleHandleW(L"ntdll.dll"), (name)))
 #define NKI_SYS_nt_open(call, out, access, attributes, status, share, how) \
     (NKI_FAIL(nt_open)                                                     \
-         ? NKI_NT_NO_RESOURCES                                             \
+         ? NKI_NT_FAILED()                                                 \
          : (call)((out), (access), (attributes), (status), NULL, 0, (share), (how), 0, NULL, 0))
 #define NKI_SYS_nt_control(call, h, context, status, code, in, in_size, out, out_size)            \
-    (NKI_FAIL(nt_control) ? NKI_NT_NO_RESOURCES                                                   \
+    (NKI_FAIL(nt_control) ? NKI_NT_FAILED()                                                       \
                           : (call)((h), NULL, NULL, (context), (status), (code), (in), (in_size), \
                                    (out), (out_size)))
 #define NKI_SYS_nt_cancel(call, h, which, status) \
-    (NKI_FAIL(nt_cancel) ? NKI_NT_NO_RESOURCES : (call)((h), (which), (status)))
+    (NKI_FAIL(nt_cancel) ? NKI_NT_FAILED() : (call)((h), (which), (status)))
 
 #endif /* NKI_WINDOWS */

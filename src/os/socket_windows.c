@@ -431,7 +431,8 @@ static int nki_os_connect_result(uintptr_t s) {
     if (rc <= 0) {
         return rc == 0 ? (int)NETKIT_E_AGAIN : rc;
     }
-    return nki_os_connect_check(fd);
+    rc = nki_os_connect_check(fd); /* over, without an error: it was connected, and is reset */
+    return rc == NETKIT_E_NOTCONN ? nki_os_fail(WSAECONNRESET) : rc;
 }
 
 /* An overlapped connect wants a socket that is bound. To any address, if it is not. */

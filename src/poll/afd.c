@@ -114,7 +114,7 @@ typedef struct nki_afd_slot {
     ULONG asked;      /* by the request that is out */
     uint32_t events;  /* wanted */
     uint32_t next;    /* in its queue */
-    int error;        /* what the last trouble was, for who asks */
+    int error;        /* why connecting failed, for who asks */
     uint8_t state;
     bool is_queued;
     bool is_removed;
@@ -449,7 +449,7 @@ static int nki_afd_load(nki_afd *afd) {
     afd->nt_code = (nki_nt_code_fn)(any_fn)NKI_SYS_ntdll("RtlNtStatusToDosError");
     bool has_all = afd->nt_open != NULL && afd->nt_control != NULL && afd->nt_cancel != NULL &&
                    afd->nt_code != NULL;
-    return has_all ? NETKIT_OK : NETKIT_E_NOSYS;
+    return has_all ? NETKIT_OK : nki_os_fail((int)GetLastError());
 }
 
 static void nki_afd_free(nki_poller *p) {
@@ -661,8 +661,6 @@ static uint32_t nki_afd_read(nki_afd *afd, nki_afd_slot *s) {
     }
     if ((r->events & NKI_AFD_REFUSED) != 0 && r->status < 0) {
         s->error = nki_afd_connect_code(afd, r->status);
-    } else if ((r->events & NKI_AFD_ABORT) != 0) {
-        s->error = WSAECONNRESET;
     }
     return nki_afd_to(r->events) & nki_poller_allowed(s->events);
 }

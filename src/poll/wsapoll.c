@@ -22,8 +22,7 @@ enum {
 typedef struct nki_wsapoll_slot {
     uint64_t data;
     uint32_t events;
-    bool is_mute;  /* silent for a moment */
-    bool is_reset; /* an error was told, and nobody has asked for it */
+    bool is_mute; /* silent for a moment */
 } nki_wsapoll_slot;
 
 typedef struct nki_wsapoll {
@@ -208,7 +207,6 @@ static int nki_wsapoll_report(nki_wsapoll *po, uint32_t at, netkit_poll_event *e
     short said = po->fds[at].revents;
     bool is_gone = (said & POLLNVAL) != 0;
     po->fds[at].revents = 0;
-    slot->is_reset = slot->is_reset || (said & POLLERR) != 0;
     event->data = slot->data;
     event->events = is_gone ? (uint32_t)NETKIT_POLL_ERROR
                             : nki_wsapoll_to(said) & nki_poller_allowed(slot->events);
@@ -278,18 +276,6 @@ static int nki_wsapoll_wait(nki_poller *p, netkit_poll_event *events, int max,
     }
 }
 
-/* A socket that the peer has reset before anybody looked says that it is not connected, and no
- * more. */
-static int nki_wsapoll_take_error(nki_poller *p, uintptr_t native) {
-    nki_wsapoll *po = (nki_wsapoll *)p->state;
-    uint32_t place = nki_socket_table_get(&po->table, native);
-    if (place == 0 || !po->slots[place - 1].is_reset) {
-        return 0;
-    }
-    po->slots[place - 1].is_reset = false;
-    return WSAECONNRESET;
-}
-
 static const nki_poller_ops *nki_wsapoll_ops(void) {
     static const nki_poller_ops ops = {
         "wsapoll",
@@ -304,7 +290,7 @@ static const nki_poller_ops *nki_wsapoll_ops(void) {
         NULL,
         NULL,
         NULL,
-        nki_wsapoll_take_error,
+        NULL,
         NULL,
     };
     return &ops;

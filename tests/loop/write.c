@@ -646,7 +646,7 @@ NKT_LOOP_TEST(write_short_transfers_lose_nothing) {
     uint64_t runs = nkt_scale(10000, 300), at = 0;
     nkt_clip_random("send", 3000);
     nkt_clip_random("sendmsg", 3000);
-    if (nkt_backend == NETKIT_BACKEND_POLL) {
+    if (nkt_is_level()) {
         nkt_fault_prob("send", 20, EAGAIN);
         nkt_fault_prob("sendmsg", 20, EAGAIN);
     }
