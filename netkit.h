@@ -39,6 +39,8 @@
 
        cc -O2 server.c            Linux, glibc or musl; also c++, clang, gcc
        cc -O2 server.c -pthread   glibc before 2.34
+       gcc -O2 server.c -lws2_32  Windows, MinGW-w64; also g++, clang
+       cl /O2 server.c            MSVC: it names its libraries itself
 
    The declarations include stddef.h, stdint.h and stdbool.h, and nothing else.
    The implementation includes the headers of the system, and wants to be the
@@ -836,8 +838,22 @@
 
    See THE RING above. NETKIT_NO_URING leaves it out.
 
-   Not yet: Windows. Its names exist (NETKIT_BACKEND_AFD, ...) and give
-   NETKIT_E_NOSYS.
+       afd       Windows   the default there: the driver behind Winsock, by way
+                           of a completion port. Run under wine, not yet on
+                           Windows itself
+       wsapoll   Windows   documented calls alone; slower with many conns
+
+   Windows: a socket's descriptor is its SOCKET, a file's its HANDLE. In the file
+   with NETKIT_IMPLEMENTATION include netkit.h, or winsock2.h, before windows.h.
+   Winsock is begun and ended by each loop and poller, and begun for good by the
+   first calls that make plain sockets. What is bound is exclusive, streams and
+   datagrams; reuse_port is NETKIT_E_NOSYS. A socket pair is one of TCP, or of UDP,
+   on the loopback. Unix sockets are of streams with a path, where the system has
+   them; descriptors are not handed over (NETKIT_E_NOSYS), and a file is sent
+   through a buffer. Whether a socket is blocking is not told. Datagrams tell
+   neither their time nor whom an ICMP report is about; time to live and type of
+   service go with the socket, and with a single datagram only where the system
+   takes them.
 
    macOS has no call that makes a descriptor close-on-exec at birth: one may
    leak into a program that another thread starts at that moment. With kqueue
@@ -1299,11 +1315,12 @@ typedef enum netkit_option {
     NETKIT_OPT_KEEPALIVE_PERIOD, /* seconds between probes */
     NETKIT_OPT_KEEPALIVE_COUNT,  /* probes lost before the connection is */
     NETKIT_OPT_USER_TIMEOUT,     /* ms that sent data may stay unacknowledged (Linux) */
-    NETKIT_OPT_REUSE_ADDR,       /* POSIX: bind over TIME_WAIT */
+    NETKIT_OPT_REUSE_ADDR,       /* POSIX: bind over TIME_WAIT. Windows: of datagrams alone, which
+                                    then share a port */
     NETKIT_OPT_EXCLUSIVE_ADDR,   /* Windows: nobody else binds the port */
     NETKIT_OPT_REUSE_PORT,       /* several sockets share a port */
     NETKIT_OPT_V6ONLY,           /* an IPv6 socket takes no IPv4 */
-    NETKIT_OPT_BLOCKING,         /* calls wait */
+    NETKIT_OPT_BLOCKING,         /* calls wait; on Windows it can be set, not asked */
     NETKIT_OPT_CLOSE_ON_EXEC,    /* not inherited by a program that is started */
     NETKIT_OPT_ERROR,            /* read only: pending error as a netkit code, cleared by reading */
     NETKIT_OPT_RECV_BUFFER,      /* bytes the system holds until they are received: it has limits,
@@ -1387,7 +1404,8 @@ NETKIT_API int netkit_socket_accept(netkit_socket s, netkit_socket *out, netkit_
  * closing. Returns NETKIT_OK, NETKIT_E_REFUSED, NETKIT_E_TIMEOUT,
  * NETKIT_E_UNREACHABLE, NETKIT_E_FULL (the backlog of a unix listener, which no
  * waiting shows: try again later), ... While a blocking socket connects with a
- * timeout it is non-blocking, for others who hold it too. */
+ * timeout it is non-blocking, for others who hold it too; on Windows it stays so
+ * after a timeout of 0, and is not touched by another. */
 NETKIT_API int netkit_socket_connect(netkit_socket s, const netkit_addr *addr, int timeout_ms);
 NETKIT_API int netkit_socket_connect_result(netkit_socket s);
 
@@ -1411,11 +1429,12 @@ NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t 
 NETKIT_API int netkit_socket_recv_all(netkit_socket s, void *data, size_t len, int timeout_ms,
                                       size_t *done);
 
-/* Send part of a plain file (a native descriptor) without copying it through the
- * program, where the system can: `len` bytes from `offset`, NETKIT_FILE_END = up to
- * its end. The file's own position is neither used nor changed. send_file sends what
- * can be sent now and returns the count, as netkit_socket_send; the other all of it
- * within timeout_ms, *done (may be NULL) being what was sent, on failure too.
+/* Send part of a plain file (a native descriptor; a HANDLE on Windows) without
+ * copying it through the program, where the system can: `len` bytes from `offset`,
+ * NETKIT_FILE_END = up to its end. The file's own position is neither used nor
+ * changed. send_file sends what can be sent now and returns the count, as
+ * netkit_socket_send; the other all of it within timeout_ms, *done (may be NULL)
+ * being what was sent, on failure too.
  * NETKIT_E_TRUNCATED: the file has fewer bytes. */
 #define NETKIT_FILE_END UINT64_MAX
 NETKIT_API int netkit_socket_send_file(netkit_socket s, uintptr_t file, uint64_t offset,
@@ -1472,7 +1491,9 @@ NETKIT_API int netkit_socket_os_code(void);
  * What plain sockets move beside bytes: the address of a datagram, open
  * descriptors and the sender's credentials (unix sockets), other ancillary data
  * of the system. And what unix sockets have beside their messages: a file, and a
- * peer on the same machine. Thread: as for all plain sockets. */
+ * peer on the same machine. Windows 10 and later has unix sockets of streams with
+ * a path (NETKIT_E_NOSYS where it has not), and no descriptors or credentials in
+ * messages. Thread: as for all plain sockets. */
 
 enum {
     NETKIT_FDS_MAX = 253,    /* descriptors in one message: the most that Linux takes */
@@ -1502,8 +1523,8 @@ typedef struct netkit_message_out {
  * a stream needs one byte at least.
  * Returns the bytes taken; NETKIT_E_AGAIN; NETKIT_E_TOOBIG: a larger datagram, or
  * more beside it, than there can be; NETKIT_E_MFILE: too many descriptors are on
- * their way already; NETKIT_E_NOSYS: not on this kind of socket;
- * NETKIT_E_INVALID; ... as netkit_socket_send. */
+ * their way already; NETKIT_E_NOSYS: not on this kind of socket or
+ * system; NETKIT_E_INVALID; ... as netkit_socket_send. */
 NETKIT_API int netkit_socket_send_msg(netkit_socket s, const netkit_message_out *msg);
 
 /* Room for a message, and what came. */
@@ -1534,7 +1555,8 @@ typedef struct netkit_message_in {
 NETKIT_API int netkit_socket_recv_msg(netkit_socket s, netkit_message_in *msg);
 
 /* Who is at the other end of a unix stream: who they were when they connected, or
- * listened, whatever they are now. *out is all -1 on failure.
+ * listened, whatever they are now; Windows tells the process alone. *out is all -1
+ * on failure.
  * Returns NETKIT_OK; NETKIT_E_NOTCONN; NETKIT_E_NOSYS: not a unix socket, or the
  * system does not tell. */
 NETKIT_API int netkit_socket_credentials(netkit_socket s, netkit_credentials *out);
@@ -1548,8 +1570,9 @@ typedef struct netkit_unix_file {
 
 /* Bind to a unix path as netkit_socket_bind, with the file's permissions: `mode`
  * (0660, ...; 0 = what the umask leaves) holds from the moment there is a file, so
- * nobody slips in. `flags` is 0 or NETKIT_SOCKET_REPLACE. *file (may be NULL) is for
- * netkit_unix_unlink; for an abstract name it is none, and the rest means nothing.
+ * nobody slips in; NETKIT_E_NOSYS on Windows, where they are the folder's. `flags`
+ * is 0 or NETKIT_SOCKET_REPLACE. *file (may be NULL) is for netkit_unix_unlink; for
+ * an abstract name it is none, and the rest means nothing.
  * When it fails no file is left. */
 NETKIT_API int netkit_socket_bind_unix(netkit_socket s, const netkit_addr *addr, int flags,
                                        uint32_t mode, netkit_unix_file *file);
@@ -1561,8 +1584,9 @@ NETKIT_API int netkit_socket_bind_unix(netkit_socket s, const netkit_addr *addr,
  * else is; NETKIT_E_ACCESS, ... */
 NETKIT_API int netkit_unix_unlink(netkit_unix_file *file);
 
-/* An address for a socket nobody has: a random name in `folder`, NULL = "/tmp".
- * Nothing is created. *out is zeroed on failure.
+/* An address for a socket nobody has: a random name in `folder`, NULL = "/tmp", or
+ * the user's own for such files on Windows. Nothing is created. *out is zeroed on
+ * failure.
  * Returns NETKIT_OK; NETKIT_E_TOOBIG: no path so long; what the system's random
  * numbers failed with. Thread: any. */
 NETKIT_API int netkit_unix_temp_path(netkit_addr *out, const char *folder);
@@ -2977,6 +3001,7 @@ typedef struct netkit_try {
 #include <ntsecapi.h>
 #if defined(_MSC_VER)
 #pragma comment(lib, "ws2_32")
+#pragma comment(lib, "advapi32") /* random numbers */
 #endif
 #endif
 
@@ -5611,6 +5636,7 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 #define NKI_SYS_clock_rate(out) QueryPerformanceFrequency(out)
 #define NKI_SYS_getrandom(b, n) (NKI_FAIL(getrandom) ? FALSE : RtlGenRandom((b), (n)))
 #define NKI_SYS_thread_id() GetCurrentThreadId()
+#define NKI_SYS_temp_folder(out, n) (NKI_FAIL(temp_folder) ? 0u : GetTempPathW((n), (out)))
 #define NKI_SYS_getpid() ((int)GetCurrentProcessId())
 #define NKI_SYS_library(name) \
     (NKI_FAIL(library) ? NULL : LoadLibraryExW((name), NULL, LOAD_LIBRARY_SEARCH_SYSTEM32))
@@ -5761,6 +5787,7 @@ static int nki_os_unlink_unix(const netkit_unix_file *file);
 static void nki_os_undo_unix(netkit_unix_file *file); /* keeps the code, as nki_os_abandon */
 static int nki_os_credentials(uintptr_t s, netkit_credentials *out);
 static uint64_t nki_os_process(void);
+static int nki_os_temp_folder(char *out, size_t size); /* where anybody may make files */
 
 /* ---- datagrams ---- */
 
@@ -6277,9 +6304,18 @@ static int nki_os_code(void) {
     return WSAGetLastError();
 }
 
-/* Of Winsock first, as those are what traffic meets; then of files and handles, some of which
- * overlapped calls give for Winsock's. */
-NETKIT_API int netkit_error_from_os(int os_code) {
+/* The row's code, or 0. */
+static int nki_os_find(const nki_os_row *rows, size_t count, int os_code) {
+    for (size_t i = 0; i < count; i++) {
+        if (rows[i].os_code == os_code) {
+            return rows[i].code;
+        }
+    }
+    return 0;
+}
+
+/* Of Winsock; the first is the only one that steady traffic meets. */
+static int nki_os_from_winsock(int os_code) {
     static const nki_os_row rows[] = {
         {WSAEWOULDBLOCK, NETKIT_E_AGAIN},
         {WSAEINPROGRESS, NETKIT_E_AGAIN},
@@ -6327,6 +6363,13 @@ NETKIT_API int netkit_error_from_os(int os_code) {
         {WSAECANCELLED, NETKIT_E_CANCELLED},
         {WSA_E_CANCELLED, NETKIT_E_CANCELLED},
         {WSA_OPERATION_ABORTED, NETKIT_E_CANCELLED},
+    };
+    return nki_os_find(rows, NKI_COUNT(rows), os_code);
+}
+
+/* Of files and handles, and what overlapped calls give for Winsock's. */
+static int nki_os_from_system(int os_code) {
+    static const nki_os_row rows[] = {
         {ERROR_NETNAME_DELETED, NETKIT_E_RESET},
         {ERROR_CONNECTION_REFUSED, NETKIT_E_REFUSED},
         {ERROR_PORT_UNREACHABLE, NETKIT_E_REFUSED},
@@ -6359,12 +6402,16 @@ NETKIT_API int netkit_error_from_os(int os_code) {
         {ERROR_PROC_NOT_FOUND, NETKIT_E_NOSYS},
         {ERROR_BUSY, NETKIT_E_BUSY},
     };
-    for (size_t i = 0; i < NKI_COUNT(rows); i++) {
-        if (rows[i].os_code == os_code) {
-            return rows[i].code;
-        }
+    return nki_os_find(rows, NKI_COUNT(rows), os_code);
+}
+
+NETKIT_API int netkit_error_from_os(int os_code) {
+    if (os_code == 0) {
+        return NETKIT_OK;
     }
-    return os_code == 0 ? NETKIT_OK : NETKIT_E_IO;
+    int code = nki_os_from_winsock(os_code);
+    code = code != 0 ? code : nki_os_from_system(os_code);
+    return code != 0 ? code : (int)NETKIT_E_IO;
 }
 
 /* The netkit code of the failure just seen. */
@@ -9006,6 +9053,15 @@ static uint64_t nki_os_process(void) {
     return (uint64_t)NKI_SYS_getpid();
 }
 
+static int nki_os_temp_folder(char *out, size_t size) {
+    static const char folder[] = "/tmp";
+    if (size < sizeof folder) {
+        return NETKIT_E_TOOBIG;
+    }
+    memcpy(out, folder, sizeof folder);
+    return NETKIT_OK;
+}
+
 /* ---- who ---- */
 
 #if NKI_LINUX
@@ -9249,6 +9305,20 @@ static void nki_os_undo_unix(netkit_unix_file *file) {
 
 static uint64_t nki_os_process(void) {
     return (uint64_t)NKI_SYS_getpid();
+}
+
+/* The user's own. Its name ends in a backslash. */
+static int nki_os_temp_folder(char *out, size_t size) {
+    wchar_t wide[MAX_PATH + 2];
+    DWORD len = NKI_SYS_temp_folder(wide, MAX_PATH + 1);
+    if (len == 0) {
+        return nki_os_error();
+    }
+    if (len > MAX_PATH ||
+        WideCharToMultiByte(CP_UTF8, 0, wide, (int)len + 1, out, (int)size, NULL, NULL) == 0) {
+        return NETKIT_E_TOOBIG;
+    }
+    return NETKIT_OK;
 }
 
 /* ---- who ---- */
@@ -11334,10 +11404,11 @@ NETKIT_API int netkit_socket_open(netkit_socket *out, int family, int type, int 
         return NETKIT_E_INVALID;
     }
     int rc = nki_os_begin_for_good();
-    if (rc == NETKIT_OK) {
-        rc = nki_os_socket(family, type, (flags & NETKIT_SOCKET_BLOCKING) != 0, &native);
-        *out = nki_socket_wrap(native);
+    if (rc != NETKIT_OK) {
+        return rc;
     }
+    rc = nki_os_socket(family, type, (flags & NETKIT_SOCKET_BLOCKING) != 0, &native);
+    *out = nki_socket_wrap(native);
     return rc;
 }
 
@@ -11351,11 +11422,12 @@ NETKIT_API int netkit_socket_pair(netkit_socket out[2], int type, int flags) {
         return NETKIT_E_INVALID;
     }
     int rc = nki_os_begin_for_good();
-    if (rc == NETKIT_OK) {
-        rc = nki_os_pair(type, (flags & NETKIT_SOCKET_BLOCKING) != 0, natives);
-        out[0] = nki_socket_wrap(natives[0]);
-        out[1] = nki_socket_wrap(natives[1]);
+    if (rc != NETKIT_OK) {
+        return rc;
     }
+    rc = nki_os_pair(type, (flags & NETKIT_SOCKET_BLOCKING) != 0, natives);
+    out[0] = nki_socket_wrap(natives[0]);
+    out[1] = nki_socket_wrap(natives[1]);
     return rc;
 }
 
@@ -11883,14 +11955,22 @@ NETKIT_API int netkit_unix_unlink(netkit_unix_file *file) {
 NETKIT_API int netkit_unix_temp_path(netkit_addr *out, const char *folder) {
     static const char digits[] = "0123456789abcdef";
     char path[NETKIT_UNIX_PATH_MAX];
+    char usual[NETKIT_UNIX_PATH_MAX];
     unsigned char random[8];
     if (out == NULL) {
         return NETKIT_E_INVALID;
     }
     memset(out, 0, sizeof *out);
-    folder = folder == NULL ? "/tmp" : folder;
+    if (folder == NULL) {
+        int error = nki_os_temp_folder(usual, sizeof usual);
+        if (error != NETKIT_OK) {
+            return error;
+        }
+        folder = usual;
+    }
     size_t len = strlen(folder);
-    bool has_slash = len > 0 && folder[len - 1] == '/';
+    bool has_slash =
+        len > 0 && (folder[len - 1] == '/' || (NKI_WINDOWS && folder[len - 1] == '\\'));
     if (len + 1 + 7 + 2 * sizeof random > sizeof path) {
         return NETKIT_E_TOOBIG;
     }

@@ -39,6 +39,8 @@
 
        cc -O2 server.c            Linux, glibc or musl; also c++, clang, gcc
        cc -O2 server.c -pthread   glibc before 2.34
+       gcc -O2 server.c -lws2_32  Windows, MinGW-w64; also g++, clang
+       cl /O2 server.c            MSVC: it names its libraries itself
 
    The declarations include stddef.h, stdint.h and stdbool.h, and nothing else.
    The implementation includes the headers of the system, and wants to be the
@@ -836,8 +838,22 @@
 
    See THE RING above. NETKIT_NO_URING leaves it out.
 
-   Not yet: Windows. Its names exist (NETKIT_BACKEND_AFD, ...) and give
-   NETKIT_E_NOSYS.
+       afd       Windows   the default there: the driver behind Winsock, by way
+                           of a completion port. Run under wine, not yet on
+                           Windows itself
+       wsapoll   Windows   documented calls alone; slower with many conns
+
+   Windows: a socket's descriptor is its SOCKET, a file's its HANDLE. In the file
+   with NETKIT_IMPLEMENTATION include netkit.h, or winsock2.h, before windows.h.
+   Winsock is begun and ended by each loop and poller, and begun for good by the
+   first calls that make plain sockets. What is bound is exclusive, streams and
+   datagrams; reuse_port is NETKIT_E_NOSYS. A socket pair is one of TCP, or of UDP,
+   on the loopback. Unix sockets are of streams with a path, where the system has
+   them; descriptors are not handed over (NETKIT_E_NOSYS), and a file is sent
+   through a buffer. Whether a socket is blocking is not told. Datagrams tell
+   neither their time nor whom an ICMP report is about; time to live and type of
+   service go with the socket, and with a single datagram only where the system
+   takes them.
 
    macOS has no call that makes a descriptor close-on-exec at birth: one may
    leak into a program that another thread starts at that moment. With kqueue

@@ -46,11 +46,12 @@ typedef enum netkit_option {
     NETKIT_OPT_KEEPALIVE_PERIOD, /* seconds between probes */
     NETKIT_OPT_KEEPALIVE_COUNT,  /* probes lost before the connection is */
     NETKIT_OPT_USER_TIMEOUT,     /* ms that sent data may stay unacknowledged (Linux) */
-    NETKIT_OPT_REUSE_ADDR,       /* POSIX: bind over TIME_WAIT */
+    NETKIT_OPT_REUSE_ADDR,       /* POSIX: bind over TIME_WAIT. Windows: of datagrams alone, which
+                                    then share a port */
     NETKIT_OPT_EXCLUSIVE_ADDR,   /* Windows: nobody else binds the port */
     NETKIT_OPT_REUSE_PORT,       /* several sockets share a port */
     NETKIT_OPT_V6ONLY,           /* an IPv6 socket takes no IPv4 */
-    NETKIT_OPT_BLOCKING,         /* calls wait */
+    NETKIT_OPT_BLOCKING,         /* calls wait; on Windows it can be set, not asked */
     NETKIT_OPT_CLOSE_ON_EXEC,    /* not inherited by a program that is started */
     NETKIT_OPT_ERROR,            /* read only: pending error as a netkit code, cleared by reading */
     NETKIT_OPT_RECV_BUFFER,      /* bytes the system holds until they are received: it has limits,
@@ -134,7 +135,8 @@ NETKIT_API int netkit_socket_accept(netkit_socket s, netkit_socket *out, netkit_
  * closing. Returns NETKIT_OK, NETKIT_E_REFUSED, NETKIT_E_TIMEOUT,
  * NETKIT_E_UNREACHABLE, NETKIT_E_FULL (the backlog of a unix listener, which no
  * waiting shows: try again later), ... While a blocking socket connects with a
- * timeout it is non-blocking, for others who hold it too. */
+ * timeout it is non-blocking, for others who hold it too; on Windows it stays so
+ * after a timeout of 0, and is not touched by another. */
 NETKIT_API int netkit_socket_connect(netkit_socket s, const netkit_addr *addr, int timeout_ms);
 NETKIT_API int netkit_socket_connect_result(netkit_socket s);
 
@@ -158,11 +160,12 @@ NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t 
 NETKIT_API int netkit_socket_recv_all(netkit_socket s, void *data, size_t len, int timeout_ms,
                                       size_t *done);
 
-/* Send part of a plain file (a native descriptor) without copying it through the
- * program, where the system can: `len` bytes from `offset`, NETKIT_FILE_END = up to
- * its end. The file's own position is neither used nor changed. send_file sends what
- * can be sent now and returns the count, as netkit_socket_send; the other all of it
- * within timeout_ms, *done (may be NULL) being what was sent, on failure too.
+/* Send part of a plain file (a native descriptor; a HANDLE on Windows) without
+ * copying it through the program, where the system can: `len` bytes from `offset`,
+ * NETKIT_FILE_END = up to its end. The file's own position is neither used nor
+ * changed. send_file sends what can be sent now and returns the count, as
+ * netkit_socket_send; the other all of it within timeout_ms, *done (may be NULL)
+ * being what was sent, on failure too.
  * NETKIT_E_TRUNCATED: the file has fewer bytes. */
 #define NETKIT_FILE_END UINT64_MAX
 NETKIT_API int netkit_socket_send_file(netkit_socket s, uintptr_t file, uint64_t offset,

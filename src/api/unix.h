@@ -3,7 +3,9 @@
  * What plain sockets move beside bytes: the address of a datagram, open
  * descriptors and the sender's credentials (unix sockets), other ancillary data
  * of the system. And what unix sockets have beside their messages: a file, and a
- * peer on the same machine. Thread: as for all plain sockets. */
+ * peer on the same machine. Windows 10 and later has unix sockets of streams with
+ * a path (NETKIT_E_NOSYS where it has not), and no descriptors or credentials in
+ * messages. Thread: as for all plain sockets. */
 
 enum {
     NETKIT_FDS_MAX = 253,    /* descriptors in one message: the most that Linux takes */
@@ -33,8 +35,8 @@ typedef struct netkit_message_out {
  * a stream needs one byte at least.
  * Returns the bytes taken; NETKIT_E_AGAIN; NETKIT_E_TOOBIG: a larger datagram, or
  * more beside it, than there can be; NETKIT_E_MFILE: too many descriptors are on
- * their way already; NETKIT_E_NOSYS: not on this kind of socket;
- * NETKIT_E_INVALID; ... as netkit_socket_send. */
+ * their way already; NETKIT_E_NOSYS: not on this kind of socket or
+ * system; NETKIT_E_INVALID; ... as netkit_socket_send. */
 NETKIT_API int netkit_socket_send_msg(netkit_socket s, const netkit_message_out *msg);
 
 /* Room for a message, and what came. */
@@ -65,7 +67,8 @@ typedef struct netkit_message_in {
 NETKIT_API int netkit_socket_recv_msg(netkit_socket s, netkit_message_in *msg);
 
 /* Who is at the other end of a unix stream: who they were when they connected, or
- * listened, whatever they are now. *out is all -1 on failure.
+ * listened, whatever they are now; Windows tells the process alone. *out is all -1
+ * on failure.
  * Returns NETKIT_OK; NETKIT_E_NOTCONN; NETKIT_E_NOSYS: not a unix socket, or the
  * system does not tell. */
 NETKIT_API int netkit_socket_credentials(netkit_socket s, netkit_credentials *out);
@@ -79,8 +82,9 @@ typedef struct netkit_unix_file {
 
 /* Bind to a unix path as netkit_socket_bind, with the file's permissions: `mode`
  * (0660, ...; 0 = what the umask leaves) holds from the moment there is a file, so
- * nobody slips in. `flags` is 0 or NETKIT_SOCKET_REPLACE. *file (may be NULL) is for
- * netkit_unix_unlink; for an abstract name it is none, and the rest means nothing.
+ * nobody slips in; NETKIT_E_NOSYS on Windows, where they are the folder's. `flags`
+ * is 0 or NETKIT_SOCKET_REPLACE. *file (may be NULL) is for netkit_unix_unlink; for
+ * an abstract name it is none, and the rest means nothing.
  * When it fails no file is left. */
 NETKIT_API int netkit_socket_bind_unix(netkit_socket s, const netkit_addr *addr, int flags,
                                        uint32_t mode, netkit_unix_file *file);
@@ -92,8 +96,9 @@ NETKIT_API int netkit_socket_bind_unix(netkit_socket s, const netkit_addr *addr,
  * else is; NETKIT_E_ACCESS, ... */
 NETKIT_API int netkit_unix_unlink(netkit_unix_file *file);
 
-/* An address for a socket nobody has: a random name in `folder`, NULL = "/tmp".
- * Nothing is created. *out is zeroed on failure.
+/* An address for a socket nobody has: a random name in `folder`, NULL = "/tmp", or
+ * the user's own for such files on Windows. Nothing is created. *out is zeroed on
+ * failure.
  * Returns NETKIT_OK; NETKIT_E_TOOBIG: no path so long; what the system's random
  * numbers failed with. Thread: any. */
 NETKIT_API int netkit_unix_temp_path(netkit_addr *out, const char *folder);

@@ -124,6 +124,7 @@
 #include <ntsecapi.h>
 #if defined(_MSC_VER)
 #pragma comment(lib, "ws2_32")
+#pragma comment(lib, "advapi32") /* random numbers */
 #endif
 #endif
 

@@ -104,6 +104,7 @@ static int nki_os_unlink_unix(const netkit_unix_file *file);
 static void nki_os_undo_unix(netkit_unix_file *file); /* keeps the code, as nki_os_abandon */
 static int nki_os_credentials(uintptr_t s, netkit_credentials *out);
 static uint64_t nki_os_process(void);
+static int nki_os_temp_folder(char *out, size_t size); /* where anybody may make files */
 
 /* ---- datagrams ---- */
 

@@ -111,6 +111,7 @@
 #define NKI_SYS_clock_rate(out) QueryPerformanceFrequency(out)
 #define NKI_SYS_getrandom(b, n) (NKI_FAIL(getrandom) ? FALSE : RtlGenRandom((b), (n)))
 #define NKI_SYS_thread_id() GetCurrentThreadId()
+#define NKI_SYS_temp_folder(out, n) (NKI_FAIL(temp_folder) ? 0u : GetTempPathW((n), (out)))
 #define NKI_SYS_getpid() ((int)GetCurrentProcessId())
 #define NKI_SYS_library(name) \
     (NKI_FAIL(library) ? NULL : LoadLibraryExW((name), NULL, LOAD_LIBRARY_SEARCH_SYSTEM32))

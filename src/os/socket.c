@@ -34,10 +34,11 @@ NETKIT_API int netkit_socket_open(netkit_socket *out, int family, int type, int 
         return NETKIT_E_INVALID;
     }
     int rc = nki_os_begin_for_good();
-    if (rc == NETKIT_OK) {
-        rc = nki_os_socket(family, type, (flags & NETKIT_SOCKET_BLOCKING) != 0, &native);
-        *out = nki_socket_wrap(native);
+    if (rc != NETKIT_OK) {
+        return rc;
     }
+    rc = nki_os_socket(family, type, (flags & NETKIT_SOCKET_BLOCKING) != 0, &native);
+    *out = nki_socket_wrap(native);
     return rc;
 }
 
@@ -51,11 +52,12 @@ NETKIT_API int netkit_socket_pair(netkit_socket out[2], int type, int flags) {
         return NETKIT_E_INVALID;
     }
     int rc = nki_os_begin_for_good();
-    if (rc == NETKIT_OK) {
-        rc = nki_os_pair(type, (flags & NETKIT_SOCKET_BLOCKING) != 0, natives);
-        out[0] = nki_socket_wrap(natives[0]);
-        out[1] = nki_socket_wrap(natives[1]);
+    if (rc != NETKIT_OK) {
+        return rc;
     }
+    rc = nki_os_pair(type, (flags & NETKIT_SOCKET_BLOCKING) != 0, natives);
+    out[0] = nki_socket_wrap(natives[0]);
+    out[1] = nki_socket_wrap(natives[1]);
     return rc;
 }
 

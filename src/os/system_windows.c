@@ -41,9 +41,18 @@ static int nki_os_code(void) {
     return WSAGetLastError();
 }
 
-/* Of Winsock first, as those are what traffic meets; then of files and handles, some of which
- * overlapped calls give for Winsock's. */
-NETKIT_API int netkit_error_from_os(int os_code) {
+/* The row's code, or 0. */
+static int nki_os_find(const nki_os_row *rows, size_t count, int os_code) {
+    for (size_t i = 0; i < count; i++) {
+        if (rows[i].os_code == os_code) {
+            return rows[i].code;
+        }
+    }
+    return 0;
+}
+
+/* Of Winsock; the first is the only one that steady traffic meets. */
+static int nki_os_from_winsock(int os_code) {
     static const nki_os_row rows[] = {
         {WSAEWOULDBLOCK, NETKIT_E_AGAIN},
         {WSAEINPROGRESS, NETKIT_E_AGAIN},
@@ -91,6 +100,13 @@ NETKIT_API int netkit_error_from_os(int os_code) {
         {WSAECANCELLED, NETKIT_E_CANCELLED},
         {WSA_E_CANCELLED, NETKIT_E_CANCELLED},
         {WSA_OPERATION_ABORTED, NETKIT_E_CANCELLED},
+    };
+    return nki_os_find(rows, NKI_COUNT(rows), os_code);
+}
+
+/* Of files and handles, and what overlapped calls give for Winsock's. */
+static int nki_os_from_system(int os_code) {
+    static const nki_os_row rows[] = {
         {ERROR_NETNAME_DELETED, NETKIT_E_RESET},
         {ERROR_CONNECTION_REFUSED, NETKIT_E_REFUSED},
         {ERROR_PORT_UNREACHABLE, NETKIT_E_REFUSED},
@@ -123,12 +139,16 @@ NETKIT_API int netkit_error_from_os(int os_code) {
         {ERROR_PROC_NOT_FOUND, NETKIT_E_NOSYS},
         {ERROR_BUSY, NETKIT_E_BUSY},
     };
-    for (size_t i = 0; i < NKI_COUNT(rows); i++) {
-        if (rows[i].os_code == os_code) {
-            return rows[i].code;
-        }
+    return nki_os_find(rows, NKI_COUNT(rows), os_code);
+}
+
+NETKIT_API int netkit_error_from_os(int os_code) {
+    if (os_code == 0) {
+        return NETKIT_OK;
     }
-    return os_code == 0 ? NETKIT_OK : NETKIT_E_IO;
+    int code = nki_os_from_winsock(os_code);
+    code = code != 0 ? code : nki_os_from_system(os_code);
+    return code != 0 ? code : (int)NETKIT_E_IO;
 }
 
 /* The netkit code of the failure just seen. */

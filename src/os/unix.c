@@ -58,14 +58,22 @@ NETKIT_API int netkit_unix_unlink(netkit_unix_file *file) {
 NETKIT_API int netkit_unix_temp_path(netkit_addr *out, const char *folder) {
     static const char digits[] = "0123456789abcdef";
     char path[NETKIT_UNIX_PATH_MAX];
+    char usual[NETKIT_UNIX_PATH_MAX];
     unsigned char random[8];
     if (out == NULL) {
         return NETKIT_E_INVALID;
     }
     memset(out, 0, sizeof *out);
-    folder = folder == NULL ? "/tmp" : folder;
+    if (folder == NULL) {
+        int error = nki_os_temp_folder(usual, sizeof usual);
+        if (error != NETKIT_OK) {
+            return error;
+        }
+        folder = usual;
+    }
     size_t len = strlen(folder);
-    bool has_slash = len > 0 && folder[len - 1] == '/';
+    bool has_slash =
+        len > 0 && (folder[len - 1] == '/' || (NKI_WINDOWS && folder[len - 1] == '\\'));
     if (len + 1 + 7 + 2 * sizeof random > sizeof path) {
         return NETKIT_E_TOOBIG;
     }

@@ -245,6 +245,15 @@ static uint64_t nki_os_process(void) {
     return (uint64_t)NKI_SYS_getpid();
 }
 
+static int nki_os_temp_folder(char *out, size_t size) {
+    static const char folder[] = "/tmp";
+    if (size < sizeof folder) {
+        return NETKIT_E_TOOBIG;
+    }
+    memcpy(out, folder, sizeof folder);
+    return NETKIT_OK;
+}
+
 /* ---- who ---- */
 
 #if NKI_LINUX

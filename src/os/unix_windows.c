@@ -164,6 +164,20 @@ static uint64_t nki_os_process(void) {
     return (uint64_t)NKI_SYS_getpid();
 }
 
+/* The user's own. Its name ends in a backslash. */
+static int nki_os_temp_folder(char *out, size_t size) {
+    wchar_t wide[MAX_PATH + 2];
+    DWORD len = NKI_SYS_temp_folder(wide, MAX_PATH + 1);
+    if (len == 0) {
+        return nki_os_error();
+    }
+    if (len > MAX_PATH ||
+        WideCharToMultiByte(CP_UTF8, 0, wide, (int)len + 1, out, (int)size, NULL, NULL) == 0) {
+        return NETKIT_E_TOOBIG;
+    }
+    return NETKIT_OK;
+}
+
 /* ---- who ---- */
 
 /* The process alone: users are no numbers here. */
