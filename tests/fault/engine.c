@@ -88,12 +88,15 @@ static bool torture_told(int code) {
     if (code != torture.want && !torture.fault.is_lenient) {
         bool follows = code == NETKIT_E_STALE || code == NETKIT_E_CLOSED || code == NETKIT_E_FULL ||
                        code == NETKIT_E_RESET;
+        /* Wine forgets why a connection that was reset at once is none. */
+        bool is_forgotten = NKI_WINDOWS && code == NETKIT_E_NOTCONN;
+        follows = follows || is_forgotten;
         if (!follows || torture_seen() == 0) {
             printf("told %s, wanted %s\n", netkit_error_name(code),
                    netkit_error_name(torture.want));
         }
         CHECK(follows);
-        CHECK(torture_seen() > 0 || code == NETKIT_E_FULL);
+        CHECK(torture_seen() > 0 || code == NETKIT_E_FULL || is_forgotten);
     }
     return false;
 }
@@ -522,9 +525,22 @@ static void torture_judge(bool was_hit, bool ends_in_faults) {
     torture_end();
 }
 
+/* Calls that tell a code of their own kind when they fail, whatever was asked for. */
+static bool torture_has_own_code(const char *call) {
+    static const char *const calls[] = {"startup", "ntdll",      "library",
+                                        "nt_open", "nt_control", "nt_cancel"};
+    for (size_t i = 0; call != NULL && i < sizeof(calls) / sizeof(calls[0]); i++) {
+        if (strcmp(calls[i], call) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void torture_begin(const torture_fault *fault) {
     memset(&torture, 0, sizeof(torture));
     torture.fault = *fault;
+    torture.fault.is_lenient = fault->is_lenient || torture_has_own_code(fault->call);
     torture.want =
         fault->call == NULL ? (int)NETKIT_E_NOMEM : netkit_error_from_os(fault->os_error);
 }

@@ -75,7 +75,8 @@ static void torture_plan_call(const char *call, uint64_t count) {
                 continue;
             }
             torture_add(call, n, errors[e], false);
-            if (!torture_is_passing(errors[e])) {
+            /* Who never hears of an end (port_wait) can never free what the kernel may write. */
+            if (!torture_is_passing(errors[e]) && strcmp(call, "port_wait") != 0) {
                 torture_add(call, n, errors[e], true);
             }
         }
@@ -108,6 +109,7 @@ NKT_LOOP_TEST(torture_each_call) {
     }
 }
 
+#if NKI_POSIX /* Windows interrupts nothing */
 /* What a signal may interrupt (signal(7)), and getrandom and open, which must not mind either. */
 static const char *const torture_slow_calls[] = {
     "recv",           "send",         "sendmsg",   "accept",   "connect",
@@ -153,6 +155,7 @@ NKT_LOOP_TEST(torture_interrupts) {
         printf("%s: %d runs\n", scenarios[i].name, runs);
     }
 }
+#endif /* NKI_POSIX */
 
 /* Z-03: the process runs out of descriptors at each step. */
 NKT_LOOP_TEST(torture_descriptors) {

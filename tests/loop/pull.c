@@ -385,7 +385,8 @@ NKT_LOOP_TEST(pull_frames_keep_their_time) {
         CHECK_EQ(pthread_join(flooders[i].thread, NULL), 0);
     }
     printf("longest frame %" PRIu64 " us, work left after %d of 60\n", longest / 1000, left);
-    CHECK(longest < 11000000u * nkt_slowness);
+    /* Windows counts a thread's time in ticks of 10 or 16 ms. */
+    CHECK(longest < (NKI_WINDOWS ? 35000000u : 11000000u) * nkt_slowness);
     CHECK(left > 0);
     TL_UNTIL(loop, all[0].bytes == flooders[0].sent && all[1].bytes == flooders[1].sent);
     for (int i = 2; i < COUNT; i++) {

@@ -108,13 +108,13 @@ NKT_TEST(windows_nobody_steals_a_port) {
         CHECK_OK(netkit_socket_local(s, &at));
         CHECK_OK(netkit_socket_get(s, NETKIT_OPT_EXCLUSIVE_ADDR, &value));
         CHECK_EQ(value, 1);
-        SOCKET thief = socket(AF_INET, type == 0 ? SOCK_STREAM : SOCK_DGRAM, 0);
+        int thief = socket(AF_INET, type == 0 ? SOCK_STREAM : SOCK_DGRAM, 0);
         CHECK_EQ(setsockopt(thief, SOL_SOCKET, SO_REUSEADDR, (const char *)&yes, sizeof(yes)), 0);
         struct sockaddr_storage sa;
         socklen_t len;
         CHECK_OK(nki_sockaddr_from(&sa, &len, &at));
         CHECK(bind(thief, (const struct sockaddr *)(const void *)&sa, len) != 0);
-        closesocket(thief);
+        CHECK_EQ(close(thief), 0);
         CHECK_OK(netkit_socket_close(&s));
     }
 }
