@@ -5654,6 +5654,9 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
     (NKI_FAIL(port_wait)                                  \
          ? FALSE                                          \
          : GetQueuedCompletionStatusEx((port), (entries), (most), (count), (ms), FALSE))
+/* The last resort of who closes a port is not failed, as little as closing is. */
+#define NKI_SYS_port_drain(port, entries, most, count, ms) \
+    GetQueuedCompletionStatusEx((port), (entries), (most), (count), (ms), FALSE)
 #define NKI_SYS_port_post(port, key, overlapped) \
     (NKI_FAIL(port_post) ? FALSE : PostQueuedCompletionStatus((port), 0, (key), (overlapped)))
 #define NKI_SYS_port_modes(h, modes) \
@@ -13408,7 +13411,7 @@ enum {
     NKI_AFD_GROUP_BITS = 5, /* slots with one device */
     NKI_AFD_KIND = 1,
     NKI_AFD_PATIENCE_MS = 100, /* for the packets of a poller that closes, */
-    NKI_AFD_ROUNDS = 50        /* so many times */
+    NKI_AFD_ROUNDS = 10        /* so many times */
 };
 
 /* Keys of packets. */
@@ -13522,6 +13525,7 @@ typedef struct nki_afd {
     nki_afd_queue later;    /* but these only before the next one */
     uint64_t wake_data;
     uint32_t is_woken; /* atomic: a wake's packet is in the port */
+    bool is_closed;    /* the devices are */
     OVERLAPPED_ENTRY packets[NKI_AFD_BATCH];
 } nki_afd;
 
@@ -13695,6 +13699,7 @@ static void nki_afd_close_devices(nki_afd *afd) {
             afd->devices[i] = NULL;
         }
     }
+    afd->is_closed = true;
 }
 
 /* The socket that the driver knows. */
@@ -13874,9 +13879,12 @@ static int nki_afd_open(nki_poller *p) {
 
 /* Take up to `most` packets; 0 after the time, or the system's code, negative. */
 static int nki_afd_fetch(nki_afd *afd, int most, int ms) {
+    ULONG room = (ULONG)NKI_MIN(most, (int)NKI_AFD_BATCH);
+    DWORD time = ms < 0 ? INFINITE : (DWORD)ms;
     ULONG got = 0;
-    if (NKI_SYS_port_wait(afd->port, afd->packets, (ULONG)NKI_MIN(most, (int)NKI_AFD_BATCH), &got,
-                          ms < 0 ? INFINITE : (DWORD)ms)) {
+    BOOL is_well = afd->is_closed ? NKI_SYS_port_drain(afd->port, afd->packets, room, &got, time)
+                                  : NKI_SYS_port_wait(afd->port, afd->packets, room, &got, time);
+    if (is_well) {
         return (int)got;
     }
     DWORD os_code = GetLastError();

@@ -129,6 +129,9 @@
     (NKI_FAIL(port_wait)                                  \
          ? FALSE                                          \
          : GetQueuedCompletionStatusEx((port), (entries), (most), (count), (ms), FALSE))
+/* The last resort of who closes a port is not failed, as little as closing is. */
+#define NKI_SYS_port_drain(port, entries, most, count, ms) \
+    GetQueuedCompletionStatusEx((port), (entries), (most), (count), (ms), FALSE)
 #define NKI_SYS_port_post(port, key, overlapped) \
     (NKI_FAIL(port_post) ? FALSE : PostQueuedCompletionStatus((port), 0, (key), (overlapped)))
 #define NKI_SYS_port_modes(h, modes) \

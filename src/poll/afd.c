@@ -27,7 +27,7 @@ enum {
     NKI_AFD_GROUP_BITS = 5, /* slots with one device */
     NKI_AFD_KIND = 1,
     NKI_AFD_PATIENCE_MS = 100, /* for the packets of a poller that closes, */
-    NKI_AFD_ROUNDS = 50        /* so many times */
+    NKI_AFD_ROUNDS = 10        /* so many times */
 };
 
 /* Keys of packets. */
@@ -141,6 +141,7 @@ typedef struct nki_afd {
     nki_afd_queue later;    /* but these only before the next one */
     uint64_t wake_data;
     uint32_t is_woken; /* atomic: a wake's packet is in the port */
+    bool is_closed;    /* the devices are */
     OVERLAPPED_ENTRY packets[NKI_AFD_BATCH];
 } nki_afd;
 
@@ -314,6 +315,7 @@ static void nki_afd_close_devices(nki_afd *afd) {
             afd->devices[i] = NULL;
         }
     }
+    afd->is_closed = true;
 }
 
 /* The socket that the driver knows. */
@@ -493,9 +495,12 @@ static int nki_afd_open(nki_poller *p) {
 
 /* Take up to `most` packets; 0 after the time, or the system's code, negative. */
 static int nki_afd_fetch(nki_afd *afd, int most, int ms) {
+    ULONG room = (ULONG)NKI_MIN(most, (int)NKI_AFD_BATCH);
+    DWORD time = ms < 0 ? INFINITE : (DWORD)ms;
     ULONG got = 0;
-    if (NKI_SYS_port_wait(afd->port, afd->packets, (ULONG)NKI_MIN(most, (int)NKI_AFD_BATCH), &got,
-                          ms < 0 ? INFINITE : (DWORD)ms)) {
+    BOOL is_well = afd->is_closed ? NKI_SYS_port_drain(afd->port, afd->packets, room, &got, time)
+                                  : NKI_SYS_port_wait(afd->port, afd->packets, room, &got, time);
+    if (is_well) {
         return (int)got;
     }
     DWORD os_code = GetLastError();

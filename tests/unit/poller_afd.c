@@ -413,6 +413,12 @@ NKT_TEST(afd_failed_end) {
         }
         poller_done(p);
         nkt_fault_clear();
+        p = poller_open(NETKIT_BACKEND_AFD);
+        CHECK_OK(netkit_poller_add(p, (uintptr_t)fds[0], NETKIT_POLL_READ, 1));
+        CHECK_EQ(poller_look(p, 1), 0);
+        nkt_fault_at(calls[i], 1, ENOMEM, true); /* for good */
+        poller_done(p);
+        nkt_fault_clear();
         poller_close(fds);
     }
 }
