@@ -5710,11 +5710,10 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
 #define NKI_IF_NAMESIZE IF_NAMESIZE
 #endif
 
-/* What must be begun before sockets exist, and ended after the last of them: each loop pairs the
- * two. begin_for_good is for sockets that no loop owns, which outlive all of them. */
+/* What must be begun before sockets exist, and ended after the last of them: each loop and poller
+ * pairs the two. */
 static int nki_os_begin(void);
 static void nki_os_end(void);
-static int nki_os_begin_for_good(void);
 
 static int nki_os_code(void);
 static int nki_os_fail(int os_code); /* what the system's code is to us; kept as nki_os_code */
@@ -5737,6 +5736,9 @@ static void nki_os_wake_drain(const nki_wake *wake);
 /* `type` is NETKIT_SOCK_*, `flags` of bind NETKIT_SOCKET_*. Accepted sockets are non-blocking. */
 static int nki_os_socket(int family, int type, bool is_blocking, uintptr_t *out);
 static int nki_os_pair(int type, bool is_blocking, uintptr_t out[2]);
+/* The same for sockets that no loop owns, and that outlive all of them. */
+static int nki_os_plain_socket(int family, int type, bool is_blocking, uintptr_t *out);
+static int nki_os_plain_pair(int type, bool is_blocking, uintptr_t out[2]);
 static int nki_os_bind(uintptr_t s, const netkit_addr *addr, int flags);
 static int nki_os_listen(uintptr_t s, int backlog);                       /* 0 = the most */
 static int nki_os_accept(uintptr_t s, uintptr_t *out, netkit_addr *peer); /* peer may be NULL */
@@ -6091,10 +6093,6 @@ static int nki_os_begin(void) {
 
 static void nki_os_end(void) {}
 
-static int nki_os_begin_for_good(void) {
-    return NETKIT_OK;
-}
-
 static int nki_os_code(void) {
     return errno;
 }
@@ -6311,10 +6309,6 @@ static void nki_os_end(void) {
     int os_code = nki_os_code();
     (void)NKI_SYS_cleanup();
     WSASetLastError(os_code);
-}
-
-static int nki_os_begin_for_good(void) {
-    return nki_os_begin();
 }
 
 static int nki_os_code(void) {
@@ -6763,6 +6757,14 @@ static int nki_os_pair(int type, bool is_blocking, uintptr_t out[2]) {
     out[0] = (uintptr_t)fds[0];
     out[1] = (uintptr_t)fds[1];
     return NETKIT_OK;
+}
+
+static int nki_os_plain_socket(int family, int type, bool is_blocking, uintptr_t *out) {
+    return nki_os_socket(family, type, is_blocking, out);
+}
+
+static int nki_os_plain_pair(int type, bool is_blocking, uintptr_t out[2]) {
+    return nki_os_pair(type, is_blocking, out);
 }
 
 static bool nki_os_is_datagram(uintptr_t s) {
@@ -8060,6 +8062,18 @@ static int nki_os_pair(int type, bool is_blocking, uintptr_t out[2]) {
         }
     }
     return rc;
+}
+
+static int nki_os_plain_socket(int family, int type, bool is_blocking, uintptr_t *out) {
+    *out = UINTPTR_MAX;
+    int rc = nki_os_begin();
+    return rc == NETKIT_OK ? nki_os_socket(family, type, is_blocking, out) : rc;
+}
+
+static int nki_os_plain_pair(int type, bool is_blocking, uintptr_t out[2]) {
+    out[0] = out[1] = UINTPTR_MAX;
+    int rc = nki_os_begin();
+    return rc == NETKIT_OK ? nki_os_pair(type, is_blocking, out) : rc;
 }
 
 /* ---- wake ---- */
@@ -11436,11 +11450,7 @@ NETKIT_API int netkit_socket_open(netkit_socket *out, int family, int type, int 
     if ((flags & ~NETKIT_SOCKET_BLOCKING) != 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_os_begin_for_good();
-    if (rc != NETKIT_OK) {
-        return rc;
-    }
-    rc = nki_os_socket(family, type, (flags & NETKIT_SOCKET_BLOCKING) != 0, &native);
+    int rc = nki_os_plain_socket(family, type, (flags & NETKIT_SOCKET_BLOCKING) != 0, &native);
     *out = nki_socket_wrap(native);
     return rc;
 }
@@ -11454,11 +11464,7 @@ NETKIT_API int netkit_socket_pair(netkit_socket out[2], int type, int flags) {
     if ((flags & ~NETKIT_SOCKET_BLOCKING) != 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_os_begin_for_good();
-    if (rc != NETKIT_OK) {
-        return rc;
-    }
-    rc = nki_os_pair(type, (flags & NETKIT_SOCKET_BLOCKING) != 0, natives);
+    int rc = nki_os_plain_pair(type, (flags & NETKIT_SOCKET_BLOCKING) != 0, natives);
     out[0] = nki_socket_wrap(natives[0]);
     out[1] = nki_socket_wrap(natives[1]);
     return rc;
@@ -11481,7 +11487,7 @@ static int nki_socket_listen_one(uintptr_t *out, const netkit_addr *addr, int fl
     bool is_blocking = (flags & NETKIT_SOCKET_BLOCKING) != 0;
     netkit_unix_file file;
     memset(&file, 0, sizeof file);
-    int rc = nki_os_socket(addr->family, NETKIT_SOCK_STREAM, is_blocking, out);
+    int rc = nki_os_plain_socket(addr->family, NETKIT_SOCK_STREAM, is_blocking, out);
     if (rc != NETKIT_OK) {
         return rc;
     }
@@ -11515,11 +11521,7 @@ NETKIT_API int netkit_socket_listen_on(netkit_socket *out, const netkit_addr *ad
     if (addr == NULL || (flags & ~known) != 0 || backlog < 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_os_begin_for_good();
-    if (rc != NETKIT_OK) {
-        return rc;
-    }
-    rc = nki_socket_listen_one(&native, addr, flags, backlog);
+    int rc = nki_socket_listen_one(&native, addr, flags, backlog);
     bool may_fall_back = addr->is_any && (flags & NETKIT_SOCKET_V6ONLY) == 0;
     if (may_fall_back && nki_socket_lacks_ipv6(rc)) {
         netkit_addr ipv4;
@@ -21335,26 +21337,25 @@ static int nki_r_open_poller(netkit_loop *loop) {
         return error;
     }
     loop->is_arming = !loop->poller.ops->has_edge;
-    size_t size = loop->desc.events_max * sizeof *loop->events;
-    loop->events = (netkit_poll_event *)nki_alloc(&loop->allocator, size);
-    error = loop->events == NULL ? (int)NETKIT_E_NOMEM
-                                 : nki_poller_wake_open(&loop->poller, &loop->wake, NKI_WAKE_TOKEN);
+    error = nki_poller_wake_open(&loop->poller, &loop->wake, NKI_WAKE_TOKEN);
     if (error != NETKIT_OK) {
-        nki_free(&loop->allocator, loop->events, size);
         nki_poller_close(&loop->poller);
     }
     return error;
 }
 
 static int nki_r_open(netkit_loop *loop) {
-    int error = nki_os_begin();
-    if (error != NETKIT_OK) {
-        return error;
-    }
-    error = nki_r_open_poller(loop);
-    if (error != NETKIT_OK) {
+    size_t size = loop->desc.events_max * sizeof *loop->events;
+    loop->events = (netkit_poll_event *)nki_alloc(&loop->allocator, size);
+    int error = loop->events == NULL ? (int)NETKIT_E_NOMEM : nki_os_begin();
+    if (error == NETKIT_OK) {
+        error = nki_r_open_poller(loop);
+        if (error == NETKIT_OK) {
+            return NETKIT_OK;
+        }
         nki_os_end();
     }
+    nki_free(&loop->allocator, loop->events, size);
     return error;
 }
 

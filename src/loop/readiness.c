@@ -33,26 +33,25 @@ static int nki_r_open_poller(netkit_loop *loop) {
         return error;
     }
     loop->is_arming = !loop->poller.ops->has_edge;
-    size_t size = loop->desc.events_max * sizeof *loop->events;
-    loop->events = (netkit_poll_event *)nki_alloc(&loop->allocator, size);
-    error = loop->events == NULL ? (int)NETKIT_E_NOMEM
-                                 : nki_poller_wake_open(&loop->poller, &loop->wake, NKI_WAKE_TOKEN);
+    error = nki_poller_wake_open(&loop->poller, &loop->wake, NKI_WAKE_TOKEN);
     if (error != NETKIT_OK) {
-        nki_free(&loop->allocator, loop->events, size);
         nki_poller_close(&loop->poller);
     }
     return error;
 }
 
 static int nki_r_open(netkit_loop *loop) {
-    int error = nki_os_begin();
-    if (error != NETKIT_OK) {
-        return error;
-    }
-    error = nki_r_open_poller(loop);
-    if (error != NETKIT_OK) {
+    size_t size = loop->desc.events_max * sizeof *loop->events;
+    loop->events = (netkit_poll_event *)nki_alloc(&loop->allocator, size);
+    int error = loop->events == NULL ? (int)NETKIT_E_NOMEM : nki_os_begin();
+    if (error == NETKIT_OK) {
+        error = nki_r_open_poller(loop);
+        if (error == NETKIT_OK) {
+            return NETKIT_OK;
+        }
         nki_os_end();
     }
+    nki_free(&loop->allocator, loop->events, size);
     return error;
 }
 

@@ -10,11 +10,10 @@
 #define NKI_IF_NAMESIZE IF_NAMESIZE
 #endif
 
-/* What must be begun before sockets exist, and ended after the last of them: each loop pairs the
- * two. begin_for_good is for sockets that no loop owns, which outlive all of them. */
+/* What must be begun before sockets exist, and ended after the last of them: each loop and poller
+ * pairs the two. */
 static int nki_os_begin(void);
 static void nki_os_end(void);
-static int nki_os_begin_for_good(void);
 
 static int nki_os_code(void);
 static int nki_os_fail(int os_code); /* what the system's code is to us; kept as nki_os_code */
@@ -37,6 +36,9 @@ static void nki_os_wake_drain(const nki_wake *wake);
 /* `type` is NETKIT_SOCK_*, `flags` of bind NETKIT_SOCKET_*. Accepted sockets are non-blocking. */
 static int nki_os_socket(int family, int type, bool is_blocking, uintptr_t *out);
 static int nki_os_pair(int type, bool is_blocking, uintptr_t out[2]);
+/* The same for sockets that no loop owns, and that outlive all of them. */
+static int nki_os_plain_socket(int family, int type, bool is_blocking, uintptr_t *out);
+static int nki_os_plain_pair(int type, bool is_blocking, uintptr_t out[2]);
 static int nki_os_bind(uintptr_t s, const netkit_addr *addr, int flags);
 static int nki_os_listen(uintptr_t s, int backlog);                       /* 0 = the most */
 static int nki_os_accept(uintptr_t s, uintptr_t *out, netkit_addr *peer); /* peer may be NULL */

@@ -33,11 +33,7 @@ NETKIT_API int netkit_socket_open(netkit_socket *out, int family, int type, int 
     if ((flags & ~NETKIT_SOCKET_BLOCKING) != 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_os_begin_for_good();
-    if (rc != NETKIT_OK) {
-        return rc;
-    }
-    rc = nki_os_socket(family, type, (flags & NETKIT_SOCKET_BLOCKING) != 0, &native);
+    int rc = nki_os_plain_socket(family, type, (flags & NETKIT_SOCKET_BLOCKING) != 0, &native);
     *out = nki_socket_wrap(native);
     return rc;
 }
@@ -51,11 +47,7 @@ NETKIT_API int netkit_socket_pair(netkit_socket out[2], int type, int flags) {
     if ((flags & ~NETKIT_SOCKET_BLOCKING) != 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_os_begin_for_good();
-    if (rc != NETKIT_OK) {
-        return rc;
-    }
-    rc = nki_os_pair(type, (flags & NETKIT_SOCKET_BLOCKING) != 0, natives);
+    int rc = nki_os_plain_pair(type, (flags & NETKIT_SOCKET_BLOCKING) != 0, natives);
     out[0] = nki_socket_wrap(natives[0]);
     out[1] = nki_socket_wrap(natives[1]);
     return rc;
@@ -78,7 +70,7 @@ static int nki_socket_listen_one(uintptr_t *out, const netkit_addr *addr, int fl
     bool is_blocking = (flags & NETKIT_SOCKET_BLOCKING) != 0;
     netkit_unix_file file;
     memset(&file, 0, sizeof file);
-    int rc = nki_os_socket(addr->family, NETKIT_SOCK_STREAM, is_blocking, out);
+    int rc = nki_os_plain_socket(addr->family, NETKIT_SOCK_STREAM, is_blocking, out);
     if (rc != NETKIT_OK) {
         return rc;
     }
@@ -112,11 +104,7 @@ NETKIT_API int netkit_socket_listen_on(netkit_socket *out, const netkit_addr *ad
     if (addr == NULL || (flags & ~known) != 0 || backlog < 0) {
         return NETKIT_E_INVALID;
     }
-    int rc = nki_os_begin_for_good();
-    if (rc != NETKIT_OK) {
-        return rc;
-    }
-    rc = nki_socket_listen_one(&native, addr, flags, backlog);
+    int rc = nki_socket_listen_one(&native, addr, flags, backlog);
     bool may_fall_back = addr->is_any && (flags & NETKIT_SOCKET_V6ONLY) == 0;
     if (may_fall_back && nki_socket_lacks_ipv6(rc)) {
         netkit_addr ipv4;

@@ -88,6 +88,14 @@ static int nki_os_pair(int type, bool is_blocking, uintptr_t out[2]) {
     return NETKIT_OK;
 }
 
+static int nki_os_plain_socket(int family, int type, bool is_blocking, uintptr_t *out) {
+    return nki_os_socket(family, type, is_blocking, out);
+}
+
+static int nki_os_plain_pair(int type, bool is_blocking, uintptr_t out[2]) {
+    return nki_os_pair(type, is_blocking, out);
+}
+
 static bool nki_os_is_datagram(uintptr_t s) {
     int type = 0;
     socklen_t len = (socklen_t)sizeof(type);

@@ -16,10 +16,6 @@ static int nki_os_begin(void) {
 
 static void nki_os_end(void) {}
 
-static int nki_os_begin_for_good(void) {
-    return NETKIT_OK;
-}
-
 static int nki_os_code(void) {
     return errno;
 }

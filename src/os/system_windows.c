@@ -33,10 +33,6 @@ static void nki_os_end(void) {
     WSASetLastError(os_code);
 }
 
-static int nki_os_begin_for_good(void) {
-    return nki_os_begin();
-}
-
 static int nki_os_code(void) {
     return WSAGetLastError();
 }

@@ -139,6 +139,18 @@ static int nki_os_pair(int type, bool is_blocking, uintptr_t out[2]) {
     return rc;
 }
 
+static int nki_os_plain_socket(int family, int type, bool is_blocking, uintptr_t *out) {
+    *out = UINTPTR_MAX;
+    int rc = nki_os_begin();
+    return rc == NETKIT_OK ? nki_os_socket(family, type, is_blocking, out) : rc;
+}
+
+static int nki_os_plain_pair(int type, bool is_blocking, uintptr_t out[2]) {
+    out[0] = out[1] = UINTPTR_MAX;
+    int rc = nki_os_begin();
+    return rc == NETKIT_OK ? nki_os_pair(type, is_blocking, out) : rc;
+}
+
 /* ---- wake ---- */
 
 static int nki_os_wake_open(nki_wake *out) {
