@@ -51,7 +51,7 @@ NKT_TEST(windows_begin_and_end) {
     CHECK_ERR(netkit_loop_create(&loop, NULL), NETKIT_E_NOSYS);
     CHECK_ERR(netkit_poller_create(&poller, NULL), NETKIT_E_NOSYS);
     CHECK_ERR(netkit_socket_open(&s, NETKIT_AF_IPV4, NETKIT_SOCK_DGRAM, 0), NETKIT_E_NOSYS);
-    CHECK_EQ(netkit_socket_os_code(), WSASYSNOTREADY);
+    CHECK_EQ(netkit_socket_os_code(), WSAVERNOTSUPPORTED);
     CHECK_EQ(s.value, 0);
     nkt_fault_clear();
 }
