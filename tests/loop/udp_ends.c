@@ -580,7 +580,7 @@ NKT_LOOP_TEST(udp_report_behind_many) {
     static char data[65508];
     netkit_addr deaf = ud_deaf();
     struct sockaddr_in to = sup_loopback(deaf.port);
-    uintptr_t native;
+    uintptr_t native = 0;
     ud_open(loop, &end);
     CHECK_OK(netkit_udp_native(loop, end.udp, &native));
     for (int i = 0; i < 3; i++) {
