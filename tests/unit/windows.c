@@ -47,11 +47,11 @@ NKT_TEST(windows_begin_and_end) {
     nkt_alloc_fail_at(0, false);
     CHECK(nkt_calls("startup") > 0);
     CHECK_EQ(nkt_calls("startup"), nkt_calls("cleanup"));
-    nkt_fault_at("startup", 1, 0, true);
+    nkt_fault_at("startup", 1, WSASYSNOTREADY, true);
     CHECK_ERR(netkit_loop_create(&loop, NULL), NETKIT_E_NOSYS);
     CHECK_ERR(netkit_poller_create(&poller, NULL), NETKIT_E_NOSYS);
     CHECK_ERR(netkit_socket_open(&s, NETKIT_AF_IPV4, NETKIT_SOCK_DGRAM, 0), NETKIT_E_NOSYS);
-    CHECK_EQ(netkit_socket_os_code(), WSAVERNOTSUPPORTED);
+    CHECK_EQ(netkit_socket_os_code(), WSASYSNOTREADY);
     CHECK_EQ(s.value, 0);
     nkt_fault_clear();
 }
