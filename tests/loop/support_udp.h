@@ -112,6 +112,10 @@ static inline bool ud_can(const ud_end *end, uint32_t what) {
     return (caps & what) == what;
 }
 
+static inline bool ud_tells_time(const ud_end *end) {
+    return ud_can(end, NETKIT_UDP_CAP_TIME) && !nkt_lacks("time");
+}
+
 static inline netkit_addr ud_open(netkit_loop *loop, ud_end *end) {
     netkit_udp_desc desc = ud_desc(end, "127.0.0.1:0");
     return ud_open_with(loop, end, &desc);

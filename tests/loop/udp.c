@@ -424,7 +424,7 @@ NKT_LOOP_TEST(udp_segments) {
         for (int i = 0; i < 3; i++) {
             ud_segments(loop, &from, &to[i], &addr[i], i == 2);
             CHECK(to[i].last.ttl != 0);
-            CHECK_EQ(to[i].last.time_ns != 0, ud_can(&to[i], NETKIT_UDP_CAP_TIME));
+            CHECK_EQ(to[i].last.time_ns != 0, ud_tells_time(&to[i]));
             CHECK(netkit_addr_equal(&to[i].last.local, &addr[i]));
             CHECK(to[i].last.interface_index != 0);
         }
@@ -668,8 +668,7 @@ static void ud_numbers(netkit_loop *loop, const char *address) {
     CHECK_OK(netkit_udp_send(loop, a.udp, &to_b, "x", 1));
     SUP_UNTIL(loop, b.datagrams == 1);
     CHECK(b.last.ttl == 42 && b.last.tos == tos);
-    CHECK(!ud_can(&b, NETKIT_UDP_CAP_TIME) ||
-          b.last.time_ns / 1000000000u >= (uint64_t)time(NULL) - 5);
+    CHECK(!ud_tells_time(&b) || b.last.time_ns / 1000000000u >= (uint64_t)time(NULL) - 5);
     memset(&d, 0, sizeof(d));
     d.data = "y";
     d.len = 1;
