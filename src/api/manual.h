@@ -894,12 +894,12 @@
        netkit_loop_post                   netkit_loop_invoke
        netkit_loop_is_owner               netkit_loop_is_running
        netkit_loop_backend                netkit_loop_user
-       netkit_loop_now                    netkit_loop_turn_time
-       netkit_loop_turns                  netkit_loop_objects
-       netkit_loop_references             netkit_loop_native
-       netkit_loop_timeout_ms             netkit_watch_start
-       netkit_watch_set                   netkit_watch_stop
-       netkit_watch_set_referenced
+       netkit_loop_ext                    netkit_loop_now
+       netkit_loop_turn_time              netkit_loop_turns
+       netkit_loop_objects                netkit_loop_references
+       netkit_loop_native                 netkit_loop_timeout_ms
+       netkit_watch_start                 netkit_watch_set
+       netkit_watch_stop                  netkit_watch_set_referenced
    timers
        netkit_timer_start                 netkit_timer_restart
        netkit_timer_stop                  netkit_timer_remaining
@@ -914,6 +914,7 @@
        netkit_conn_sendv                  netkit_conn_send_borrowed
        netkit_conn_send_file              netkit_conn_reserve
        netkit_conn_commit                 netkit_conn_cork
+       netkit_conn_want_drain
        netkit_conn_flush                  netkit_conn_pause
        netkit_conn_resume                 netkit_conn_shutdown
        netkit_conn_close                  netkit_conn_abort
