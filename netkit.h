@@ -15985,6 +15985,19 @@ static uint32_t nki_or(uint32_t value, uint32_t fallback) {
     return value == 0 ? fallback : value;
 }
 
+/* Places for an answer are safe to read when there is none. */
+static NKI_OUTLINE void nki_no_answer(void *out, size_t size) {
+    if (out != NULL) {
+        memset(out, 0, size);
+    }
+}
+
+static void nki_no_native(uintptr_t *out) {
+    if (out != NULL) {
+        *out = UINTPTR_MAX;
+    }
+}
+
 static netkit_conn nki_conn_handle(const nki_conn *c) {
     netkit_conn handle;
     handle.id = c->source.id;
@@ -18189,6 +18202,7 @@ NETKIT_API int netkit_listener_close(netkit_loop *loop, netkit_listener listener
 NETKIT_API int netkit_listener_local(netkit_loop *loop, netkit_listener listener,
                                      netkit_addr *out) {
     nki_listener *l;
+    nki_no_answer(out, sizeof *out);
     int error = nki_listener_find(loop, listener, &l);
     if (error != NETKIT_OK) {
         return error;
@@ -18226,6 +18240,7 @@ NETKIT_API int netkit_listener_set_option(netkit_loop *loop, netkit_listener lis
 NETKIT_API int netkit_listener_get_option(netkit_loop *loop, netkit_listener listener,
                                           netkit_option option, int *value) {
     nki_listener *l;
+    nki_no_answer(value, sizeof *value);
     int error = nki_listener_find_socket(loop, listener, value, &l);
     return error != NETKIT_OK ? error
                               : loop->driver->get_option(loop, l->source.socket, option, value);
@@ -18764,6 +18779,8 @@ static unsigned char *nki_out_place(netkit_loop *loop, const nki_conn *c, size_t
 NETKIT_API int netkit_conn_reserve(netkit_loop *loop, netkit_conn conn, size_t len, void **out,
                                    size_t *room) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
+    nki_no_answer(room, sizeof *room);
     int error = nki_send_check(loop, conn, &c);
     if (error == NETKIT_OK && (out == NULL || room == NULL)) {
         error = NETKIT_E_INVALID;
@@ -18771,8 +18788,6 @@ NETKIT_API int netkit_conn_reserve(netkit_loop *loop, netkit_conn conn, size_t l
     if (error != NETKIT_OK) {
         return error;
     }
-    *out = NULL;
-    *room = 0;
     len = NKI_MAX(len, (size_t)1);
     if (len > NETKIT_RESERVE_MAX) {
         return NETKIT_E_TOOBIG;
@@ -19023,6 +19038,7 @@ NETKIT_API int netkit_conn_abort(netkit_loop *loop, netkit_conn conn) {
 
 NETKIT_API int netkit_conn_queued(netkit_loop *loop, netkit_conn conn, size_t *out) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
     int error = nki_conn_find(loop, conn, &c);
     if (error != NETKIT_OK || out == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
@@ -19033,6 +19049,7 @@ NETKIT_API int netkit_conn_queued(netkit_loop *loop, netkit_conn conn, size_t *o
 
 NETKIT_API int netkit_conn_unread(netkit_loop *loop, netkit_conn conn, size_t *out) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
     int error = nki_conn_find(loop, conn, &c);
     if (error != NETKIT_OK || out == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
@@ -19068,18 +19085,21 @@ static int nki_conn_find_socket(netkit_loop *loop, netkit_conn conn, const void 
 
 NETKIT_API int netkit_conn_local(netkit_loop *loop, netkit_conn conn, netkit_addr *out) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
     int error = nki_conn_find_socket(loop, conn, out, &c);
     return error != NETKIT_OK ? error : loop->driver->local(loop, c->source.socket, out);
 }
 
 NETKIT_API int netkit_conn_remote(netkit_loop *loop, netkit_conn conn, netkit_addr *out) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
     int error = nki_conn_find_socket(loop, conn, out, &c);
     return error != NETKIT_OK ? error : loop->driver->remote(loop, c->source.socket, out);
 }
 
 NETKIT_API int netkit_conn_native(netkit_loop *loop, netkit_conn conn, uintptr_t *native) {
     nki_conn *c;
+    nki_no_native(native);
     int error = nki_conn_find_socket(loop, conn, native, &c);
     if (error == NETKIT_OK) {
         *native = c->source.socket;
@@ -19102,6 +19122,7 @@ NETKIT_API int netkit_conn_set_option(netkit_loop *loop, netkit_conn conn, netki
 NETKIT_API int netkit_conn_get_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
                                       int *value) {
     nki_conn *c;
+    nki_no_answer(value, sizeof *value);
     int error = nki_conn_find_socket(loop, conn, value, &c);
     return error != NETKIT_OK ? error
                               : loop->driver->get_option(loop, c->source.socket, option, value);
@@ -19236,11 +19257,11 @@ NETKIT_API int netkit_conn_set_referenced(netkit_loop *loop, netkit_conn conn, b
 
 NETKIT_API int netkit_conn_keep(netkit_loop *loop, netkit_conn conn, netkit_buf *out) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
     int error = nki_conn_find(loop, conn, &c);
     if (error != NETKIT_OK || out == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
     }
-    memset(out, 0, sizeof *out);
     return nki_is_in_data(loop, c) ? nki_keep(loop, out) : NETKIT_E_BUSY;
 }
 
@@ -20557,6 +20578,7 @@ static int nki_udp_find_socket(netkit_loop *loop, netkit_udp udp, const void *ou
 
 NETKIT_API int netkit_udp_caps(netkit_loop *loop, netkit_udp udp, uint32_t *caps) {
     nki_udp *u;
+    nki_no_answer(caps, sizeof *caps);
     int error = nki_udp_find_socket(loop, udp, caps, &u);
     if (error == NETKIT_OK) {
         bool lacks_gso = (u->flags & NKI_D_GSO) == 0;
@@ -20567,18 +20589,21 @@ NETKIT_API int netkit_udp_caps(netkit_loop *loop, netkit_udp udp, uint32_t *caps
 
 NETKIT_API int netkit_udp_local(netkit_loop *loop, netkit_udp udp, netkit_addr *out) {
     nki_udp *u;
+    nki_no_answer(out, sizeof *out);
     int error = nki_udp_find_socket(loop, udp, out, &u);
     return error != NETKIT_OK ? error : loop->driver->local(loop, u->source.socket, out);
 }
 
 NETKIT_API int netkit_udp_remote(netkit_loop *loop, netkit_udp udp, netkit_addr *out) {
     nki_udp *u;
+    nki_no_answer(out, sizeof *out);
     int error = nki_udp_find_socket(loop, udp, out, &u);
     return error != NETKIT_OK ? error : loop->driver->remote(loop, u->source.socket, out);
 }
 
 NETKIT_API int netkit_udp_queued(netkit_loop *loop, netkit_udp udp, size_t *out) {
     nki_udp *u;
+    nki_no_answer(out, sizeof *out);
     int error = nki_udp_find(loop, udp, &u);
     if (error != NETKIT_OK || out == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
@@ -20589,6 +20614,7 @@ NETKIT_API int netkit_udp_queued(netkit_loop *loop, netkit_udp udp, size_t *out)
 
 NETKIT_API int netkit_udp_native(netkit_loop *loop, netkit_udp udp, uintptr_t *native) {
     nki_udp *u;
+    nki_no_native(native);
     int error = nki_udp_find_socket(loop, udp, native, &u);
     if (error == NETKIT_OK) {
         *native = u->source.socket;
@@ -20612,6 +20638,7 @@ NETKIT_API int netkit_udp_set_option(netkit_loop *loop, netkit_udp udp, netkit_o
 NETKIT_API int netkit_udp_get_option(netkit_loop *loop, netkit_udp udp, netkit_option option,
                                      int *value) {
     nki_udp *u;
+    nki_no_answer(value, sizeof *value);
     int error = nki_udp_find_socket(loop, udp, value, &u);
     return error != NETKIT_OK ? error
                               : loop->driver->get_option(loop, u->source.socket, option, value);
@@ -21065,6 +21092,7 @@ NETKIT_API int netkit_timer_stop(netkit_loop *loop, netkit_timer timer) {
 
 NETKIT_API int netkit_timer_remaining(netkit_loop *loop, netkit_timer timer, uint64_t *out_us) {
     nki_timer *t;
+    nki_no_answer(out_us, sizeof *out_us);
     int error = nki_timer_find(loop, timer, &t);
     if (error != NETKIT_OK || out_us == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
@@ -24199,7 +24227,7 @@ static int nki_enter_run(netkit_loop *loop) {
         return NETKIT_E_BUSY;
     }
     if (loop->owner == 0) {
-        loop->owner = nki_os_thread_id();
+        nki_atomic_store_relaxed(&loop->owner, nki_os_thread_id()); /* others may ask just now */
     }
     return NETKIT_OK;
 }
@@ -24334,6 +24362,7 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us) {
 }
 
 NETKIT_API int netkit_loop_next(netkit_loop *loop, netkit_event *out) {
+    nki_no_answer(out, sizeof *out);
     int error = nki_enter_run(loop);
     if (error != NETKIT_OK) {
         return error;
@@ -24341,7 +24370,6 @@ NETKIT_API int netkit_loop_next(netkit_loop *loop, netkit_event *out) {
     if (out == NULL || !loop->desc.pull) {
         return NETKIT_E_INVALID;
     }
-    memset(out, 0, sizeof *out);
     loop->is_running = 1;
     if (!loop->is_pulled_fresh) {
         bool is_new = loop->phase == NKI_TURN_NONE && loop->pulled.type == NETKIT_EVENT_NONE;
@@ -24396,7 +24424,7 @@ NETKIT_API int netkit_loop_adopt(netkit_loop *loop) {
     }
     int error = loop->driver->rebind == NULL ? NETKIT_OK : loop->driver->rebind(loop);
     if (error == NETKIT_OK) {
-        loop->owner = nki_os_thread_id();
+        nki_atomic_store_relaxed(&loop->owner, nki_os_thread_id());
     }
     return error;
 }
@@ -24450,7 +24478,7 @@ NETKIT_API int netkit_loop_stop(netkit_loop *loop) {
 }
 
 NETKIT_API bool netkit_loop_is_owner(const netkit_loop *loop) {
-    return loop != NULL && loop->owner == nki_os_thread_id();
+    return loop != NULL && nki_atomic_load_relaxed(&loop->owner) == nki_os_thread_id();
 }
 
 /* ---- looking ---- */
@@ -24495,6 +24523,7 @@ NETKIT_API uint32_t netkit_loop_references(const netkit_loop *loop) {
 }
 
 NETKIT_API int netkit_loop_native(netkit_loop *loop, uintptr_t *native) {
+    nki_no_native(native);
     int error = nki_enter(loop);
     if (error != NETKIT_OK || native == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
