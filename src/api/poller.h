@@ -26,7 +26,7 @@ typedef enum netkit_backend {
     NETKIT_BACKEND_KQUEUE = 5,
     NETKIT_BACKEND_AFD = 6,
     NETKIT_BACKEND_WSAPOLL = 7,
-    NETKIT_BACKEND_SIM = 8
+    NETKIT_BACKEND_SIM = 8 /* a simulated network: not in this version */
 } netkit_backend;
 
 /* "auto", "fastest", "epoll", "uring", "poll", "kqueue", "afd", "wsapoll",
