@@ -295,8 +295,9 @@
                                    called and the memory is yours
        netkit_conn_queued          bytes that the system has not taken yet
 
-   Something large (a file) goes out in pieces: send until FULL, go on in
-   on_drain. See examples/http_server.c.
+   Something large goes out in pieces: send until FULL, keep the piece that was
+   refused, go on with it in on_drain. netkit_conn_want_drain asks for on_drain
+   without a refusal, for those who stop earlier. See examples/http_server.c.
 
    TCP_NODELAY is set unless desc.conn.no_nodelay: netkit gathers by itself.
 
@@ -369,17 +370,21 @@
        netkit_timer_start(loop, &timer, 1500000, 0, fn, user);      // once
        netkit_timer_start(loop, &timer, 0, 20000, fn, user);        // 50 Hz
 
-   Times are microseconds of a monotonic clock. A timer is never early. Timers
-   fire in the order of their due times, and with equal ones in the order of
-   their start. A repeating timer keeps its phase: when the loop comes late it
-   fires once and skips what it missed, so 50 Hz stays 50 Hz without drift.
+   Times are microseconds of a monotonic clock. A timer is never early; how late
+   it may be is up to the system's waits: a millisecond where these count so
+   (poll; epoll before Linux 5.11), its tick on Windows (15.6 ms unless some
+   program has asked for less). Timers fire in the order of their due times, and
+   with equal ones in the order of their start. A repeating timer keeps its
+   phase: when the loop comes late it fires once and skips what it missed, so 50
+   Hz stays 50 Hz without drift.
 
    The handle of a one-shot timer dies when its callback has returned, unless
    the callback restarts it. netkit_timer_restart moves a live timer and cannot
    fail; netkit_timer_stop is legal at any time, in its own callback too.
 
-   netkit_loop_now is the clock; netkit_loop_turn_time the time of this turn's
-   wait, which costs nothing to ask.
+   netkit_loop_now is the clock, in nanoseconds; netkit_loop_turn_time the time of
+   this turn's wait, which costs nothing to ask. (Timers take microseconds, limits
+   in a desc say their unit in their name: _ms, _us, _s.)
 
 
    POSTS
@@ -471,6 +476,9 @@
            handle(frame.data, frame.len);
        if (more < 0) netkit_conn_abort(loop, conn);    // too long, or nonsense
        return used;                 // a cut frame comes again with its rest
+
+   {0} is a framing of 4 bytes of length; for lines of text zero it and set .kind
+   to NETKIT_FRAME_DELIMITER.
 
    netkit_frame_send sends one, whole or not at all. A frame larger than size_max
    is refused when its length is known, before anything is kept. A frame waits
@@ -2437,8 +2445,8 @@ NETKIT_API int netkit_udp_close(netkit_loop *loop, netkit_udp udp);
 NETKIT_API int netkit_udp_send(netkit_loop *loop, netkit_udp udp, const netkit_addr *to,
                                const void *data, size_t len);
 
-/* Answer a datagram: to its sender, from the address that it came to.
- * Thread: the loop's. */
+/* Answer a datagram: to its sender, from the address that it came to. `received` may
+ * be a copy kept for later: its data is not looked at. Thread: the loop's. */
 NETKIT_API int netkit_udp_reply(netkit_loop *loop, netkit_udp udp, const netkit_datagram *received,
                                 const void *data, size_t len);
 

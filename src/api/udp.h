@@ -113,8 +113,8 @@ NETKIT_API int netkit_udp_close(netkit_loop *loop, netkit_udp udp);
 NETKIT_API int netkit_udp_send(netkit_loop *loop, netkit_udp udp, const netkit_addr *to,
                                const void *data, size_t len);
 
-/* Answer a datagram: to its sender, from the address that it came to.
- * Thread: the loop's. */
+/* Answer a datagram: to its sender, from the address that it came to. `received` may
+ * be a copy kept for later: its data is not looked at. Thread: the loop's. */
 NETKIT_API int netkit_udp_reply(netkit_loop *loop, netkit_udp udp, const netkit_datagram *received,
                                 const void *data, size_t len);
 
