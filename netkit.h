@@ -2174,7 +2174,7 @@ typedef void (*netkit_release_fn)(netkit_loop *loop, int status, void *user);
 /* Queue bytes without copying: `data` is lent until release is called. When the
  * call fails release is not called and the memory is the caller's. Borrowed
  * bytes do not count against send_max, but their number against chunks_max
- * (then NETKIT_E_FULL and on_drain). NETKIT_E_NOMEM: not lent, and the conn lives.
+ * (then NETKIT_E_FULL and on_drain). NETKIT_E_NOMEM: not lent; the conn may end.
  * Thread: the loop's. */
 NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, const void *data,
                                          size_t len, netkit_release_fn release, void *user);
@@ -2194,7 +2194,8 @@ NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintpt
  * can be had), commit queues the first `len` that were written. The place lives until
  * commit, any other call for a conn, or the callback's return. reserve: NETKIT_E_FULL
  * and NETKIT_E_TOOBIG as send, NETKIT_E_NOMEM (nothing is lost). commit:
- * NETKIT_E_INVALID for more than was reserved, or when the place is gone.
+ * NETKIT_E_INVALID for more than was reserved, or when the place is gone;
+ * NETKIT_E_NOMEM: the conn ends.
  * Thread: the loop's. */
 enum {
     NETKIT_RESERVE_MAX = 16000
@@ -2205,7 +2206,7 @@ NETKIT_API int netkit_conn_commit(netkit_loop *loop, netkit_conn conn, size_t le
 
 /* More is to come: hold back what is queued over callbacks and turns until 64 KiB are
  * together (or a small send_max is short of room), or netkit_conn_flush, shutdown,
- * close, or the cork is taken out. Thread: the loop's. */
+ * close, or the cork is taken out. NETKIT_E_NOMEM: the conn ends. Thread: the loop's. */
 NETKIT_API int netkit_conn_cork(netkit_loop *loop, netkit_conn conn, bool corked);
 
 /* Queue bytes together with open descriptors, for the other end of a unix conn:
