@@ -2,7 +2,8 @@
    MIT or public domain, your choice: see the end of this file.
 
    A loop, TCP, UDP and unix servers and clients, timers, messages between
-   threads, plain sockets and a poller, for C99 and C++11, with nothing but libc below.
+   threads, plain sockets and a poller, for C99 and C++11, with nothing below but
+   libc, and Winsock on Windows.
    This comment is the manual; every declaration below it says the details.
 
    CONTENTS
@@ -40,7 +41,8 @@
        cc -O2 server.c            Linux, glibc or musl; also c++, clang, gcc
        cc -O2 server.c -pthread   glibc before 2.34
        gcc -O2 server.c -lws2_32  Windows, MinGW-w64; also g++, clang
-       cl /O2 server.c            MSVC: it names its libraries itself
+       cl /O2 server.c            MSVC: it names its libraries itself (not yet
+                                  tried: see PLATFORM NOTES)
 
    The declarations include stddef.h, stdint.h and stdbool.h, and nothing else.
    The implementation includes the headers of the system, and wants to be the
@@ -102,11 +104,13 @@
    timer_budget in the loop's desc), so that one busy conn cannot starve the
    rest; what is over the budget comes in the next turn, before any waiting.
 
-   From another thread exactly two calls on a loop are legal: netkit_loop_post
-   and netkit_loop_stop (stop from a signal handler, too). Every other one
-   gives NETKIT_E_THREAD there; the thread is compared, not hoped for. A
-   program with four cores makes four loops on four threads, each with a
-   listener on the same address with desc.reuse_port.
+   From another thread exactly two things may be done to a loop: netkit_loop_post
+   (or netkit_loop_invoke, see POSTS) and netkit_loop_stop (stop from a signal
+   handler, too). Every other call gives NETKIT_E_THREAD there; the thread is
+   compared, not hoped for. Each comment below ends in its thread rule. A program
+   with four cores makes four loops on four threads, each with a listener on the
+   same address with desc.reuse_port (Linux and FreeBSD; NETKIT_E_NOSYS where
+   the system cannot balance).
 
    netkit_loop_stop makes the run that is under way return after its turn. It
    sticks: when no run is under way, the next one returns at once. A good
@@ -153,8 +157,10 @@
 
        netkit_timer_stop(loop, timer);       // fired long ago? no harm
 
-   A conn's handle is valid until its on_close has returned. In on_close the
-   getters still work: netkit_conn_ext, netkit_conn_user, netkit_conn_remote.
+   A conn's handle is valid until its on_close has returned. In on_close
+   netkit_conn_ext, netkit_conn_user, netkit_conn_unread and netkit_conn_phase
+   still work; the socket is gone, so what asks it (netkit_conn_remote, ...) gives
+   NETKIT_E_CLOSED: note the peer's address in on_open if on_close wants it.
 
    What belongs to a conn can live in three places:
 
@@ -289,8 +295,9 @@
                                    called and the memory is yours
        netkit_conn_queued          bytes that the system has not taken yet
 
-   Something large (a file) goes out in pieces: send until FULL, go on in
-   on_drain. See examples/http_server.c.
+   Something large goes out in pieces: send until FULL, keep the piece that was
+   refused, go on with it in on_drain. netkit_conn_want_drain asks for on_drain
+   without a refusal, for those who stop earlier. See examples/http_server.c.
 
    TCP_NODELAY is set unless desc.conn.no_nodelay: netkit gathers by itself.
 
@@ -363,17 +370,21 @@
        netkit_timer_start(loop, &timer, 1500000, 0, fn, user);      // once
        netkit_timer_start(loop, &timer, 0, 20000, fn, user);        // 50 Hz
 
-   Times are microseconds of a monotonic clock. A timer is never early. Timers
-   fire in the order of their due times, and with equal ones in the order of
-   their start. A repeating timer keeps its phase: when the loop comes late it
-   fires once and skips what it missed, so 50 Hz stays 50 Hz without drift.
+   Times are microseconds of a monotonic clock. A timer is never early; how late
+   it may be is up to the system's waits: a millisecond where these count so
+   (poll; epoll before Linux 5.11), its tick on Windows (15.6 ms unless some
+   program has asked for less). Timers fire in the order of their due times, and
+   with equal ones in the order of their start. A repeating timer keeps its
+   phase: when the loop comes late it fires once and skips what it missed, so 50
+   Hz stays 50 Hz without drift.
 
    The handle of a one-shot timer dies when its callback has returned, unless
    the callback restarts it. netkit_timer_restart moves a live timer and cannot
    fail; netkit_timer_stop is legal at any time, in its own callback too.
 
-   netkit_loop_now is the clock; netkit_loop_turn_time the time of this turn's
-   wait, which costs nothing to ask.
+   netkit_loop_now is the clock, in nanoseconds; netkit_loop_turn_time the time of
+   this turn's wait, which costs nothing to ask. (Timers take microseconds, limits
+   in a desc say their unit in their name: _ms, _us, _s.)
 
 
    POSTS
@@ -410,9 +421,10 @@
 
        netkit_watch_start(loop, &watch, (uintptr_t)fd, NETKIT_POLL_READ, fn, u);
 
-   Level-triggered, unless you add NETKIT_POLL_EDGE. The descriptor stays yours:
-   stop the watch before you close it. Regular files cannot be watched
-   (NETKIT_E_ACCESS with epoll): they are always ready.
+   Level-triggered, unless you add NETKIT_POLL_EDGE (NETKIT_E_NOSYS with poll, afd
+   and wsapoll). The descriptor stays yours: stop the watch before you close it.
+   Regular files cannot be watched (NETKIT_E_ACCESS with epoll): they are always
+   ready. On Windows nothing but sockets can.
 
    The other way round, a loop inside a foreign one (GLib, Qt, poll(2)):
 
@@ -423,8 +435,8 @@
            netkit_loop_poll(loop, -1);
        }
 
-   Ask for the timeout before each wait. The poll backend has no descriptor to
-   wait for (NETKIT_E_NOSYS): poll it every few milliseconds instead. See
+   Ask for the timeout before each wait. The backends poll and wsapoll have no
+   descriptor to wait for (NETKIT_E_NOSYS): poll them every few milliseconds. See
    examples/embed.c.
 
 
@@ -464,6 +476,9 @@
            handle(frame.data, frame.len);
        if (more < 0) netkit_conn_abort(loop, conn);    // too long, or nonsense
        return used;                 // a cut frame comes again with its rest
+
+   {0} is a framing of 4 bytes of length; for lines of text zero it and set .kind
+   to NETKIT_FRAME_DELIMITER.
 
    netkit_frame_send sends one, whole or not at all. A frame larger than size_max
    is refused when its length is known, before anything is kept. A frame waits
@@ -665,11 +680,13 @@
    same number. Level-triggered; NETKIT_POLL_EDGE and NETKIT_POLL_ONESHOT are
    asked for with each descriptor.
 
-   Backends are chosen at run time, by netkit_poller_desc or netkit_loop_desc.
-   AUTO takes epoll on Linux, and poll where there is nothing else; FASTEST
-   tries io_uring first (loops alone). A backend that is named and missing is
-   NETKIT_E_NOSYS, never another one in its place. netkit_loop_backend tells
-   which one it is, and why.
+   Backends are chosen at run time, by netkit_poller_desc or netkit_loop_desc, and
+   have the same names everywhere (netkit_backend_from_name): auto, fastest, epoll,
+   uring, poll, kqueue, afd, wsapoll, sim. AUTO takes epoll on Linux, kqueue on
+   macOS and BSD, afd on Windows, and poll or wsapoll where that fails; FASTEST
+   tries io_uring first (loops alone); sim, a simulated network, is only a name
+   yet. A backend that is named and missing is NETKIT_E_NOSYS, never another one
+   in its place. netkit_loop_backend tells which one it is, and why.
 
 
    THE RING (IO_URING)
@@ -747,8 +764,10 @@
        netkit_error_text(code)           "the connection was refused"
        netkit_error_is_retryable(code)   true
 
-   Out-parameters are set to a safe value on failure. Wrong arguments are
-   NETKIT_E_INVALID, not a crash; a desc with impossible values creates nothing.
+   Out-parameters are set to a safe value on failure: zero, or UINTPTR_MAX for a
+   descriptor. Wrong arguments are NETKIT_E_INVALID, not a crash (but the arena, the
+   fifo and the slot map trust theirs); a desc with impossible values creates
+   nothing.
    The code of the operating system is kept beside ours where a conn ends
    (os_code), and is netkit_socket_os_code() right after a call on a plain
    socket.
@@ -825,23 +844,23 @@
    PLATFORM NOTES
    --------------
    This version is built and tested on Linux with glibc, as C99 and as C++11 and
-   later, with gcc and clang.
+   later, with gcc and clang. For Windows it is built with MinGW-w64 and tested
+   under wine alone; MSVC has not compiled it (clang has checked it for MSVC's
+   target).
 
        backend   system    remarks
        epoll     Linux     the default there; edge-triggered inside
        poll      POSIX     slower with many conns; no descriptor for embedding
        uring     Linux     io_uring by raw system calls, kernel 6.1 or later;
-                           by name, or where it works with FASTEST
+                           by name, or where it works with FASTEST. See THE RING
        kqueue    macOS,    the default there; edge-triggered inside. Compiled
                  FreeBSD   and linked for macOS 11, not yet run on either; its
                            tests run on Linux over libkqueue
-
-   See THE RING above. NETKIT_NO_URING leaves it out.
-
        afd       Windows   the default there: the driver behind Winsock, by way
                            of a completion port. Run under wine, not yet on
                            Windows itself
-       wsapoll   Windows   documented calls alone; slower with many conns
+       wsapoll   Windows   documented calls alone; slower with many conns; no
+                           descriptor for embedding. Run under wine, too
 
    Windows: a socket's descriptor is its SOCKET, a file's its HANDLE. In the file
    with NETKIT_IMPLEMENTATION include netkit.h, or winsock2.h, before windows.h.
@@ -849,11 +868,11 @@
    first calls that make plain sockets. What is bound is exclusive, streams and
    datagrams; reuse_port is NETKIT_E_NOSYS. A socket pair is one of TCP, or of UDP,
    on the loopback. Unix sockets are of streams with a path, where the system has
-   them; descriptors are not handed over (NETKIT_E_NOSYS), and a file is sent
-   through a buffer. Whether a socket is blocking is not told. Datagrams tell
-   neither their time nor whom an ICMP report is about; time to live and type of
-   service go with the socket, and with a single datagram only where the system
-   takes them.
+   them (wine has not, so nobody has seen them work); descriptors are not handed
+   over (NETKIT_E_NOSYS), and a file is sent through a buffer. Whether a socket
+   is blocking is not told. Datagrams tell neither their time nor whom an ICMP
+   report is about; time to live and type of service go with the socket, and with
+   a single datagram only where the system takes them.
 
    macOS has no call that makes a descriptor close-on-exec at birth: one may
    leak into a program that another thread starts at that moment. With kqueue
@@ -867,11 +886,10 @@
 
    LIMITS
    ------
-   What is not there yet: names of hosts (DNS), TLS, more than
-   one loop behind one listener without reuse_port, files sent by the kernel.
-   One loop holds at most 16,777,216 objects of a kind. A blocking call in a
-   callback (a disk, a resolver) holds up everything on that loop: use a thread
-   and a post.
+   What is not there yet: names of hosts (DNS), TLS, more than one loop behind one
+   listener without reuse_port. One loop holds at most 16,777,215 objects and as
+   many timers. A blocking call in a callback (a disk, a resolver) holds up
+   everything on that loop: use a thread and a post.
 
 
    VERSIONING
@@ -894,12 +912,12 @@
        netkit_loop_post                   netkit_loop_invoke
        netkit_loop_is_owner               netkit_loop_is_running
        netkit_loop_backend                netkit_loop_user
-       netkit_loop_now                    netkit_loop_turn_time
-       netkit_loop_turns                  netkit_loop_objects
-       netkit_loop_references             netkit_loop_native
-       netkit_loop_timeout_ms             netkit_watch_start
-       netkit_watch_set                   netkit_watch_stop
-       netkit_watch_set_referenced
+       netkit_loop_ext                    netkit_loop_now
+       netkit_loop_turn_time              netkit_loop_turns
+       netkit_loop_objects                netkit_loop_references
+       netkit_loop_native                 netkit_loop_timeout_ms
+       netkit_watch_start                 netkit_watch_set
+       netkit_watch_stop                  netkit_watch_set_referenced
    timers
        netkit_timer_start                 netkit_timer_restart
        netkit_timer_stop                  netkit_timer_remaining
@@ -914,6 +932,7 @@
        netkit_conn_sendv                  netkit_conn_send_borrowed
        netkit_conn_send_file              netkit_conn_reserve
        netkit_conn_commit                 netkit_conn_cork
+       netkit_conn_want_drain
        netkit_conn_flush                  netkit_conn_pause
        netkit_conn_resume                 netkit_conn_shutdown
        netkit_conn_close                  netkit_conn_abort
@@ -1241,7 +1260,8 @@ NETKIT_API int netkit_addr_parse_n(netkit_addr *out, const char *text, size_t le
 NETKIT_API int netkit_addr_format(const netkit_addr *addr, char *text, size_t size);
 
 /* The IP of an address alone, without brackets and port, with its zone; a unix
- * address has none (NETKIT_E_INVALID). Otherwise as netkit_addr_format. */
+ * address has none (NETKIT_E_INVALID). Otherwise as netkit_addr_format.
+ * Thread: any. */
 NETKIT_API int netkit_addr_format_ip(const netkit_addr *addr, char *text, size_t size);
 
 /* Whether two addresses are the same place: an IPv4 address equals its
@@ -1273,9 +1293,12 @@ NETKIT_API int netkit_addr_from_path(netkit_addr *out, const char *path, size_t 
  * and for loops of one's own. Close-on-exec always, SIGPIPE never. A socket is
  * non-blocking unless opened with NETKIT_SOCKET_BLOCKING; the calls below that
  * take a timeout wait by themselves either way.
- * Thread: any, one at a time for each socket; send and recv may run side by side.
- * Calls that wait must not be made inside a loop's callback: they would stop
- * everything else on that loop. */
+ * "Thread: the socket's." means any thread, one at a time for each socket, but that
+ * one may send while another receives. Calls that wait must not be made inside a
+ * loop's callback: they would stop everything else on that loop.
+ * All give NETKIT_E_INVALID for {0} (but close and reset) and for a NULL that is not
+ * said to be legal, and pass on what the system says as NETKIT_E_*, of which their
+ * comments list what is to be expected. Pointers are used during the call only. */
 
 typedef struct netkit_socket {
     uintptr_t value; /* the system's descriptor plus one: {0} is no socket */
@@ -1362,14 +1385,16 @@ typedef enum netkit_option {
 /* Open a socket. `family` is NETKIT_AF_*, `type` NETKIT_SOCK_*, `flags` 0 or
  * NETKIT_SOCKET_BLOCKING. *out is {0} on failure.
  * Returns NETKIT_OK, NETKIT_E_INVALID, NETKIT_E_NOSYS, NETKIT_E_MFILE,
- * NETKIT_E_NOMEM, NETKIT_E_ACCESS. */
+ * NETKIT_E_NOMEM, NETKIT_E_ACCESS. Thread: any. */
 NETKIT_API int netkit_socket_open(netkit_socket *out, int family, int type, int flags);
 
-/* Two connected sockets (unix where there are, TCP over loopback elsewhere). */
+/* Two connected sockets (unix where there are, IP over loopback elsewhere). `type`,
+ * `flags` and errors as for open; both are {0} on failure. Thread: any. */
 NETKIT_API int netkit_socket_pair(netkit_socket out[2], int type, int flags);
 
 /* Wrap a descriptor of the system, or give it out. Ownership does not change:
- * whoever closes it last loses. */
+ * whoever closes it last loses. UINTPTR_MAX and {0} are each other.
+ * Thread: any. */
 NETKIT_API netkit_socket netkit_socket_from_native(uintptr_t native);
 NETKIT_API uintptr_t netkit_socket_native(netkit_socket s);
 
@@ -1378,52 +1403,58 @@ NETKIT_API uintptr_t netkit_socket_native(netkit_socket s);
  * (Linux).
  * SO_REUSEADDR is set for streams (exclusive use on Windows): restarting a
  * server works, stealing its port does not. Port 0 takes a free one: read it
- * back with netkit_socket_local. */
+ * back with netkit_socket_local.
+ * Returns NETKIT_OK, NETKIT_E_ADDRINUSE, NETKIT_E_ADDRNOTAVAIL, NETKIT_E_ACCESS,
+ * NETKIT_E_NOSYS (also for another family), NETKIT_E_INVALID (bound already), ...
+ * Thread: the socket's. */
 NETKIT_API int netkit_socket_bind(netkit_socket s, const netkit_addr *addr, int flags);
 
-/* Listen; backlog 0 = the most the system takes. */
+/* Listen; backlog 0 = the most the system takes. NETKIT_E_ADDRINUSE; NETKIT_E_NOSYS
+ * for datagrams. Thread: the socket's. */
 NETKIT_API int netkit_socket_listen(netkit_socket s, int backlog);
 
 /* Open, bind and listen in one call: a stream socket for `addr` (an address
  * made from ":port" gives one IPv6 socket that takes IPv4 too, or an IPv4 one
  * where there is no IPv6). `flags` as for bind, and NETKIT_SOCKET_BLOCKING. When
- * it fails no file of a unix path is left either. */
+ * it fails no file of a unix path is left either, and *out is {0}.
+ * Thread: any. */
 NETKIT_API int netkit_socket_listen_on(netkit_socket *out, const netkit_addr *addr, int flags,
                                        int backlog);
 
 /* Take one waiting connection; *peer (may be NULL) is its address. The new
- * socket is non-blocking and close-on-exec.
+ * socket is non-blocking and close-on-exec, and the caller's to close.
  * Returns NETKIT_OK; NETKIT_E_AGAIN: none waits; NETKIT_E_ABORTED: that one is
  * gone, try the next; NETKIT_E_MFILE or NETKIT_E_NOMEM: back off; others are
- * final. */
+ * final. Thread: the socket's. */
 NETKIT_API int netkit_socket_accept(netkit_socket s, netkit_socket *out, netkit_addr *peer);
 
 /* Connect within timeout_ms (negative: no limit; 0: start, and NETKIT_E_AGAIN
  * means under way: wait until it can be written, then ask
- * netkit_socket_connect_result). After a failure the socket is only good for
- * closing. Returns NETKIT_OK, NETKIT_E_REFUSED, NETKIT_E_TIMEOUT,
- * NETKIT_E_UNREACHABLE, NETKIT_E_FULL (the backlog of a unix listener, which no
+ * netkit_socket_connect_result, which gives the same codes). After a failure the
+ * socket is only good for closing. Returns NETKIT_OK, NETKIT_E_REFUSED,
+ * NETKIT_E_TIMEOUT, NETKIT_E_UNREACHABLE, NETKIT_E_FULL (the backlog of a unix listener, which no
  * waiting shows: try again later), ... While a blocking socket connects with a
  * timeout it is non-blocking, for others who hold it too; on Windows it stays so
- * after a timeout of 0, and is not touched by another. */
+ * after a timeout of 0, and is not touched by another. Thread: the socket's. */
 NETKIT_API int netkit_socket_connect(netkit_socket s, const netkit_addr *addr, int timeout_ms);
 NETKIT_API int netkit_socket_connect_result(netkit_socket s);
 
 /* Send or receive what can be moved now. Return the count (1 or more, 0 only
  * for len 0 or an empty datagram), NETKIT_E_AGAIN, NETKIT_E_EOF (recv of a
  * stream), NETKIT_E_RESET (also for sending after the end of our direction), ...
- * Counts are at most INT_MAX. */
+ * Counts are at most INT_MAX. Thread: the socket's. */
 NETKIT_API int netkit_socket_send(netkit_socket s, const void *data, size_t len);
 NETKIT_API int netkit_socket_recv(netkit_socket s, void *data, size_t len);
 
 /* Gathered send, scattered receive: at most NETKIT_SPANS_MAX pieces,
- * NETKIT_E_INVALID for more. */
+ * NETKIT_E_INVALID for more. Thread: the socket's. */
 NETKIT_API int netkit_socket_sendv(netkit_socket s, const netkit_span *spans, size_t count);
 NETKIT_API int netkit_socket_recvv(netkit_socket s, const netkit_room *rooms, size_t count);
 
 /* Move all of `len` bytes within timeout_ms (negative: no limit). *done (may be
  * NULL) is what was moved, on failure too.
- * Returns NETKIT_OK, NETKIT_E_TIMEOUT, NETKIT_E_EOF, NETKIT_E_RESET, ... */
+ * Returns NETKIT_OK, NETKIT_E_TIMEOUT, NETKIT_E_EOF, NETKIT_E_RESET, ...
+ * Thread: the socket's. */
 NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t len, int timeout_ms,
                                       size_t *done);
 NETKIT_API int netkit_socket_recv_all(netkit_socket s, void *data, size_t len, int timeout_ms,
@@ -1435,54 +1466,58 @@ NETKIT_API int netkit_socket_recv_all(netkit_socket s, void *data, size_t len, i
  * changed. send_file sends what can be sent now and returns the count, as
  * netkit_socket_send; the other all of it within timeout_ms, *done (may be NULL)
  * being what was sent, on failure too.
- * NETKIT_E_TRUNCATED: the file has fewer bytes. */
+ * NETKIT_E_TRUNCATED: the file has fewer bytes. Thread: the socket's. */
 #define NETKIT_FILE_END UINT64_MAX
 NETKIT_API int netkit_socket_send_file(netkit_socket s, uintptr_t file, uint64_t offset,
                                        uint64_t len);
 NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint64_t offset,
                                            uint64_t len, int timeout_ms, uint64_t *done);
 
-/* The same for any number of pieces. Streams only: a datagram of so many parts
- * is netkit_socket_sendv's. */
+/* netkit_socket_send_all and _recv_all for any number of pieces. Streams only: a
+ * datagram of so many parts is netkit_socket_sendv's. Thread: the socket's. */
 NETKIT_API int netkit_socket_sendv_all(netkit_socket s, const netkit_span *spans, size_t count,
                                        int timeout_ms, size_t *done);
 NETKIT_API int netkit_socket_recvv_all(netkit_socket s, const netkit_room *rooms, size_t count,
                                        int timeout_ms, size_t *done);
 
 /* Wait until the socket can be read and/or written (NETKIT_POLL_READ,
- * NETKIT_POLL_WRITE). Returns the NETKIT_POLL_* that hold, or NETKIT_E_TIMEOUT. */
+ * NETKIT_POLL_WRITE) or timeout_ms is over (negative: no limit; 0: only look).
+ * Returns the NETKIT_POLL_* that hold, or NETKIT_E_TIMEOUT. Thread: the socket's. */
 NETKIT_API int netkit_socket_wait(netkit_socket s, int events, int timeout_ms);
 
-/* End one direction or both (NETKIT_SHUT_*). */
+/* End one direction or both (NETKIT_SHUT_*). NETKIT_E_NOTCONN. Thread: the socket's. */
 NETKIT_API int netkit_socket_shutdown(netkit_socket s, int how);
 
 /* Close. *s becomes {0}; closing {0} is NETKIT_OK. Never repeated on EINTR: the
- * descriptor is gone even then (close(2)). */
+ * descriptor is gone even then (close(2)). Thread: the socket's. */
 NETKIT_API int netkit_socket_close(netkit_socket *s);
 
-/* Close with a reset instead of an orderly end (SO_LINGER 0). */
+/* Close with a reset instead of an orderly end (SO_LINGER 0). Otherwise as close.
+ * Thread: the socket's. */
 NETKIT_API int netkit_socket_reset(netkit_socket *s);
 
-/* Addresses of both ends, written to the caller's *out. */
+/* Addresses of both ends, written to the caller's *out, which is zeroed on failure.
+ * NETKIT_E_NOTCONN: there is no other end. Thread: the socket's. */
 NETKIT_API int netkit_socket_local(netkit_socket s, netkit_addr *out);
 NETKIT_API int netkit_socket_remote(netkit_socket s, netkit_addr *out);
 
 /* Set and get an option that is a number. NETKIT_E_NOSYS where the system has
- * none such, NETKIT_E_INVALID for a value out of its range. */
+ * none such, NETKIT_E_INVALID for a value out of its range; *value is 0 on failure.
+ * Thread: the socket's. */
 NETKIT_API int netkit_socket_set(netkit_socket s, netkit_option option, int value);
 NETKIT_API int netkit_socket_get(netkit_socket s, netkit_option option, int *value);
 
 /* The same for one that is a text (NETKIT_OPT_CONGESTION). Setting gives
  * NETKIT_E_NOTFOUND for a name that the system does not know, NETKIT_E_ACCESS for
  * one that is not for everybody. Getting writes the text with its NUL and returns
- * its length, or NETKIT_E_TOOBIG (text is then ""). */
+ * its length, or NETKIT_E_TOOBIG (text is then ""). Thread: the socket's. */
 NETKIT_API int netkit_socket_set_text(netkit_socket s, netkit_option option, const char *value);
 NETKIT_API int netkit_socket_get_text(netkit_socket s, netkit_option option, char *text,
                                       size_t size);
 
 /* The code of the operating system behind the last failure of a socket call on
  * this thread (errno, WSAGetLastError): ask at once, any other call may change
- * it. */
+ * it. Thread: any; each has its own. */
 NETKIT_API int netkit_socket_os_code(void);
 
 /* ---- src/api/unix.h ---- */
@@ -1493,7 +1528,7 @@ NETKIT_API int netkit_socket_os_code(void);
  * of the system. And what unix sockets have beside their messages: a file, and a
  * peer on the same machine. Windows 10 and later has unix sockets of streams with
  * a path (NETKIT_E_NOSYS where it has not), and no descriptors or credentials in
- * messages. Thread: as for all plain sockets. */
+ * messages. See the head of "plain sockets" for threads and NETKIT_E_INVALID. */
 
 enum {
     NETKIT_FDS_MAX = 253,    /* descriptors in one message: the most that Linux takes */
@@ -1524,7 +1559,7 @@ typedef struct netkit_message_out {
  * Returns the bytes taken; NETKIT_E_AGAIN; NETKIT_E_TOOBIG: a larger datagram, or
  * more beside it, than there can be; NETKIT_E_MFILE: too many descriptors are on
  * their way already; NETKIT_E_NOSYS: not on this kind of socket or
- * system; NETKIT_E_INVALID; ... as netkit_socket_send. */
+ * system; NETKIT_E_INVALID; ... as netkit_socket_send. Thread: the socket's. */
 NETKIT_API int netkit_socket_send_msg(netkit_socket s, const netkit_message_out *msg);
 
 /* Room for a message, and what came. */
@@ -1551,14 +1586,15 @@ typedef struct netkit_message_in {
  * later than the first byte they were sent with. What does not fit is closed or
  * dropped and said, it never leaks, and the next message is whole.
  * Returns the bytes received (0 for an empty datagram), NETKIT_E_AGAIN,
- * NETKIT_E_EOF, ... as netkit_socket_recv; on failure nothing has come. */
+ * NETKIT_E_EOF, ... as netkit_socket_recv; on failure nothing has come.
+ * Thread: the socket's. */
 NETKIT_API int netkit_socket_recv_msg(netkit_socket s, netkit_message_in *msg);
 
 /* Who is at the other end of a unix stream: who they were when they connected, or
  * listened, whatever they are now; Windows tells the process alone. *out is all -1
  * on failure.
  * Returns NETKIT_OK; NETKIT_E_NOTCONN; NETKIT_E_NOSYS: not a unix socket, or the
- * system does not tell. */
+ * system does not tell. Thread: the socket's. */
 NETKIT_API int netkit_socket_credentials(netkit_socket s, netkit_credentials *out);
 
 /* The file that binding to a unix path has made, for taking it away again. */
@@ -1573,7 +1609,8 @@ typedef struct netkit_unix_file {
  * nobody slips in; NETKIT_E_NOSYS on Windows, where they are the folder's. `flags`
  * is 0 or NETKIT_SOCKET_REPLACE. *file (may be NULL) is for netkit_unix_unlink; for
  * an abstract name it is none, and the rest means nothing.
- * When it fails no file is left. */
+ * When it fails no file is left. Errors as for netkit_socket_bind.
+ * Thread: the socket's. */
 NETKIT_API int netkit_socket_bind_unix(netkit_socket s, const netkit_addr *addr, int flags,
                                        uint32_t mode, netkit_unix_file *file);
 
@@ -1581,7 +1618,7 @@ NETKIT_API int netkit_socket_bind_unix(netkit_socket s, const netkit_addr *addr,
  * other file can be mistaken for it). Whatever else has come to its path stays.
  * *file becomes all zero then, and doing it again is NETKIT_OK.
  * Returns NETKIT_OK; NETKIT_E_NOTFOUND: nothing is there; NETKIT_E_STALE: something
- * else is; NETKIT_E_ACCESS, ... */
+ * else is; NETKIT_E_ACCESS, ... Thread: any, one at a time for each file. */
 NETKIT_API int netkit_unix_unlink(netkit_unix_file *file);
 
 /* An address for a socket nobody has: a random name in `folder`, NULL = "/tmp", or
@@ -1595,7 +1632,8 @@ NETKIT_API int netkit_unix_temp_path(netkit_addr *out, const char *folder);
 /* ---- poller ---------------------------------------------------------------
  *
  * Readiness of descriptors of one's own: sockets, pipes, eventfds. Usable
- * without a loop. Thread: one at a time for each poller; wake from any. */
+ * without a loop. "Thread: the poller's." means any thread, one at a time for each
+ * poller. A NULL that is not said to be legal is NETKIT_E_INVALID. */
 
 /* The first six are Linux's own numbers, so that its backends translate nothing. */
 enum {
@@ -1619,7 +1657,7 @@ typedef enum netkit_backend {
     NETKIT_BACKEND_KQUEUE = 5,
     NETKIT_BACKEND_AFD = 6,
     NETKIT_BACKEND_WSAPOLL = 7,
-    NETKIT_BACKEND_SIM = 8
+    NETKIT_BACKEND_SIM = 8 /* a simulated network: not in this version */
 } netkit_backend;
 
 /* "auto", "fastest", "epoll", "uring", "poll", "kqueue", "afd", "wsapoll",
@@ -1642,10 +1680,12 @@ typedef struct netkit_poll_event {
 } netkit_poll_event;
 
 /* Make a poller; desc NULL = defaults. A backend that is named and missing is
- * NETKIT_E_NOSYS, never another one. *out is NULL on failure. */
+ * NETKIT_E_NOSYS, never another one. *out is NULL on failure.
+ * Returns NETKIT_OK, NETKIT_E_NOSYS, NETKIT_E_NOMEM, NETKIT_E_MFILE, NETKIT_E_INVALID.
+ * Thread: any. */
 NETKIT_API int netkit_poller_create(netkit_poller **out, const netkit_poller_desc *desc);
 
-/* Free it. The descriptors stay open. NULL is legal. */
+/* Free it. The descriptors stay open. NULL is legal. Thread: the poller's. */
 NETKIT_API void netkit_poller_destroy(netkit_poller *poller);
 
 /* Watch a descriptor (a native one: netkit_socket_native gives a socket's) for
@@ -1653,20 +1693,23 @@ NETKIT_API void netkit_poller_destroy(netkit_poller *poller);
  * NETKIT_E_EXISTS when it is there already, NETKIT_E_INVALID when it is no
  * descriptor (on Windows, no socket: nothing else can be watched there),
  * NETKIT_E_ACCESS when the backend cannot watch that kind of file,
- * NETKIT_E_NOSYS for PRIORITY with kqueue where the system does not tell it. */
+ * NETKIT_E_NOSYS for PRIORITY with kqueue where the system does not tell it.
+ * Thread: the poller's. */
 NETKIT_API int netkit_poller_add(netkit_poller *poller, uintptr_t native, uint32_t events,
                                  uint64_t data);
 
-/* Change what is watched, and the data. NETKIT_E_NOTFOUND when it is not there. */
+/* Change what is watched, and the data. NETKIT_E_NOTFOUND when it is not there; else
+ * as add. Thread: the poller's. */
 NETKIT_API int netkit_poller_modify(netkit_poller *poller, uintptr_t native, uint32_t events,
                                     uint64_t data);
 
 /* Stop watching: before closing the descriptor. NETKIT_E_NOTFOUND when it is
- * not there. */
+ * not there. Thread: the poller's. */
 NETKIT_API int netkit_poller_remove(netkit_poller *poller, uintptr_t native);
 
 /* Wait up to timeout_us (negative: for ever; 0: only look) and write at most
- * `max` events. Returns how many; 0 after the time, a wake or a signal. */
+ * `max` events. Returns how many; 0 after the time, a wake or a signal.
+ * Thread: the poller's. */
 NETKIT_API int netkit_poller_wait(netkit_poller *poller, netkit_poll_event *events, int max,
                                   int64_t timeout_us);
 
@@ -1674,7 +1717,7 @@ NETKIT_API int netkit_poller_wait(netkit_poller *poller, netkit_poll_event *even
  * before it does are one. Thread: any, and signal handlers. */
 NETKIT_API int netkit_poller_wake(netkit_poller *poller);
 
-/* The name of the backend. Static memory. */
+/* The name of the backend. Static memory. NULL for NULL. Thread: any. */
 NETKIT_API const char *netkit_poller_backend(const netkit_poller *poller);
 
 /* ---- src/api/loop.h ---- */
@@ -1682,9 +1725,17 @@ NETKIT_API const char *netkit_poller_backend(const netkit_poller *poller);
  *
  * One loop per thread does I/O, timers and posts, and calls back. It belongs to
  * the first thread that runs, polls or waits on it; before that to whoever holds
- * it. Every call on a loop and its objects is for that thread alone and gives
- * NETKIT_E_THREAD elsewhere, but netkit_loop_post and netkit_loop_stop, which
- * any thread may call while its caller keeps the loop alive. */
+ * it. A desc is copied; what its pointers lead to is used during the call only,
+ * unless a field says otherwise.
+ *
+ * A comment that ends in "Thread: the loop's." is of a call for that thread alone.
+ * Beside what it lists such a call gives NETKIT_E_THREAD on any other one, where it
+ * does nothing; NETKIT_E_INVALID for a NULL that is not said to be legal;
+ * NETKIT_E_STALE for a handle whose object is gone; and, when it makes something,
+ * NETKIT_E_CLOSED while the loop is being destroyed. One that returns a pointer
+ * gives NULL instead. "Unchecked": it cannot tell the thread, and gives 0, NULL or
+ * "" for a loop that is NULL. Calls for any thread need the loop alive until they
+ * return. */
 
 typedef struct netkit_loop netkit_loop;
 
@@ -1750,34 +1801,35 @@ typedef struct netkit_loop_desc {
 
 /* Make a loop; desc NULL or all zero = defaults. *out is NULL on failure.
  * Returns NETKIT_OK; NETKIT_E_NOSYS when the named backend is missing (never
- * another one instead); NETKIT_E_NOMEM, NETKIT_E_MFILE, NETKIT_E_INVALID. */
+ * another one instead); NETKIT_E_NOMEM, NETKIT_E_MFILE, NETKIT_E_INVALID.
+ * Thread: any. */
 NETKIT_API int netkit_loop_create(netkit_loop **out, const netkit_loop_desc *desc);
 
 /* The loop's last turn: aborts what is open, runs waiting posts with
  * NETKIT_E_CANCELLED, delivers every release and on_close, then frees. NULL is
- * legal. Returns NETKIT_OK; NETKIT_E_BUSY inside a callback of this loop;
- * NETKIT_E_THREAD. */
+ * legal. Returns NETKIT_OK; NETKIT_E_BUSY inside a callback of this loop.
+ * Thread: the loop's. */
 NETKIT_API int netkit_loop_destroy(netkit_loop *loop);
 
 /* Run until netkit_loop_stop, or until nothing that counts is left: no
  * listener, conn, udp, watch, timer (but those unreferenced) and no post.
  * Returns NETKIT_OK; NETKIT_E_BUSY inside a callback of this loop or with
- * desc.pull; NETKIT_E_THREAD; what the system said when waiting failed again and
- * again. */
+ * desc.pull; what the system said when waiting failed again and again.
+ * Thread: the loop's. */
 NETKIT_API int netkit_loop_run(netkit_loop *loop);
 
 /* One turn, waiting at most timeout_ms for something to do (negative: no
  * limit). With desc.pull: wait, then fetch with netkit_loop_next.
  * Returns 1 when work is left or, with pull, when events can be fetched, else 0;
- * NETKIT_E_BUSY, NETKIT_E_THREAD. */
+ * NETKIT_E_BUSY inside a callback. Thread: the loop's. */
 NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms);
 
 /* Turns that never wait, for at most budget_us (the callback that is running
  * when it ends is finished): for a frame of a game. budget_us 0 is one callback
  * at most; negative: one whole turn. With desc.pull it begins a turn, and
  * netkit_loop_next gives events until the turn or the budget ends.
- * Returns 1 when work is left, 0 when all is done; NETKIT_E_BUSY,
- * NETKIT_E_THREAD. */
+ * Returns 1 when work is left, 0 when all is done; NETKIT_E_BUSY inside a
+ * callback. Thread: the loop's. */
 NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us);
 
 /* Make the run that is under way return after its turn, or else the next one.
@@ -1785,14 +1837,15 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us);
 NETKIT_API int netkit_loop_stop(netkit_loop *loop);
 
 /* Send now what is queued on every conn and udp, calling nothing back. For between
- * turns: a turn does it by itself. */
+ * turns: a turn does it by itself. Thread: the loop's. */
 NETKIT_API int netkit_loop_flush(netkit_loop *loop);
 
 /* Make the calling thread the owner of a loop that nobody is running: its owner
  * must be done with it, and stays away from it from then on.
  * Returns NETKIT_OK; NETKIT_E_BUSY while it is running, and with io_uring while
  * operations are in flight, that is, while it has a conn, listener or watch;
- * NETKIT_E_NOSYS in a forked child; NETKIT_E_NOMEM. */
+ * NETKIT_E_NOSYS in a forked child; NETKIT_E_NOMEM; NETKIT_E_INVALID.
+ * Thread: the one that shall own it. */
 NETKIT_API int netkit_loop_adopt(netkit_loop *loop);
 
 /* Called on the loop's thread with NETKIT_OK, or NETKIT_E_CANCELLED when the
@@ -1805,46 +1858,49 @@ typedef void (*netkit_post_fn)(netkit_loop *loop, int status, void *user);
  * the loop is being destroyed; NETKIT_E_INVALID. Thread: any. */
 NETKIT_API int netkit_loop_post(netkit_loop *loop, netkit_post_fn fn, void *user);
 
-/* As netkit_loop_post, but runs fn at once when called on the loop's own
- * thread. */
+/* As netkit_loop_post, but runs fn at once when called on the thread that owns the
+ * loop. Thread: any. */
 NETKIT_API int netkit_loop_invoke(netkit_loop *loop, netkit_post_fn fn, void *user);
 
-/* Whether the caller is the thread that owns the loop. Thread: any. */
+/* Whether the caller is the thread that owns the loop; nobody does before the first
+ * run, poll or wait, or netkit_loop_adopt. Thread: any. */
 NETKIT_API bool netkit_loop_is_owner(const netkit_loop *loop);
 
-/* Whether a run, poll or turn is under way. */
+/* Whether a run, poll or turn is under way. Thread: the loop's, unchecked. */
 NETKIT_API bool netkit_loop_is_running(const netkit_loop *loop);
 
 /* The backend's name; *why (may be NULL) says in a sentence how it was chosen.
- * Both live as long as the loop. */
+ * Both live as long as the loop. Thread: the loop's, unchecked. */
 NETKIT_API const char *netkit_loop_backend(const netkit_loop *loop, const char **why);
 
-/* desc.user. */
+/* desc.user. Thread: the loop's, unchecked. */
 NETKIT_API void *netkit_loop_user(const netkit_loop *loop);
 
 /* The loop's own ext_size bytes: zeroed at first, aligned to 16, there until the
- * loop is destroyed; NULL for ext_size 0. */
+ * loop is destroyed; NULL for ext_size 0. Thread: the loop's, unchecked. */
 NETKIT_API void *netkit_loop_ext(netkit_loop *loop);
 
-/* Time of the loop's clock in nanoseconds: fresh, or as of this turn's wait. */
+/* Time of the loop's clock in nanoseconds: fresh, or as of this turn's wait.
+ * Thread: the loop's, unchecked. */
 NETKIT_API uint64_t netkit_loop_now(netkit_loop *loop);
 NETKIT_API uint64_t netkit_loop_turn_time(const netkit_loop *loop);
 
-/* How many turns there have been. */
+/* How many turns there have been. Thread: the loop's, unchecked. */
 NETKIT_API uint64_t netkit_loop_turns(const netkit_loop *loop);
 
-/* What is alive: all objects, and those that keep netkit_loop_run going. */
+/* What is alive: all objects, and those that keep netkit_loop_run going.
+ * Thread: the loop's, unchecked. */
 NETKIT_API uint32_t netkit_loop_objects(const netkit_loop *loop);
 NETKIT_API uint32_t netkit_loop_references(const netkit_loop *loop);
 
 /* For a loop inside a foreign one: wait until *native can be read (a
  * descriptor; on Windows a HANDLE to wait for) or netkit_loop_timeout_ms is
  * over, then call netkit_loop_poll. NETKIT_E_NOSYS where the backend has none
- * (poll, wsapoll). */
+ * (poll, wsapoll). Thread: the loop's. */
 NETKIT_API int netkit_loop_native(netkit_loop *loop, uintptr_t *native);
 
 /* Milliseconds until the loop wants to be polled, rounded up: 0 now, -1 never
- * by itself. Ask before each wait. */
+ * by itself. Ask before each wait. Thread: the loop's. */
 NETKIT_API int netkit_loop_timeout_ms(netkit_loop *loop);
 
 /* ---- watches: descriptors of one's own in the loop ------------------------ */
@@ -1854,23 +1910,30 @@ typedef void (*netkit_watch_fn)(netkit_loop *loop, netkit_watch watch, uint32_t 
 
 /* Call fn when the descriptor (a pipe, an eventfd, a socket of another library)
  * is ready for NETKIT_POLL_READ and/or WRITE; level-triggered unless EDGE. The
- * descriptor stays the caller's: stop the watch before closing it.
+ * descriptor stays the caller's: stop the watch before closing it. `out` may be
+ * NULL; fn, too, with desc.pull.
  * Returns NETKIT_OK, NETKIT_E_EXISTS, NETKIT_E_INVALID, NETKIT_E_ACCESS,
- * NETKIT_E_FULL, NETKIT_E_NOMEM. */
+ * NETKIT_E_NOSYS (EDGE, PRIORITY), NETKIT_E_FULL, NETKIT_E_NOMEM.
+ * Thread: the loop's. */
 NETKIT_API int netkit_watch_start(netkit_loop *loop, netkit_watch *out, uintptr_t native,
                                   uint32_t events, netkit_watch_fn fn, void *user);
 
-/* Change what is watched for; 0 = nothing for now. */
+/* Change what is watched for; 0 = nothing for now. Errors as for start.
+ * Thread: the loop's. */
 NETKIT_API int netkit_watch_set(netkit_loop *loop, netkit_watch watch, uint32_t events);
 
-/* End the watch at once; its callback does not come again. */
+/* End the watch at once; its callback does not come again. Thread: the loop's. */
 NETKIT_API int netkit_watch_stop(netkit_loop *loop, netkit_watch watch);
 
-/* Whether the watch keeps netkit_loop_run going (at first it does). */
+/* Whether the watch keeps netkit_loop_run going (at first it does).
+ * Thread: the loop's. */
 NETKIT_API int netkit_watch_set_referenced(netkit_loop *loop, netkit_watch watch, bool referenced);
 
 /* ---- src/api/timer.h ---- */
-/* ---- timers --------------------------------------------------------------- */
+/* ---- timers ---------------------------------------------------------------
+ *
+ * NETKIT_E_STALE, _THREAD, _INVALID and _CLOSED of these calls: see the head of
+ * "loop". */
 
 typedef void (*netkit_timer_fn)(netkit_loop *loop, netkit_timer timer, void *user);
 
@@ -1878,29 +1941,32 @@ typedef void (*netkit_timer_fn)(netkit_loop *loop, netkit_timer timer, void *use
  * of due time, then of start. A repeating timer keeps its phase: when the loop
  * comes late it fires once and skips what it missed. The handle of a one-shot
  * timer dies when its callback returns, unless that has restarted it. `out` may
- * be NULL. Delays over 2^62 ns are taken as that.
- * Returns NETKIT_OK, NETKIT_E_FULL, NETKIT_E_NOMEM, NETKIT_E_INVALID. */
+ * be NULL; fn, too, with desc.pull. Delays over 2^62 ns are taken as that.
+ * Returns NETKIT_OK, NETKIT_E_FULL, NETKIT_E_NOMEM. Thread: the loop's. */
 NETKIT_API int netkit_timer_start(netkit_loop *loop, netkit_timer *out, uint64_t delay_us,
                                   uint64_t period_us, netkit_timer_fn fn, void *user);
 
 /* Set the next firing to delay_us from now; a period counts from there.
- * Allocates nothing and cannot fail on a live timer. */
+ * Allocates nothing and cannot fail on a live timer. Thread: the loop's. */
 NETKIT_API int netkit_timer_restart(netkit_loop *loop, netkit_timer timer, uint64_t delay_us);
 
-/* End a timer at once, in its own callback too. */
+/* End a timer at once, in its own callback too. Thread: the loop's. */
 NETKIT_API int netkit_timer_stop(netkit_loop *loop, netkit_timer timer);
 
-/* Microseconds until it fires next, rounded up, to *out. */
+/* Microseconds until it fires next, rounded up, to *out_us; 0 in the callback of a
+ * one-shot. Thread: the loop's. */
 NETKIT_API int netkit_timer_remaining(netkit_loop *loop, netkit_timer timer, uint64_t *out_us);
 
-/* Whether the timer keeps netkit_loop_run going (at first it does). */
+/* Whether the timer keeps netkit_loop_run going (at first it does).
+ * Thread: the loop's. */
 NETKIT_API int netkit_timer_set_referenced(netkit_loop *loop, netkit_timer timer, bool referenced);
 
 /* ---- src/api/conn.h ---- */
 /* ---- connections ----------------------------------------------------------
  *
  * A conn is a stream in a loop: accepted, dialled or adopted. Its handle stays
- * valid until on_close has returned. */
+ * valid until on_close has returned. NETKIT_E_STALE, _THREAD, _INVALID and _CLOSED
+ * of the calls whose thread is the loop's: see the head of "loop". */
 
 /* What was being done when a conn ended. */
 typedef enum netkit_op {
@@ -1932,7 +1998,7 @@ typedef struct netkit_close_info {
 } netkit_close_info;
 
 /* The whole reason as one sentence with its numbers. Returns its length as
- * snprintf does. Thread: any. */
+ * snprintf does, or NETKIT_E_INVALID. Thread: any. */
 NETKIT_API int netkit_close_describe(const netkit_close_info *info, char *text, size_t size);
 
 /* One table of callbacks for each behaviour; conns share it. NULL = default. */
@@ -2019,20 +2085,23 @@ typedef struct netkit_listen_desc {
 } netkit_listen_desc;
 
 /* Listen and accept. `out` may be NULL. When it fails nothing was created.
- * Returns NETKIT_OK, NETKIT_E_INVALID, NETKIT_E_ADDRINUSE, NETKIT_E_ACCESS,
- * NETKIT_E_ADDRNOTAVAIL, NETKIT_E_NOSYS, NETKIT_E_FULL, NETKIT_E_NOMEM,
- * NETKIT_E_MFILE. */
+ * Returns NETKIT_OK, NETKIT_E_INVALID (also for a value no field can have),
+ * NETKIT_E_ADDRINUSE, NETKIT_E_ACCESS, NETKIT_E_ADDRNOTAVAIL, NETKIT_E_NOSYS,
+ * NETKIT_E_FULL, NETKIT_E_NOMEM, NETKIT_E_MFILE. Thread: the loop's. */
 NETKIT_API int netkit_listen(netkit_loop *loop, const netkit_listen_desc *desc,
                              netkit_listener *out);
 
-/* Stop listening; accepted conns live on. on_close comes from the loop. */
+/* Stop listening; accepted conns live on. on_close comes from the loop.
+ * A second close is NETKIT_OK. Thread: the loop's. */
 NETKIT_API int netkit_listener_close(netkit_loop *loop, netkit_listener listener);
 
-/* The address it is bound to: the real port after port 0. */
+/* The address it is bound to, to *out: the real port after port 0.
+ * NETKIT_E_CLOSED when it is closing. Thread: the loop's. */
 NETKIT_API int netkit_listener_local(netkit_loop *loop, netkit_listener listener, netkit_addr *out);
 
 /* Options of its socket, as netkit_socket_set, _get, _set_text and _get_text. Most
- * pass to the conns it accepts from then on. NETKIT_E_CLOSED when it is closing. */
+ * pass to the conns it accepts from then on. NETKIT_E_CLOSED when it is closing.
+ * Thread: the loop's. */
 NETKIT_API int netkit_listener_set_option(netkit_loop *loop, netkit_listener listener,
                                           netkit_option option, int value);
 NETKIT_API int netkit_listener_get_option(netkit_loop *loop, netkit_listener listener,
@@ -2042,7 +2111,7 @@ NETKIT_API int netkit_listener_set_option_text(netkit_loop *loop, netkit_listene
 NETKIT_API int netkit_listener_get_option_text(netkit_loop *loop, netkit_listener listener,
                                                netkit_option option, char *text, size_t size);
 
-/* Whether it keeps netkit_loop_run going (at first it does). */
+/* Whether it keeps netkit_loop_run going (at first it does). Thread: the loop's. */
 NETKIT_API int netkit_listener_set_referenced(netkit_loop *loop, netkit_listener listener,
                                               bool referenced);
 
@@ -2062,7 +2131,8 @@ typedef struct netkit_connect_desc {
  * success on on_close comes exactly once, whatever happens; before on_open it
  * says why connecting failed.
  * Returns NETKIT_OK, or an error that could be told at once and then nothing is
- * called. `out` may be NULL. */
+ * called: NETKIT_E_INVALID, NETKIT_E_FULL, NETKIT_E_NOMEM, NETKIT_E_MFILE, what the
+ * system says of `source`, ... `out` may be NULL. Thread: the loop's. */
 NETKIT_API int netkit_connect(netkit_loop *loop, const netkit_connect_desc *desc, netkit_conn *out);
 
 typedef struct netkit_adopt_desc {
@@ -2072,24 +2142,28 @@ typedef struct netkit_adopt_desc {
     void *user;
 } netkit_adopt_desc;
 
-/* Take a connected socket into the loop; on_open comes from the loop. */
+/* Take a connected socket into the loop; on_open comes from the loop. `out` may be
+ * NULL. On failure the socket stays the caller's.
+ * Returns NETKIT_OK, NETKIT_E_INVALID, NETKIT_E_FULL, NETKIT_E_NOMEM, ...
+ * Thread: the loop's. */
 NETKIT_API int netkit_adopt(netkit_loop *loop, const netkit_adopt_desc *desc, netkit_conn *out);
 
 /* ---- using conns ------------------------------------------------------------
  *
- * All of these give NETKIT_E_STALE for a handle that names nothing alive, and
- * NETKIT_E_CLOSED once the conn is closing; then only what looks, close and abort
- * are left. */
+ * All of these give NETKIT_E_CLOSED once the conn is closing; then only what looks,
+ * close and abort are left. When it has ended, in on_close too, its socket is gone:
+ * addresses, descriptor, options and credentials give NETKIT_E_CLOSED as well. */
 
 /* Queue bytes; they are copied and go out together when the callback returns.
  * Takes all or nothing.
  * Returns NETKIT_OK; NETKIT_E_FULL: nothing was taken, on_drain comes once when
  * this size fits; NETKIT_E_TOOBIG: it can never fit; NETKIT_E_NOMEM: the conn
  * ends, as a stream must not lose its middle; NETKIT_E_CLOSED after
- * netkit_conn_shutdown. */
+ * netkit_conn_shutdown. Thread: the loop's. */
 NETKIT_API int netkit_conn_send(netkit_loop *loop, netkit_conn conn, const void *data, size_t len);
 
-/* The same for the spans of an array, as one. */
+/* The same for the spans of an array, as one. The array is used during the call.
+ * Thread: the loop's. */
 NETKIT_API int netkit_conn_sendv(netkit_loop *loop, netkit_conn conn, const netkit_span *spans,
                                  size_t count);
 
@@ -2100,7 +2174,8 @@ typedef void (*netkit_release_fn)(netkit_loop *loop, int status, void *user);
 /* Queue bytes without copying: `data` is lent until release is called. When the
  * call fails release is not called and the memory is the caller's. Borrowed
  * bytes do not count against send_max, but their number against chunks_max
- * (then NETKIT_E_FULL and on_drain). */
+ * (then NETKIT_E_FULL and on_drain). NETKIT_E_NOMEM: not lent; the conn may end.
+ * Thread: the loop's. */
 NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, const void *data,
                                          size_t len, netkit_release_fn release, void *user);
 
@@ -2109,7 +2184,7 @@ NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, co
  * system moves them by itself where it can; reading from a slow disk holds the loop.
  * Counts against chunks_max and not send_max; `release` (may be NULL) as for borrowed
  * memory. NETKIT_E_TRUNCATED: the file has fewer bytes; when it is cut later, the conn
- * ends with that code. NETKIT_E_INVALID: not a plain file. */
+ * ends with that code. NETKIT_E_INVALID: not a plain file. Thread: the loop's. */
 NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintptr_t file,
                                      uint64_t offset, uint64_t len, netkit_release_fn release,
                                      void *user);
@@ -2119,7 +2194,9 @@ NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintpt
  * can be had), commit queues the first `len` that were written. The place lives until
  * commit, any other call for a conn, or the callback's return. reserve: NETKIT_E_FULL
  * and NETKIT_E_TOOBIG as send, NETKIT_E_NOMEM (nothing is lost). commit:
- * NETKIT_E_INVALID for more than was reserved, or when the place is gone. */
+ * NETKIT_E_INVALID for more than was reserved, or when the place is gone;
+ * NETKIT_E_NOMEM: the conn ends.
+ * Thread: the loop's. */
 enum {
     NETKIT_RESERVE_MAX = 16000
 };
@@ -2129,7 +2206,7 @@ NETKIT_API int netkit_conn_commit(netkit_loop *loop, netkit_conn conn, size_t le
 
 /* More is to come: hold back what is queued over callbacks and turns until 64 KiB are
  * together (or a small send_max is short of room), or netkit_conn_flush, shutdown,
- * close, or the cork is taken out. */
+ * close, or the cork is taken out. NETKIT_E_NOMEM: the conn ends. Thread: the loop's. */
 NETKIT_API int netkit_conn_cork(netkit_loop *loop, netkit_conn conn, bool corked);
 
 /* Queue bytes together with open descriptors, for the other end of a unix conn:
@@ -2138,7 +2215,7 @@ NETKIT_API int netkit_conn_cork(netkit_loop *loop, netkit_conn conn, bool corked
  * nothing; counts as a borrowed chunk, and its bytes do not count.
  * Returns what netkit_conn_send does, and NETKIT_E_MFILE: no descriptor left for
  * the duplicates; NETKIT_E_NOSYS: not a unix conn; NETKIT_E_TOOBIG: more than
- * NETKIT_FDS_MAX of them, or more than send_max bytes. */
+ * NETKIT_FDS_MAX of them, or more than send_max bytes. Thread: the loop's. */
 NETKIT_API int netkit_conn_send_fds(netkit_loop *loop, netkit_conn conn, const void *data,
                                     size_t len, const uintptr_t *fds, size_t count);
 
@@ -2149,56 +2226,60 @@ NETKIT_API int netkit_conn_send_fds(netkit_loop *loop, netkit_conn conn, const v
  * belong to them. A peer that makes more than fds_max wait ends the conn
  * (NETKIT_E_TOOBIG), and so does losing some because the process had no room for
  * them (NETKIT_E_TRUNCATED). What nobody took is closed with the conn.
- * Returns NETKIT_OK; NETKIT_E_AGAIN: none waits, *out is UINTPTR_MAX. */
+ * Returns NETKIT_OK; NETKIT_E_AGAIN: none waits, *out is UINTPTR_MAX.
+ * Thread: the loop's. */
 NETKIT_API int netkit_conn_take_fd(netkit_loop *loop, netkit_conn conn, uintptr_t *out);
 
-/* Who is at the other end of a unix conn, as netkit_socket_credentials. */
+/* Who is at the other end of a unix conn, as netkit_socket_credentials.
+ * Thread: the loop's. */
 NETKIT_API int netkit_conn_credentials(netkit_loop *loop, netkit_conn conn,
                                        netkit_credentials *out);
 
 /* Have on_drain called once, in a later turn, when `room` bytes fit into the queue:
  * for those who send a lot piece by piece and let others have their turn between.
- * NETKIT_E_TOOBIG: so much never fits. */
+ * NETKIT_E_TOOBIG: so much never fits. Thread: the loop's. */
 NETKIT_API int netkit_conn_want_drain(netkit_loop *loop, netkit_conn conn, size_t room);
 
 /* Send what is queued now instead of when the callback returns. Calls nothing
- * back. */
+ * back. Thread: the loop's. */
 NETKIT_API int netkit_conn_flush(netkit_loop *loop, netkit_conn conn);
 
 /* Stop and restart on_data; pausing in the callback is legal. End of file and
  * reset are held back behind data that is not delivered. Resuming offers what
- * was left unused again (one that was not paused too). */
+ * was left unused again (one that was not paused too). Thread: the loop's. */
 NETKIT_API int netkit_conn_pause(netkit_loop *loop, netkit_conn conn);
 NETKIT_API int netkit_conn_resume(netkit_loop *loop, netkit_conn conn);
 
-/* End our direction after what is queued; receiving goes on. */
+/* End our direction after what is queued; receiving goes on. Thread: the loop's. */
 NETKIT_API int netkit_conn_shutdown(netkit_loop *loop, netkit_conn conn);
 
 /* Close gracefully: send what is queued, end our direction, discard input until
  * the peer ends its own, then on_close. Bounded by close_deadline_ms and
- * drain_max. A second close is NETKIT_OK. */
+ * drain_max. A second close is NETKIT_OK. Thread: the loop's. */
 NETKIT_API int netkit_conn_close(netkit_loop *loop, netkit_conn conn);
 
 /* End at once with a reset; what is queued is dropped, releases and on_close
- * follow from the loop. */
+ * follow from the loop. Thread: the loop's. */
 NETKIT_API int netkit_conn_abort(netkit_loop *loop, netkit_conn conn);
 
-/* Bytes queued and not yet taken by the system; bytes received and not used. */
+/* Bytes queued and not yet taken by the system; bytes received and not used. Both to
+ * *out. Thread: the loop's. */
 NETKIT_API int netkit_conn_queued(netkit_loop *loop, netkit_conn conn, size_t *out);
 NETKIT_API int netkit_conn_unread(netkit_loop *loop, netkit_conn conn, size_t *out);
 
-/* NETKIT_PHASE_* of a conn. */
+/* Returns NETKIT_PHASE_* of a conn, or an error. Thread: the loop's. */
 NETKIT_API int netkit_conn_phase(netkit_loop *loop, netkit_conn conn);
 
-/* Addresses of both ends, written to the caller's *out. */
+/* Addresses of both ends, written to the caller's *out. Thread: the loop's. */
 NETKIT_API int netkit_conn_local(netkit_loop *loop, netkit_conn conn, netkit_addr *out);
 NETKIT_API int netkit_conn_remote(netkit_loop *loop, netkit_conn conn, netkit_addr *out);
 
-/* The system's descriptor: look, set options; never close it. */
+/* The system's descriptor to *native: look, set options; never close it.
+ * Thread: the loop's. */
 NETKIT_API int netkit_conn_native(netkit_loop *loop, netkit_conn conn, uintptr_t *native);
 
 /* Options of its socket, as netkit_socket_set, _get, _set_text and _get_text; what
- * would make the loop wait is NETKIT_E_INVALID. */
+ * would make the loop wait is NETKIT_E_INVALID. Thread: the loop's. */
 NETKIT_API int netkit_conn_set_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
                                       int value);
 NETKIT_API int netkit_conn_get_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
@@ -2208,25 +2289,28 @@ NETKIT_API int netkit_conn_set_option_text(netkit_loop *loop, netkit_conn conn,
 NETKIT_API int netkit_conn_get_option_text(netkit_loop *loop, netkit_conn conn,
                                            netkit_option option, char *text, size_t size);
 
-/* The pointer given to callbacks; NULL for a stale handle. */
+/* Get and set the pointer given to callbacks; NULL for a stale handle.
+ * Thread: the loop's. */
 NETKIT_API void *netkit_conn_user(netkit_loop *loop, netkit_conn conn);
 NETKIT_API int netkit_conn_set_user(netkit_loop *loop, netkit_conn conn, void *user);
 
 /* The conn's own ext_size bytes: zeroed at first, aligned to 16, in place until
- * on_close has returned; NULL for a stale handle or ext_size 0. */
+ * on_close has returned; NULL for a stale handle or ext_size 0. Thread: the loop's. */
 NETKIT_API void *netkit_conn_ext(netkit_loop *loop, netkit_conn conn);
 
 /* Replace table and user (a change of protocol); the table is copied. The new one
- * is offered what the old one leaves unused. */
+ * is offered what the old one leaves unused. NETKIT_E_NOMEM: nothing has changed.
+ * Thread: the loop's. */
 NETKIT_API int netkit_conn_set_handler(netkit_loop *loop, netkit_conn conn,
                                        const netkit_handler *handler, void *user);
 
-/* Change a timeout; 0 = none. The deadline counts from now. */
+/* Change a timeout; 0 = none. The deadline counts from now. NETKIT_E_INVALID for an
+ * idle timeout over INT32_MAX; NETKIT_E_NOMEM. Thread: the loop's. */
 NETKIT_API int netkit_conn_set_idle_timeout(netkit_loop *loop, netkit_conn conn,
                                             uint32_t timeout_ms);
 NETKIT_API int netkit_conn_set_deadline(netkit_loop *loop, netkit_conn conn, uint32_t deadline_ms);
 
-/* Whether it keeps netkit_loop_run going (at first it does). */
+/* Whether it keeps netkit_loop_run going (at first it does). Thread: the loop's. */
 NETKIT_API int netkit_conn_set_referenced(netkit_loop *loop, netkit_conn conn, bool referenced);
 
 /* Received bytes kept beyond the callback. */
@@ -2237,8 +2321,9 @@ typedef struct netkit_buf {
 } netkit_buf;
 
 /* Keep the whole span that on_data was called with (only there): large spans
- * without copying. NETKIT_E_FULL when desc.keep_max bytes are kept already,
- * NETKIT_E_BUSY outside on_data. */
+ * without copying. *out is for netkit_buf_release. NETKIT_E_FULL when desc.keep_max
+ * bytes would be exceeded, NETKIT_E_BUSY outside on_data, NETKIT_E_NOMEM.
+ * Thread: the loop's. */
 NETKIT_API int netkit_conn_keep(netkit_loop *loop, netkit_conn conn, netkit_buf *out);
 
 /* Give it back, before or after the loop is destroyed (then the allocator's
@@ -2249,7 +2334,10 @@ NETKIT_API void netkit_buf_release(netkit_buf *buf);
 /* ---- datagrams: UDP -----------------------------------------------------------
  *
  * A udp is a datagram socket in a loop. One struct describes a datagram on its
- * way in and out, so that what has come can be sent on as it is. */
+ * way in and out, so that what has come can be sent on as it is. Its handle stays
+ * valid until on_close has returned. Once it is closing all calls but close, queued,
+ * user and ext give NETKIT_E_CLOSED; NETKIT_E_STALE, _THREAD and _INVALID: see the
+ * head of "loop". */
 
 typedef struct netkit_udp {
     uint64_t id;
@@ -2335,11 +2423,12 @@ typedef struct netkit_udp_desc {
 /* Open a datagram socket in a loop. `out` may be NULL. When it fails nothing was
  * created. Returns NETKIT_OK, NETKIT_E_INVALID, NETKIT_E_ADDRINUSE,
  * NETKIT_E_ADDRNOTAVAIL, NETKIT_E_ACCESS, NETKIT_E_UNREACHABLE (the peer),
- * NETKIT_E_NOSYS, NETKIT_E_FULL, NETKIT_E_NOMEM, NETKIT_E_MFILE. */
+ * NETKIT_E_NOSYS, NETKIT_E_FULL, NETKIT_E_NOMEM, NETKIT_E_MFILE. Thread: the loop's. */
 NETKIT_API int netkit_udp_open(netkit_loop *loop, const netkit_udp_desc *desc, netkit_udp *out);
 
 /* Send what is queued as far as the system takes it at once, and close. on_close
- * comes from the loop; no other callback does. A second close is NETKIT_OK. */
+ * comes from the loop; no other callback does. A second close is NETKIT_OK.
+ * Thread: the loop's. */
 NETKIT_API int netkit_udp_close(netkit_loop *loop, netkit_udp udp);
 
 /* ---- sending -------------------------------------------------------------------
@@ -2350,14 +2439,15 @@ NETKIT_API int netkit_udp_close(netkit_loop *loop, netkit_udp udp);
  * All of these return NETKIT_OK (or a count); NETKIT_E_FULL: nothing was taken, as
  * send_max bytes wait for the system; on_drain comes once when there is room;
  * NETKIT_E_TOOBIG: longer than a datagram can be, or than send_max;
- * NETKIT_E_NOTCONN: no address and no peer; NETKIT_E_INVALID; NETKIT_E_NOMEM;
- * NETKIT_E_CLOSED; NETKIT_E_STALE. */
+ * NETKIT_E_NOTCONN: no address and no peer; NETKIT_E_INVALID: an address that this
+ * socket cannot send to; NETKIT_E_NOMEM. */
 
-/* Send one datagram. `to` NULL: to the connected peer. */
+/* Send one datagram. `to` NULL: to the connected peer. Thread: the loop's. */
 NETKIT_API int netkit_udp_send(netkit_loop *loop, netkit_udp udp, const netkit_addr *to,
                                const void *data, size_t len);
 
-/* Answer a datagram: to its sender, from the address that it came to. */
+/* Answer a datagram: to its sender, from the address that it came to. `received` may
+ * be a copy kept for later: its data is not looked at. Thread: the loop's. */
 NETKIT_API int netkit_udp_reply(netkit_loop *loop, netkit_udp udp, const netkit_datagram *received,
                                 const void *data, size_t len);
 
@@ -2365,18 +2455,18 @@ NETKIT_API int netkit_udp_reply(netkit_loop *loop, netkit_udp udp, const netkit_
  * stands for many to the same peer, cut by the kernel or the network card where
  * they can, by netkit elsewhere; together at most NETKIT_DATAGRAM_MAX bytes.
  * Returns how many were taken, the first ones of the array, or why the first one
- * was not. */
+ * was not. Thread: the loop's. */
 NETKIT_API int netkit_udp_send_batch(netkit_loop *loop, netkit_udp udp,
                                      const netkit_datagram *datagrams, size_t count);
 
-/* Send what is queued now. Calls nothing back. */
+/* Send what is queued now. Calls nothing back. Thread: the loop's. */
 NETKIT_API int netkit_udp_flush(netkit_loop *loop, netkit_udp udp);
 
 /* ---- receiving, groups --------------------------------------------------------- */
 
 /* Stop and restart on_datagram and on_error; pausing in the callback is legal.
  * Meanwhile datagrams wait in the socket, as far as its buffer goes, and of the sends
- * that fail 16 are told later. */
+ * that fail 16 are told later. Thread: the loop's. */
 NETKIT_API int netkit_udp_pause(netkit_loop *loop, netkit_udp udp);
 NETKIT_API int netkit_udp_resume(netkit_loop *loop, netkit_udp udp);
 
@@ -2384,7 +2474,7 @@ NETKIT_API int netkit_udp_resume(netkit_loop *loop, netkit_udp udp);
  * choice), from any source or (`source` not NULL) from this one. Joining twice is
  * NETKIT_E_ADDRINUSE, leaving what was not joined NETKIT_E_ADDRNOTAVAIL. A udp bound
  * to a wildcard address gets what other sockets of the machine have joined, too:
- * look at `local`. */
+ * look at `local`. Thread: the loop's. */
 NETKIT_API int netkit_udp_join(netkit_loop *loop, netkit_udp udp, const netkit_addr *group,
                                uint32_t interface_index, const netkit_addr *source);
 NETKIT_API int netkit_udp_leave(netkit_loop *loop, netkit_udp udp, const netkit_addr *group,
@@ -2405,37 +2495,40 @@ enum {
     NETKIT_UDP_CAP_ERRORS = 128 /* tells who could not be reached */
 };
 
-/* NETKIT_UDP_CAP_* of this udp to *caps. */
+/* NETKIT_UDP_CAP_* of this udp to *caps. Thread: the loop's. */
 NETKIT_API int netkit_udp_caps(netkit_loop *loop, netkit_udp udp, uint32_t *caps);
 
-/* Its address: the real port after port 0; and the peer it is connected to
- * (NETKIT_E_NOTCONN). */
+/* To *out its address, the real port after port 0; and the peer it is connected to
+ * (NETKIT_E_NOTCONN). Thread: the loop's. */
 NETKIT_API int netkit_udp_local(netkit_loop *loop, netkit_udp udp, netkit_addr *out);
 NETKIT_API int netkit_udp_remote(netkit_loop *loop, netkit_udp udp, netkit_addr *out);
 
-/* Bytes that wait to be sent. */
+/* Bytes that wait to be sent, to *out, each datagram counting 64 more.
+ * Thread: the loop's. */
 NETKIT_API int netkit_udp_queued(netkit_loop *loop, netkit_udp udp, size_t *out);
 
-/* The system's descriptor: look, set options; never close it. */
+/* The system's descriptor to *native: look, set options; never close it.
+ * Thread: the loop's. */
 NETKIT_API int netkit_udp_native(netkit_loop *loop, netkit_udp udp, uintptr_t *native);
 
 /* Options of its socket (NETKIT_OPT_TTL, NETKIT_OPT_MULTICAST_LOOP, ...), as
  * netkit_socket_set and _get. NETKIT_OPT_GRO and NETKIT_OPT_TELL_ERRORS are set by
- * the desc alone. */
+ * the desc alone (NETKIT_E_INVALID, as is NETKIT_OPT_BLOCKING). Thread: the loop's. */
 NETKIT_API int netkit_udp_set_option(netkit_loop *loop, netkit_udp udp, netkit_option option,
                                      int value);
 NETKIT_API int netkit_udp_get_option(netkit_loop *loop, netkit_udp udp, netkit_option option,
                                      int *value);
 
-/* The pointer given to callbacks; NULL for a stale handle. */
+/* Get and set the pointer given to callbacks; NULL for a stale handle.
+ * Thread: the loop's. */
 NETKIT_API void *netkit_udp_user(netkit_loop *loop, netkit_udp udp);
 NETKIT_API int netkit_udp_set_user(netkit_loop *loop, netkit_udp udp, void *user);
 
 /* Its own ext_size bytes: zeroed at first, aligned to 16, in place until on_close
- * has returned; NULL for a stale handle or ext_size 0. */
+ * has returned; NULL for a stale handle or ext_size 0. Thread: the loop's. */
 NETKIT_API void *netkit_udp_ext(netkit_loop *loop, netkit_udp udp);
 
-/* Whether it keeps netkit_loop_run going (at first it does). */
+/* Whether it keeps netkit_loop_run going (at first it does). Thread: the loop's. */
 NETKIT_API int netkit_udp_set_referenced(netkit_loop *loop, netkit_udp udp, bool referenced);
 
 /* ---- datagrams on plain sockets -------------------------------------------------- */
@@ -2447,7 +2540,7 @@ NETKIT_API int netkit_udp_set_referenced(netkit_loop *loop, netkit_udp udp, bool
  * the news that one of ours failed (NETKIT_OPT_TELL_ERRORS).
  * Returns how many, at least 1; NETKIT_E_AGAIN; NETKIT_E_REFUSED and the like: an
  * earlier send of this connected socket has failed, go on receiving.
- * Thread: as netkit_socket_recv. */
+ * Thread: the socket's. */
 NETKIT_API int netkit_socket_recv_datagrams(netkit_socket s, netkit_datagram *datagrams,
                                             size_t count, void *memory, size_t size);
 
@@ -2456,11 +2549,11 @@ NETKIT_API int netkit_socket_recv_datagrams(netkit_socket s, netkit_datagram *da
  * NETKIT_E_TOOBIG, NETKIT_E_ACCESS, NETKIT_E_REFUSED (an earlier one was: send it
  * again), ... Where the system cannot cut segments (NETKIT_UDP_CAP_GSO), segment_size
  * is NETKIT_E_NOSYS: only a udp, which has a queue, can do that for it.
- * Thread: as netkit_socket_send. */
+ * Thread: the socket's. */
 NETKIT_API int netkit_socket_send_datagrams(netkit_socket s, const netkit_datagram *datagrams,
                                             size_t count);
 
-/* netkit_udp_join, _leave and _caps for a plain socket. */
+/* netkit_udp_join, _leave and _caps for a plain socket. Thread: the socket's. */
 NETKIT_API int netkit_socket_join(netkit_socket s, const netkit_addr *group,
                                   uint32_t interface_index, const netkit_addr *source);
 NETKIT_API int netkit_socket_leave(netkit_socket s, const netkit_addr *group,
@@ -2472,7 +2565,8 @@ NETKIT_API int netkit_socket_datagram_caps(netkit_socket s, uint32_t *caps);
  *
  * For those who would rather fetch than be called: games, other languages. With
  * desc.pull what has no callback comes as an event: conns, listeners and udps
- * whose handler leaves it NULL, timers and watches without a function. */
+ * whose handler leaves it NULL, timers and watches without a function. For
+ * NETKIT_E_THREAD and NETKIT_E_INVALID see the head of "loop". */
 
 typedef enum netkit_event_type {
     NETKIT_EVENT_NONE = 0,
@@ -2510,13 +2604,13 @@ typedef struct netkit_event {
  * has begun, or begin one that does not wait. Nothing is queued or copied: each
  * call does the next piece of the turn's work.
  * Returns 1 with *out filled; 0 at the end of the turn (all sent, *out zeroed);
- * NETKIT_E_BUSY in a callback; NETKIT_E_INVALID without desc.pull;
- * NETKIT_E_THREAD. */
+ * NETKIT_E_BUSY in a callback; NETKIT_E_INVALID without desc.pull.
+ * Thread: the loop's. */
 NETKIT_API int netkit_loop_next(netkit_loop *loop, netkit_event *out);
 
 /* Say how many bytes of the DATA event just fetched were used; the rest comes
  * again with more behind it. NETKIT_E_INVALID when that was no DATA event or had
- * fewer bytes. */
+ * fewer bytes. Thread: the loop's. */
 NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used);
 
 /* ---- src/api/arena.h ---- */
@@ -2530,8 +2624,8 @@ NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used);
  *     netkit_arena_reset(&arena);                all gone, memory kept for the next
  *     netkit_arena_free(&arena);
  *
- * A zeroed arena is ready. Pointers into it live until reset or free. Thread: one
- * at a time. */
+ * A zeroed arena is ready. Pointers into it live until reset or free. No argument may
+ * be NULL. "Thread: one at a time." is for each arena. */
 typedef struct netkit_arena {
     size_t chunk_size;          /* asked of the allocator at a time, 0 = 10 KiB */
     size_t size_max;            /* bytes held at most, 0 = 100 MiB */
@@ -2544,20 +2638,23 @@ typedef struct netkit_arena {
 } netkit_arena;
 
 /* `size` bytes aligned to 16, not cleared; 0 bytes is one byte. NULL when size_max
- * would be exceeded or there is no memory: what was taken before stays. */
+ * would be exceeded or there is no memory: what was taken before stays.
+ * Thread: one at a time. */
 NETKIT_API void *netkit_arena_alloc(netkit_arena *arena, size_t size);
 
 /* Room for `count` elements of `size` bytes, cleared. NULL also when the product
- * does not fit a size_t. */
+ * does not fit a size_t. Thread: one at a time. */
 NETKIT_API void *netkit_arena_alloc_array(netkit_arena *arena, size_t count, size_t size);
 
-/* A copy of `len` bytes with a 0 behind it, or NULL. */
+/* A copy of `len` bytes with a 0 behind it, or NULL. Thread: one at a time. */
 NETKIT_API char *netkit_arena_copy(netkit_arena *arena, const void *data, size_t len);
 
-/* Take everything back. Chunks of the usual size are kept for what comes next. */
+/* Take everything back. Chunks of the usual size are kept for what comes next.
+ * Thread: one at a time. */
 NETKIT_API void netkit_arena_reset(netkit_arena *arena);
 
-/* Take everything back and give all memory away; the arena is as new. */
+/* Take everything back and give all memory away; the arena is as new.
+ * Thread: one at a time. */
 NETKIT_API void netkit_arena_free(netkit_arena *arena);
 
 /* ---- src/api/fifo.h ---- */
@@ -2572,7 +2669,8 @@ NETKIT_API void netkit_arena_free(netkit_arena *arena);
  *     netkit_fifo_free(&fifo);
  *
  * A zeroed fifo is ready. Pointers into it live until the next call that takes a
- * netkit_fifo * without const. Thread: one at a time. */
+ * netkit_fifo * without const. No argument may be NULL, but data of 0 bytes.
+ * "Thread: one at a time." is for each fifo. */
 typedef struct netkit_fifo {
     size_t capacity_max;        /* bytes held at most, 0 = 16 MiB */
     netkit_allocator allocator; /* all zero = malloc */
@@ -2584,49 +2682,54 @@ typedef struct netkit_fifo {
     size_t len;
 } netkit_fifo;
 
-/* Bytes that wait. */
+/* Bytes that wait. Thread: one at a time. */
 NETKIT_API size_t netkit_fifo_len(const netkit_fifo *fifo);
 
 /* Append all or nothing: NETKIT_OK, NETKIT_E_FULL (not until some is read),
- * NETKIT_E_TOOBIG (never), NETKIT_E_NOMEM. */
+ * NETKIT_E_TOOBIG (never), NETKIT_E_NOMEM. Thread: one at a time. */
 NETKIT_API int netkit_fifo_write(netkit_fifo *fifo, const void *data, size_t len);
 
-/* Take up to `len` bytes off the front into `out`; returns how many. */
+/* Take up to `len` bytes off the front into `out`; returns how many.
+ * Thread: one at a time. */
 NETKIT_API size_t netkit_fifo_read(netkit_fifo *fifo, void *out, size_t len);
 
-/* Copy up to `len` bytes that stand `offset` behind the front, which stay; returns how many. */
+/* Copy up to `len` bytes that stand `offset` behind the front, which stay; returns how many.
+ * Thread: one at a time. */
 NETKIT_API size_t netkit_fifo_peek(const netkit_fifo *fifo, size_t offset, void *out, size_t len);
 
-/* Drop up to `len` bytes off the front; returns how many. */
+/* Drop up to `len` bytes off the front; returns how many. Thread: one at a time. */
 NETKIT_API size_t netkit_fifo_consume(netkit_fifo *fifo, size_t len);
 
-/* Make room, so that writing `len` more bytes cannot fail. Errors as for write. */
+/* Make room, so that writing `len` more bytes cannot fail. Errors as for write.
+ * Thread: one at a time. */
 NETKIT_API int netkit_fifo_reserve(netkit_fifo *fifo, size_t len);
 
 /* The bytes at the front that lie in one piece: all of them, or those up to the
- * end of the memory. {NULL, 0} when there are none. */
+ * end of the memory. {NULL, 0} when there are none. Thread: one at a time. */
 NETKIT_API netkit_span netkit_fifo_front(const netkit_fifo *fifo);
 
 /* The first `len` bytes in one piece (moving them together when they are not), or
- * NULL when there are fewer. Allocates nothing. */
+ * NULL when there are fewer. Allocates nothing. Thread: one at a time. */
 NETKIT_API const void *netkit_fifo_straighten(netkit_fifo *fifo, size_t len);
 
 /* A place for at least `len` bytes in one piece to write to, for example by recv;
  * *room gets how many fit. Then say with commit how many were written. NULL on the
- * errors of write. */
+ * errors of write. Thread: one at a time. */
 NETKIT_API void *netkit_fifo_space(netkit_fifo *fifo, size_t len, size_t *room);
 
 /* `len` bytes were written to what space returned. NETKIT_E_INVALID when that is
- * more than there was room for. */
+ * more than there was room for. Thread: one at a time. */
 NETKIT_API int netkit_fifo_commit(netkit_fifo *fifo, size_t len);
 
-/* Drop all bytes; the memory is kept. */
+/* Drop all bytes; the memory is kept. Thread: one at a time. */
 NETKIT_API void netkit_fifo_clear(netkit_fifo *fifo);
 
-/* Drop all bytes and give the memory back; the fifo is as new. */
+/* Drop all bytes and give the memory back; the fifo is as new.
+ * Thread: one at a time. */
 NETKIT_API void netkit_fifo_free(netkit_fifo *fifo);
 
-/* Overwrite memory that held a secret, in a way that no compiler leaves out. */
+/* Overwrite memory that held a secret, in a way that no compiler leaves out.
+ * Thread: any. */
 NETKIT_API void netkit_wipe(void *memory, size_t len);
 
 /* ---- src/api/frame.h ---- */
@@ -2650,7 +2753,7 @@ NETKIT_API void netkit_wipe(void *memory, size_t len);
  *     }
  *
  * What waits for its end counts against the conn's recv_max (64 KiB): raise it when
- * size_max is raised. Thread: any. */
+ * size_max is raised. */
 enum {
     NETKIT_FRAME_LENGTH = 0,    /* a header with the length, then that many bytes */
     NETKIT_FRAME_DELIMITER = 1, /* bytes up to a delimiter, as in lines of text */
@@ -2682,14 +2785,14 @@ typedef struct netkit_frame {
 /* Cut the frame that begins *used bytes into `data`. Returns 1 with *out filled and
  * *used behind the frame; 0 when its end has not come yet, NETKIT_E_TOOBIG when it is
  * longer than size_max, NETKIT_E_INVALID when its length is less than its header's or
- * the framing makes no sense; *used is unchanged then. */
+ * the framing makes no sense; *used is unchanged then. Thread: any. */
 NETKIT_API int netkit_frame_next(const netkit_framing *framing, const void *data, size_t len,
                                  size_t *used, netkit_frame *out);
 
 /* Write the header that announces `len` bytes of data to `out`, which has room for
  * header_bytes: the length is put in its place, other bytes stay as they are. Returns
  * the bytes of the header (0 for the other kinds), NETKIT_E_TOOBIG for more than
- * size_max or than the length can say, NETKIT_E_INVALID. */
+ * size_max or than the length can say, NETKIT_E_INVALID. Thread: any. */
 NETKIT_API int netkit_frame_header(const netkit_framing *framing, size_t len, void *out);
 
 /* Send `len` bytes as one frame: header before or delimiter behind, all or nothing, as
@@ -2706,7 +2809,8 @@ NETKIT_API int netkit_frame_send(netkit_loop *loop, netkit_conn conn, const netk
  * What netkit's own handles are made of, for a program's players, sessions and
  * requests: objects that never move, named by 64-bit handles, where the handle of
  * one that is gone is never the handle of another. Memory is taken for 256 objects at
- * a time. Thread: one at a time. */
+ * a time. No argument may be NULL that is not said to be. "Thread: one at a time." is
+ * for each map. */
 typedef struct netkit_slotmap netkit_slotmap;
 
 typedef struct netkit_slotmap_desc {
@@ -2715,27 +2819,31 @@ typedef struct netkit_slotmap_desc {
     netkit_allocator allocator; /* all zero = malloc */
 } netkit_slotmap_desc;
 
-/* Make one. NETKIT_E_INVALID, NETKIT_E_NOMEM; *out is NULL then. */
+/* Make one. NETKIT_E_INVALID, NETKIT_E_NOMEM; *out is NULL then. Thread: any. */
 NETKIT_API int netkit_slotmap_create(netkit_slotmap **out, const netkit_slotmap_desc *desc);
 
-/* Free it with all objects. NULL is legal. */
+/* Free it with all objects. NULL is legal. Thread: one at a time. */
 NETKIT_API void netkit_slotmap_destroy(netkit_slotmap *map);
 
 /* A new object, zeroed, aligned to 16: *handle names it until it is removed, never 0.
- * `object` may be NULL. NETKIT_E_FULL at count_max, NETKIT_E_NOMEM. */
+ * `object` may be NULL. NETKIT_E_FULL at count_max, NETKIT_E_NOMEM.
+ * Thread: one at a time. */
 NETKIT_API int netkit_slotmap_add(netkit_slotmap *map, uint64_t *handle, void **object);
 
-/* The object of a handle; NULL when it is gone, or never was of this map. */
+/* The object of a handle; NULL when it is gone, or never was of this map.
+ * Thread: one at a time. */
 NETKIT_API void *netkit_slotmap_find(const netkit_slotmap *map, uint64_t handle);
 
-/* Remove an object; NETKIT_E_STALE when the handle names none. */
+/* Remove an object; NETKIT_E_STALE when the handle names none.
+ * Thread: one at a time. */
 NETKIT_API int netkit_slotmap_remove(netkit_slotmap *map, uint64_t handle);
 
-/* Objects there are. */
+/* Objects there are. Thread: one at a time. */
 NETKIT_API uint32_t netkit_slotmap_count(const netkit_slotmap *map);
 
 /* The object behind that of `after` in the order of slots (0 = the first), for loops
- * that may remove what they meet; its handle, or 0 at the end. */
+ * that may remove what they meet; its handle, or 0 at the end.
+ * Thread: one at a time. */
 NETKIT_API uint64_t netkit_slotmap_next(const netkit_slotmap *map, uint64_t after);
 #ifdef __cplusplus
 }
@@ -15896,6 +16004,19 @@ static uint32_t nki_or(uint32_t value, uint32_t fallback) {
     return value == 0 ? fallback : value;
 }
 
+/* Places for an answer are safe to read when there is none. */
+static NKI_OUTLINE void nki_no_answer(void *out, size_t size) {
+    if (out != NULL) {
+        memset(out, 0, size);
+    }
+}
+
+static void nki_no_native(uintptr_t *out) {
+    if (out != NULL) {
+        *out = UINTPTR_MAX;
+    }
+}
+
 static netkit_conn nki_conn_handle(const nki_conn *c) {
     netkit_conn handle;
     handle.id = c->source.id;
@@ -18100,6 +18221,7 @@ NETKIT_API int netkit_listener_close(netkit_loop *loop, netkit_listener listener
 NETKIT_API int netkit_listener_local(netkit_loop *loop, netkit_listener listener,
                                      netkit_addr *out) {
     nki_listener *l;
+    nki_no_answer(out, sizeof *out);
     int error = nki_listener_find(loop, listener, &l);
     if (error != NETKIT_OK) {
         return error;
@@ -18137,6 +18259,7 @@ NETKIT_API int netkit_listener_set_option(netkit_loop *loop, netkit_listener lis
 NETKIT_API int netkit_listener_get_option(netkit_loop *loop, netkit_listener listener,
                                           netkit_option option, int *value) {
     nki_listener *l;
+    nki_no_answer(value, sizeof *value);
     int error = nki_listener_find_socket(loop, listener, value, &l);
     return error != NETKIT_OK ? error
                               : loop->driver->get_option(loop, l->source.socket, option, value);
@@ -18675,6 +18798,8 @@ static unsigned char *nki_out_place(netkit_loop *loop, const nki_conn *c, size_t
 NETKIT_API int netkit_conn_reserve(netkit_loop *loop, netkit_conn conn, size_t len, void **out,
                                    size_t *room) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
+    nki_no_answer(room, sizeof *room);
     int error = nki_send_check(loop, conn, &c);
     if (error == NETKIT_OK && (out == NULL || room == NULL)) {
         error = NETKIT_E_INVALID;
@@ -18682,8 +18807,6 @@ NETKIT_API int netkit_conn_reserve(netkit_loop *loop, netkit_conn conn, size_t l
     if (error != NETKIT_OK) {
         return error;
     }
-    *out = NULL;
-    *room = 0;
     len = NKI_MAX(len, (size_t)1);
     if (len > NETKIT_RESERVE_MAX) {
         return NETKIT_E_TOOBIG;
@@ -18934,6 +19057,7 @@ NETKIT_API int netkit_conn_abort(netkit_loop *loop, netkit_conn conn) {
 
 NETKIT_API int netkit_conn_queued(netkit_loop *loop, netkit_conn conn, size_t *out) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
     int error = nki_conn_find(loop, conn, &c);
     if (error != NETKIT_OK || out == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
@@ -18944,6 +19068,7 @@ NETKIT_API int netkit_conn_queued(netkit_loop *loop, netkit_conn conn, size_t *o
 
 NETKIT_API int netkit_conn_unread(netkit_loop *loop, netkit_conn conn, size_t *out) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
     int error = nki_conn_find(loop, conn, &c);
     if (error != NETKIT_OK || out == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
@@ -18979,18 +19104,21 @@ static int nki_conn_find_socket(netkit_loop *loop, netkit_conn conn, const void 
 
 NETKIT_API int netkit_conn_local(netkit_loop *loop, netkit_conn conn, netkit_addr *out) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
     int error = nki_conn_find_socket(loop, conn, out, &c);
     return error != NETKIT_OK ? error : loop->driver->local(loop, c->source.socket, out);
 }
 
 NETKIT_API int netkit_conn_remote(netkit_loop *loop, netkit_conn conn, netkit_addr *out) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
     int error = nki_conn_find_socket(loop, conn, out, &c);
     return error != NETKIT_OK ? error : loop->driver->remote(loop, c->source.socket, out);
 }
 
 NETKIT_API int netkit_conn_native(netkit_loop *loop, netkit_conn conn, uintptr_t *native) {
     nki_conn *c;
+    nki_no_native(native);
     int error = nki_conn_find_socket(loop, conn, native, &c);
     if (error == NETKIT_OK) {
         *native = c->source.socket;
@@ -19013,6 +19141,7 @@ NETKIT_API int netkit_conn_set_option(netkit_loop *loop, netkit_conn conn, netki
 NETKIT_API int netkit_conn_get_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
                                       int *value) {
     nki_conn *c;
+    nki_no_answer(value, sizeof *value);
     int error = nki_conn_find_socket(loop, conn, value, &c);
     return error != NETKIT_OK ? error
                               : loop->driver->get_option(loop, c->source.socket, option, value);
@@ -19147,11 +19276,11 @@ NETKIT_API int netkit_conn_set_referenced(netkit_loop *loop, netkit_conn conn, b
 
 NETKIT_API int netkit_conn_keep(netkit_loop *loop, netkit_conn conn, netkit_buf *out) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
     int error = nki_conn_find(loop, conn, &c);
     if (error != NETKIT_OK || out == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
     }
-    memset(out, 0, sizeof *out);
     return nki_is_in_data(loop, c) ? nki_keep(loop, out) : NETKIT_E_BUSY;
 }
 
@@ -20468,6 +20597,7 @@ static int nki_udp_find_socket(netkit_loop *loop, netkit_udp udp, const void *ou
 
 NETKIT_API int netkit_udp_caps(netkit_loop *loop, netkit_udp udp, uint32_t *caps) {
     nki_udp *u;
+    nki_no_answer(caps, sizeof *caps);
     int error = nki_udp_find_socket(loop, udp, caps, &u);
     if (error == NETKIT_OK) {
         bool lacks_gso = (u->flags & NKI_D_GSO) == 0;
@@ -20478,18 +20608,21 @@ NETKIT_API int netkit_udp_caps(netkit_loop *loop, netkit_udp udp, uint32_t *caps
 
 NETKIT_API int netkit_udp_local(netkit_loop *loop, netkit_udp udp, netkit_addr *out) {
     nki_udp *u;
+    nki_no_answer(out, sizeof *out);
     int error = nki_udp_find_socket(loop, udp, out, &u);
     return error != NETKIT_OK ? error : loop->driver->local(loop, u->source.socket, out);
 }
 
 NETKIT_API int netkit_udp_remote(netkit_loop *loop, netkit_udp udp, netkit_addr *out) {
     nki_udp *u;
+    nki_no_answer(out, sizeof *out);
     int error = nki_udp_find_socket(loop, udp, out, &u);
     return error != NETKIT_OK ? error : loop->driver->remote(loop, u->source.socket, out);
 }
 
 NETKIT_API int netkit_udp_queued(netkit_loop *loop, netkit_udp udp, size_t *out) {
     nki_udp *u;
+    nki_no_answer(out, sizeof *out);
     int error = nki_udp_find(loop, udp, &u);
     if (error != NETKIT_OK || out == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
@@ -20500,6 +20633,7 @@ NETKIT_API int netkit_udp_queued(netkit_loop *loop, netkit_udp udp, size_t *out)
 
 NETKIT_API int netkit_udp_native(netkit_loop *loop, netkit_udp udp, uintptr_t *native) {
     nki_udp *u;
+    nki_no_native(native);
     int error = nki_udp_find_socket(loop, udp, native, &u);
     if (error == NETKIT_OK) {
         *native = u->source.socket;
@@ -20523,6 +20657,7 @@ NETKIT_API int netkit_udp_set_option(netkit_loop *loop, netkit_udp udp, netkit_o
 NETKIT_API int netkit_udp_get_option(netkit_loop *loop, netkit_udp udp, netkit_option option,
                                      int *value) {
     nki_udp *u;
+    nki_no_answer(value, sizeof *value);
     int error = nki_udp_find_socket(loop, udp, value, &u);
     return error != NETKIT_OK ? error
                               : loop->driver->get_option(loop, u->source.socket, option, value);
@@ -20976,6 +21111,7 @@ NETKIT_API int netkit_timer_stop(netkit_loop *loop, netkit_timer timer) {
 
 NETKIT_API int netkit_timer_remaining(netkit_loop *loop, netkit_timer timer, uint64_t *out_us) {
     nki_timer *t;
+    nki_no_answer(out_us, sizeof *out_us);
     int error = nki_timer_find(loop, timer, &t);
     if (error != NETKIT_OK || out_us == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
@@ -24110,7 +24246,7 @@ static int nki_enter_run(netkit_loop *loop) {
         return NETKIT_E_BUSY;
     }
     if (loop->owner == 0) {
-        loop->owner = nki_os_thread_id();
+        nki_atomic_store_relaxed(&loop->owner, nki_os_thread_id()); /* others may ask just now */
     }
     return NETKIT_OK;
 }
@@ -24245,6 +24381,7 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us) {
 }
 
 NETKIT_API int netkit_loop_next(netkit_loop *loop, netkit_event *out) {
+    nki_no_answer(out, sizeof *out);
     int error = nki_enter_run(loop);
     if (error != NETKIT_OK) {
         return error;
@@ -24252,7 +24389,6 @@ NETKIT_API int netkit_loop_next(netkit_loop *loop, netkit_event *out) {
     if (out == NULL || !loop->desc.pull) {
         return NETKIT_E_INVALID;
     }
-    memset(out, 0, sizeof *out);
     loop->is_running = 1;
     if (!loop->is_pulled_fresh) {
         bool is_new = loop->phase == NKI_TURN_NONE && loop->pulled.type == NETKIT_EVENT_NONE;
@@ -24307,7 +24443,7 @@ NETKIT_API int netkit_loop_adopt(netkit_loop *loop) {
     }
     int error = loop->driver->rebind == NULL ? NETKIT_OK : loop->driver->rebind(loop);
     if (error == NETKIT_OK) {
-        loop->owner = nki_os_thread_id();
+        nki_atomic_store_relaxed(&loop->owner, nki_os_thread_id());
     }
     return error;
 }
@@ -24361,7 +24497,7 @@ NETKIT_API int netkit_loop_stop(netkit_loop *loop) {
 }
 
 NETKIT_API bool netkit_loop_is_owner(const netkit_loop *loop) {
-    return loop != NULL && loop->owner == nki_os_thread_id();
+    return loop != NULL && nki_atomic_load_relaxed(&loop->owner) == nki_os_thread_id();
 }
 
 /* ---- looking ---- */
@@ -24406,6 +24542,7 @@ NETKIT_API uint32_t netkit_loop_references(const netkit_loop *loop) {
 }
 
 NETKIT_API int netkit_loop_native(netkit_loop *loop, uintptr_t *native) {
+    nki_no_native(native);
     int error = nki_enter(loop);
     if (error != NETKIT_OK || native == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;

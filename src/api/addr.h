@@ -60,7 +60,8 @@ NETKIT_API int netkit_addr_parse_n(netkit_addr *out, const char *text, size_t le
 NETKIT_API int netkit_addr_format(const netkit_addr *addr, char *text, size_t size);
 
 /* The IP of an address alone, without brackets and port, with its zone; a unix
- * address has none (NETKIT_E_INVALID). Otherwise as netkit_addr_format. */
+ * address has none (NETKIT_E_INVALID). Otherwise as netkit_addr_format.
+ * Thread: any. */
 NETKIT_API int netkit_addr_format_ip(const netkit_addr *addr, char *text, size_t size);
 
 /* Whether two addresses are the same place: an IPv4 address equals its

@@ -1,7 +1,8 @@
 /* ---- connections ----------------------------------------------------------
  *
  * A conn is a stream in a loop: accepted, dialled or adopted. Its handle stays
- * valid until on_close has returned. */
+ * valid until on_close has returned. NETKIT_E_STALE, _THREAD, _INVALID and _CLOSED
+ * of the calls whose thread is the loop's: see the head of "loop". */
 
 /* What was being done when a conn ended. */
 typedef enum netkit_op {
@@ -33,7 +34,7 @@ typedef struct netkit_close_info {
 } netkit_close_info;
 
 /* The whole reason as one sentence with its numbers. Returns its length as
- * snprintf does. Thread: any. */
+ * snprintf does, or NETKIT_E_INVALID. Thread: any. */
 NETKIT_API int netkit_close_describe(const netkit_close_info *info, char *text, size_t size);
 
 /* One table of callbacks for each behaviour; conns share it. NULL = default. */
@@ -120,20 +121,23 @@ typedef struct netkit_listen_desc {
 } netkit_listen_desc;
 
 /* Listen and accept. `out` may be NULL. When it fails nothing was created.
- * Returns NETKIT_OK, NETKIT_E_INVALID, NETKIT_E_ADDRINUSE, NETKIT_E_ACCESS,
- * NETKIT_E_ADDRNOTAVAIL, NETKIT_E_NOSYS, NETKIT_E_FULL, NETKIT_E_NOMEM,
- * NETKIT_E_MFILE. */
+ * Returns NETKIT_OK, NETKIT_E_INVALID (also for a value no field can have),
+ * NETKIT_E_ADDRINUSE, NETKIT_E_ACCESS, NETKIT_E_ADDRNOTAVAIL, NETKIT_E_NOSYS,
+ * NETKIT_E_FULL, NETKIT_E_NOMEM, NETKIT_E_MFILE. Thread: the loop's. */
 NETKIT_API int netkit_listen(netkit_loop *loop, const netkit_listen_desc *desc,
                              netkit_listener *out);
 
-/* Stop listening; accepted conns live on. on_close comes from the loop. */
+/* Stop listening; accepted conns live on. on_close comes from the loop.
+ * A second close is NETKIT_OK. Thread: the loop's. */
 NETKIT_API int netkit_listener_close(netkit_loop *loop, netkit_listener listener);
 
-/* The address it is bound to: the real port after port 0. */
+/* The address it is bound to, to *out: the real port after port 0.
+ * NETKIT_E_CLOSED when it is closing. Thread: the loop's. */
 NETKIT_API int netkit_listener_local(netkit_loop *loop, netkit_listener listener, netkit_addr *out);
 
 /* Options of its socket, as netkit_socket_set, _get, _set_text and _get_text. Most
- * pass to the conns it accepts from then on. NETKIT_E_CLOSED when it is closing. */
+ * pass to the conns it accepts from then on. NETKIT_E_CLOSED when it is closing.
+ * Thread: the loop's. */
 NETKIT_API int netkit_listener_set_option(netkit_loop *loop, netkit_listener listener,
                                           netkit_option option, int value);
 NETKIT_API int netkit_listener_get_option(netkit_loop *loop, netkit_listener listener,
@@ -143,7 +147,7 @@ NETKIT_API int netkit_listener_set_option_text(netkit_loop *loop, netkit_listene
 NETKIT_API int netkit_listener_get_option_text(netkit_loop *loop, netkit_listener listener,
                                                netkit_option option, char *text, size_t size);
 
-/* Whether it keeps netkit_loop_run going (at first it does). */
+/* Whether it keeps netkit_loop_run going (at first it does). Thread: the loop's. */
 NETKIT_API int netkit_listener_set_referenced(netkit_loop *loop, netkit_listener listener,
                                               bool referenced);
 
@@ -163,7 +167,8 @@ typedef struct netkit_connect_desc {
  * success on on_close comes exactly once, whatever happens; before on_open it
  * says why connecting failed.
  * Returns NETKIT_OK, or an error that could be told at once and then nothing is
- * called. `out` may be NULL. */
+ * called: NETKIT_E_INVALID, NETKIT_E_FULL, NETKIT_E_NOMEM, NETKIT_E_MFILE, what the
+ * system says of `source`, ... `out` may be NULL. Thread: the loop's. */
 NETKIT_API int netkit_connect(netkit_loop *loop, const netkit_connect_desc *desc, netkit_conn *out);
 
 typedef struct netkit_adopt_desc {
@@ -173,24 +178,28 @@ typedef struct netkit_adopt_desc {
     void *user;
 } netkit_adopt_desc;
 
-/* Take a connected socket into the loop; on_open comes from the loop. */
+/* Take a connected socket into the loop; on_open comes from the loop. `out` may be
+ * NULL. On failure the socket stays the caller's.
+ * Returns NETKIT_OK, NETKIT_E_INVALID, NETKIT_E_FULL, NETKIT_E_NOMEM, ...
+ * Thread: the loop's. */
 NETKIT_API int netkit_adopt(netkit_loop *loop, const netkit_adopt_desc *desc, netkit_conn *out);
 
 /* ---- using conns ------------------------------------------------------------
  *
- * All of these give NETKIT_E_STALE for a handle that names nothing alive, and
- * NETKIT_E_CLOSED once the conn is closing; then only what looks, close and abort
- * are left. */
+ * All of these give NETKIT_E_CLOSED once the conn is closing; then only what looks,
+ * close and abort are left. When it has ended, in on_close too, its socket is gone:
+ * addresses, descriptor, options and credentials give NETKIT_E_CLOSED as well. */
 
 /* Queue bytes; they are copied and go out together when the callback returns.
  * Takes all or nothing.
  * Returns NETKIT_OK; NETKIT_E_FULL: nothing was taken, on_drain comes once when
  * this size fits; NETKIT_E_TOOBIG: it can never fit; NETKIT_E_NOMEM: the conn
  * ends, as a stream must not lose its middle; NETKIT_E_CLOSED after
- * netkit_conn_shutdown. */
+ * netkit_conn_shutdown. Thread: the loop's. */
 NETKIT_API int netkit_conn_send(netkit_loop *loop, netkit_conn conn, const void *data, size_t len);
 
-/* The same for the spans of an array, as one. */
+/* The same for the spans of an array, as one. The array is used during the call.
+ * Thread: the loop's. */
 NETKIT_API int netkit_conn_sendv(netkit_loop *loop, netkit_conn conn, const netkit_span *spans,
                                  size_t count);
 
@@ -201,7 +210,8 @@ typedef void (*netkit_release_fn)(netkit_loop *loop, int status, void *user);
 /* Queue bytes without copying: `data` is lent until release is called. When the
  * call fails release is not called and the memory is the caller's. Borrowed
  * bytes do not count against send_max, but their number against chunks_max
- * (then NETKIT_E_FULL and on_drain). */
+ * (then NETKIT_E_FULL and on_drain). NETKIT_E_NOMEM: not lent; the conn may end.
+ * Thread: the loop's. */
 NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, const void *data,
                                          size_t len, netkit_release_fn release, void *user);
 
@@ -210,7 +220,7 @@ NETKIT_API int netkit_conn_send_borrowed(netkit_loop *loop, netkit_conn conn, co
  * system moves them by itself where it can; reading from a slow disk holds the loop.
  * Counts against chunks_max and not send_max; `release` (may be NULL) as for borrowed
  * memory. NETKIT_E_TRUNCATED: the file has fewer bytes; when it is cut later, the conn
- * ends with that code. NETKIT_E_INVALID: not a plain file. */
+ * ends with that code. NETKIT_E_INVALID: not a plain file. Thread: the loop's. */
 NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintptr_t file,
                                      uint64_t offset, uint64_t len, netkit_release_fn release,
                                      void *user);
@@ -220,7 +230,9 @@ NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintpt
  * can be had), commit queues the first `len` that were written. The place lives until
  * commit, any other call for a conn, or the callback's return. reserve: NETKIT_E_FULL
  * and NETKIT_E_TOOBIG as send, NETKIT_E_NOMEM (nothing is lost). commit:
- * NETKIT_E_INVALID for more than was reserved, or when the place is gone. */
+ * NETKIT_E_INVALID for more than was reserved, or when the place is gone;
+ * NETKIT_E_NOMEM: the conn ends.
+ * Thread: the loop's. */
 enum {
     NETKIT_RESERVE_MAX = 16000
 };
@@ -230,7 +242,7 @@ NETKIT_API int netkit_conn_commit(netkit_loop *loop, netkit_conn conn, size_t le
 
 /* More is to come: hold back what is queued over callbacks and turns until 64 KiB are
  * together (or a small send_max is short of room), or netkit_conn_flush, shutdown,
- * close, or the cork is taken out. */
+ * close, or the cork is taken out. NETKIT_E_NOMEM: the conn ends. Thread: the loop's. */
 NETKIT_API int netkit_conn_cork(netkit_loop *loop, netkit_conn conn, bool corked);
 
 /* Queue bytes together with open descriptors, for the other end of a unix conn:
@@ -239,7 +251,7 @@ NETKIT_API int netkit_conn_cork(netkit_loop *loop, netkit_conn conn, bool corked
  * nothing; counts as a borrowed chunk, and its bytes do not count.
  * Returns what netkit_conn_send does, and NETKIT_E_MFILE: no descriptor left for
  * the duplicates; NETKIT_E_NOSYS: not a unix conn; NETKIT_E_TOOBIG: more than
- * NETKIT_FDS_MAX of them, or more than send_max bytes. */
+ * NETKIT_FDS_MAX of them, or more than send_max bytes. Thread: the loop's. */
 NETKIT_API int netkit_conn_send_fds(netkit_loop *loop, netkit_conn conn, const void *data,
                                     size_t len, const uintptr_t *fds, size_t count);
 
@@ -250,56 +262,60 @@ NETKIT_API int netkit_conn_send_fds(netkit_loop *loop, netkit_conn conn, const v
  * belong to them. A peer that makes more than fds_max wait ends the conn
  * (NETKIT_E_TOOBIG), and so does losing some because the process had no room for
  * them (NETKIT_E_TRUNCATED). What nobody took is closed with the conn.
- * Returns NETKIT_OK; NETKIT_E_AGAIN: none waits, *out is UINTPTR_MAX. */
+ * Returns NETKIT_OK; NETKIT_E_AGAIN: none waits, *out is UINTPTR_MAX.
+ * Thread: the loop's. */
 NETKIT_API int netkit_conn_take_fd(netkit_loop *loop, netkit_conn conn, uintptr_t *out);
 
-/* Who is at the other end of a unix conn, as netkit_socket_credentials. */
+/* Who is at the other end of a unix conn, as netkit_socket_credentials.
+ * Thread: the loop's. */
 NETKIT_API int netkit_conn_credentials(netkit_loop *loop, netkit_conn conn,
                                        netkit_credentials *out);
 
 /* Have on_drain called once, in a later turn, when `room` bytes fit into the queue:
  * for those who send a lot piece by piece and let others have their turn between.
- * NETKIT_E_TOOBIG: so much never fits. */
+ * NETKIT_E_TOOBIG: so much never fits. Thread: the loop's. */
 NETKIT_API int netkit_conn_want_drain(netkit_loop *loop, netkit_conn conn, size_t room);
 
 /* Send what is queued now instead of when the callback returns. Calls nothing
- * back. */
+ * back. Thread: the loop's. */
 NETKIT_API int netkit_conn_flush(netkit_loop *loop, netkit_conn conn);
 
 /* Stop and restart on_data; pausing in the callback is legal. End of file and
  * reset are held back behind data that is not delivered. Resuming offers what
- * was left unused again (one that was not paused too). */
+ * was left unused again (one that was not paused too). Thread: the loop's. */
 NETKIT_API int netkit_conn_pause(netkit_loop *loop, netkit_conn conn);
 NETKIT_API int netkit_conn_resume(netkit_loop *loop, netkit_conn conn);
 
-/* End our direction after what is queued; receiving goes on. */
+/* End our direction after what is queued; receiving goes on. Thread: the loop's. */
 NETKIT_API int netkit_conn_shutdown(netkit_loop *loop, netkit_conn conn);
 
 /* Close gracefully: send what is queued, end our direction, discard input until
  * the peer ends its own, then on_close. Bounded by close_deadline_ms and
- * drain_max. A second close is NETKIT_OK. */
+ * drain_max. A second close is NETKIT_OK. Thread: the loop's. */
 NETKIT_API int netkit_conn_close(netkit_loop *loop, netkit_conn conn);
 
 /* End at once with a reset; what is queued is dropped, releases and on_close
- * follow from the loop. */
+ * follow from the loop. Thread: the loop's. */
 NETKIT_API int netkit_conn_abort(netkit_loop *loop, netkit_conn conn);
 
-/* Bytes queued and not yet taken by the system; bytes received and not used. */
+/* Bytes queued and not yet taken by the system; bytes received and not used. Both to
+ * *out. Thread: the loop's. */
 NETKIT_API int netkit_conn_queued(netkit_loop *loop, netkit_conn conn, size_t *out);
 NETKIT_API int netkit_conn_unread(netkit_loop *loop, netkit_conn conn, size_t *out);
 
-/* NETKIT_PHASE_* of a conn. */
+/* Returns NETKIT_PHASE_* of a conn, or an error. Thread: the loop's. */
 NETKIT_API int netkit_conn_phase(netkit_loop *loop, netkit_conn conn);
 
-/* Addresses of both ends, written to the caller's *out. */
+/* Addresses of both ends, written to the caller's *out. Thread: the loop's. */
 NETKIT_API int netkit_conn_local(netkit_loop *loop, netkit_conn conn, netkit_addr *out);
 NETKIT_API int netkit_conn_remote(netkit_loop *loop, netkit_conn conn, netkit_addr *out);
 
-/* The system's descriptor: look, set options; never close it. */
+/* The system's descriptor to *native: look, set options; never close it.
+ * Thread: the loop's. */
 NETKIT_API int netkit_conn_native(netkit_loop *loop, netkit_conn conn, uintptr_t *native);
 
 /* Options of its socket, as netkit_socket_set, _get, _set_text and _get_text; what
- * would make the loop wait is NETKIT_E_INVALID. */
+ * would make the loop wait is NETKIT_E_INVALID. Thread: the loop's. */
 NETKIT_API int netkit_conn_set_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
                                       int value);
 NETKIT_API int netkit_conn_get_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
@@ -309,25 +325,28 @@ NETKIT_API int netkit_conn_set_option_text(netkit_loop *loop, netkit_conn conn,
 NETKIT_API int netkit_conn_get_option_text(netkit_loop *loop, netkit_conn conn,
                                            netkit_option option, char *text, size_t size);
 
-/* The pointer given to callbacks; NULL for a stale handle. */
+/* Get and set the pointer given to callbacks; NULL for a stale handle.
+ * Thread: the loop's. */
 NETKIT_API void *netkit_conn_user(netkit_loop *loop, netkit_conn conn);
 NETKIT_API int netkit_conn_set_user(netkit_loop *loop, netkit_conn conn, void *user);
 
 /* The conn's own ext_size bytes: zeroed at first, aligned to 16, in place until
- * on_close has returned; NULL for a stale handle or ext_size 0. */
+ * on_close has returned; NULL for a stale handle or ext_size 0. Thread: the loop's. */
 NETKIT_API void *netkit_conn_ext(netkit_loop *loop, netkit_conn conn);
 
 /* Replace table and user (a change of protocol); the table is copied. The new one
- * is offered what the old one leaves unused. */
+ * is offered what the old one leaves unused. NETKIT_E_NOMEM: nothing has changed.
+ * Thread: the loop's. */
 NETKIT_API int netkit_conn_set_handler(netkit_loop *loop, netkit_conn conn,
                                        const netkit_handler *handler, void *user);
 
-/* Change a timeout; 0 = none. The deadline counts from now. */
+/* Change a timeout; 0 = none. The deadline counts from now. NETKIT_E_INVALID for an
+ * idle timeout over INT32_MAX; NETKIT_E_NOMEM. Thread: the loop's. */
 NETKIT_API int netkit_conn_set_idle_timeout(netkit_loop *loop, netkit_conn conn,
                                             uint32_t timeout_ms);
 NETKIT_API int netkit_conn_set_deadline(netkit_loop *loop, netkit_conn conn, uint32_t deadline_ms);
 
-/* Whether it keeps netkit_loop_run going (at first it does). */
+/* Whether it keeps netkit_loop_run going (at first it does). Thread: the loop's. */
 NETKIT_API int netkit_conn_set_referenced(netkit_loop *loop, netkit_conn conn, bool referenced);
 
 /* Received bytes kept beyond the callback. */
@@ -338,8 +357,9 @@ typedef struct netkit_buf {
 } netkit_buf;
 
 /* Keep the whole span that on_data was called with (only there): large spans
- * without copying. NETKIT_E_FULL when desc.keep_max bytes are kept already,
- * NETKIT_E_BUSY outside on_data. */
+ * without copying. *out is for netkit_buf_release. NETKIT_E_FULL when desc.keep_max
+ * bytes would be exceeded, NETKIT_E_BUSY outside on_data, NETKIT_E_NOMEM.
+ * Thread: the loop's. */
 NETKIT_API int netkit_conn_keep(netkit_loop *loop, netkit_conn conn, netkit_buf *out);
 
 /* Give it back, before or after the loop is destroyed (then the allocator's

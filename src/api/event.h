@@ -2,7 +2,8 @@
  *
  * For those who would rather fetch than be called: games, other languages. With
  * desc.pull what has no callback comes as an event: conns, listeners and udps
- * whose handler leaves it NULL, timers and watches without a function. */
+ * whose handler leaves it NULL, timers and watches without a function. For
+ * NETKIT_E_THREAD and NETKIT_E_INVALID see the head of "loop". */
 
 typedef enum netkit_event_type {
     NETKIT_EVENT_NONE = 0,
@@ -40,11 +41,11 @@ typedef struct netkit_event {
  * has begun, or begin one that does not wait. Nothing is queued or copied: each
  * call does the next piece of the turn's work.
  * Returns 1 with *out filled; 0 at the end of the turn (all sent, *out zeroed);
- * NETKIT_E_BUSY in a callback; NETKIT_E_INVALID without desc.pull;
- * NETKIT_E_THREAD. */
+ * NETKIT_E_BUSY in a callback; NETKIT_E_INVALID without desc.pull.
+ * Thread: the loop's. */
 NETKIT_API int netkit_loop_next(netkit_loop *loop, netkit_event *out);
 
 /* Say how many bytes of the DATA event just fetched were used; the rest comes
  * again with more behind it. NETKIT_E_INVALID when that was no DATA event or had
- * fewer bytes. */
+ * fewer bytes. Thread: the loop's. */
 NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used);

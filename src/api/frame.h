@@ -18,7 +18,7 @@
  *     }
  *
  * What waits for its end counts against the conn's recv_max (64 KiB): raise it when
- * size_max is raised. Thread: any. */
+ * size_max is raised. */
 enum {
     NETKIT_FRAME_LENGTH = 0,    /* a header with the length, then that many bytes */
     NETKIT_FRAME_DELIMITER = 1, /* bytes up to a delimiter, as in lines of text */
@@ -50,14 +50,14 @@ typedef struct netkit_frame {
 /* Cut the frame that begins *used bytes into `data`. Returns 1 with *out filled and
  * *used behind the frame; 0 when its end has not come yet, NETKIT_E_TOOBIG when it is
  * longer than size_max, NETKIT_E_INVALID when its length is less than its header's or
- * the framing makes no sense; *used is unchanged then. */
+ * the framing makes no sense; *used is unchanged then. Thread: any. */
 NETKIT_API int netkit_frame_next(const netkit_framing *framing, const void *data, size_t len,
                                  size_t *used, netkit_frame *out);
 
 /* Write the header that announces `len` bytes of data to `out`, which has room for
  * header_bytes: the length is put in its place, other bytes stay as they are. Returns
  * the bytes of the header (0 for the other kinds), NETKIT_E_TOOBIG for more than
- * size_max or than the length can say, NETKIT_E_INVALID. */
+ * size_max or than the length can say, NETKIT_E_INVALID. Thread: any. */
 NETKIT_API int netkit_frame_header(const netkit_framing *framing, size_t len, void *out);
 
 /* Send `len` bytes as one frame: header before or delimiter behind, all or nothing, as

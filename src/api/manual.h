@@ -2,7 +2,8 @@
    MIT or public domain, your choice: see the end of this file.
 
    A loop, TCP, UDP and unix servers and clients, timers, messages between
-   threads, plain sockets and a poller, for C99 and C++11, with nothing but libc below.
+   threads, plain sockets and a poller, for C99 and C++11, with nothing below but
+   libc, and Winsock on Windows.
    This comment is the manual; every declaration below it says the details.
 
    CONTENTS
@@ -40,7 +41,8 @@
        cc -O2 server.c            Linux, glibc or musl; also c++, clang, gcc
        cc -O2 server.c -pthread   glibc before 2.34
        gcc -O2 server.c -lws2_32  Windows, MinGW-w64; also g++, clang
-       cl /O2 server.c            MSVC: it names its libraries itself
+       cl /O2 server.c            MSVC: it names its libraries itself (not yet
+                                  tried: see PLATFORM NOTES)
 
    The declarations include stddef.h, stdint.h and stdbool.h, and nothing else.
    The implementation includes the headers of the system, and wants to be the
@@ -102,11 +104,13 @@
    timer_budget in the loop's desc), so that one busy conn cannot starve the
    rest; what is over the budget comes in the next turn, before any waiting.
 
-   From another thread exactly two calls on a loop are legal: netkit_loop_post
-   and netkit_loop_stop (stop from a signal handler, too). Every other one
-   gives NETKIT_E_THREAD there; the thread is compared, not hoped for. A
-   program with four cores makes four loops on four threads, each with a
-   listener on the same address with desc.reuse_port.
+   From another thread exactly two things may be done to a loop: netkit_loop_post
+   (or netkit_loop_invoke, see POSTS) and netkit_loop_stop (stop from a signal
+   handler, too). Every other call gives NETKIT_E_THREAD there; the thread is
+   compared, not hoped for. Each comment below ends in its thread rule. A program
+   with four cores makes four loops on four threads, each with a listener on the
+   same address with desc.reuse_port (Linux and FreeBSD; NETKIT_E_NOSYS where
+   the system cannot balance).
 
    netkit_loop_stop makes the run that is under way return after its turn. It
    sticks: when no run is under way, the next one returns at once. A good
@@ -153,8 +157,10 @@
 
        netkit_timer_stop(loop, timer);       // fired long ago? no harm
 
-   A conn's handle is valid until its on_close has returned. In on_close the
-   getters still work: netkit_conn_ext, netkit_conn_user, netkit_conn_remote.
+   A conn's handle is valid until its on_close has returned. In on_close
+   netkit_conn_ext, netkit_conn_user, netkit_conn_unread and netkit_conn_phase
+   still work; the socket is gone, so what asks it (netkit_conn_remote, ...) gives
+   NETKIT_E_CLOSED: note the peer's address in on_open if on_close wants it.
 
    What belongs to a conn can live in three places:
 
@@ -289,8 +295,9 @@
                                    called and the memory is yours
        netkit_conn_queued          bytes that the system has not taken yet
 
-   Something large (a file) goes out in pieces: send until FULL, go on in
-   on_drain. See examples/http_server.c.
+   Something large goes out in pieces: send until FULL, keep the piece that was
+   refused, go on with it in on_drain. netkit_conn_want_drain asks for on_drain
+   without a refusal, for those who stop earlier. See examples/http_server.c.
 
    TCP_NODELAY is set unless desc.conn.no_nodelay: netkit gathers by itself.
 
@@ -363,17 +370,21 @@
        netkit_timer_start(loop, &timer, 1500000, 0, fn, user);      // once
        netkit_timer_start(loop, &timer, 0, 20000, fn, user);        // 50 Hz
 
-   Times are microseconds of a monotonic clock. A timer is never early. Timers
-   fire in the order of their due times, and with equal ones in the order of
-   their start. A repeating timer keeps its phase: when the loop comes late it
-   fires once and skips what it missed, so 50 Hz stays 50 Hz without drift.
+   Times are microseconds of a monotonic clock. A timer is never early; how late
+   it may be is up to the system's waits: a millisecond where these count so
+   (poll; epoll before Linux 5.11), its tick on Windows (15.6 ms unless some
+   program has asked for less). Timers fire in the order of their due times, and
+   with equal ones in the order of their start. A repeating timer keeps its
+   phase: when the loop comes late it fires once and skips what it missed, so 50
+   Hz stays 50 Hz without drift.
 
    The handle of a one-shot timer dies when its callback has returned, unless
    the callback restarts it. netkit_timer_restart moves a live timer and cannot
    fail; netkit_timer_stop is legal at any time, in its own callback too.
 
-   netkit_loop_now is the clock; netkit_loop_turn_time the time of this turn's
-   wait, which costs nothing to ask.
+   netkit_loop_now is the clock, in nanoseconds; netkit_loop_turn_time the time of
+   this turn's wait, which costs nothing to ask. (Timers take microseconds, limits
+   in a desc say their unit in their name: _ms, _us, _s.)
 
 
    POSTS
@@ -410,9 +421,10 @@
 
        netkit_watch_start(loop, &watch, (uintptr_t)fd, NETKIT_POLL_READ, fn, u);
 
-   Level-triggered, unless you add NETKIT_POLL_EDGE. The descriptor stays yours:
-   stop the watch before you close it. Regular files cannot be watched
-   (NETKIT_E_ACCESS with epoll): they are always ready.
+   Level-triggered, unless you add NETKIT_POLL_EDGE (NETKIT_E_NOSYS with poll, afd
+   and wsapoll). The descriptor stays yours: stop the watch before you close it.
+   Regular files cannot be watched (NETKIT_E_ACCESS with epoll): they are always
+   ready. On Windows nothing but sockets can.
 
    The other way round, a loop inside a foreign one (GLib, Qt, poll(2)):
 
@@ -423,8 +435,8 @@
            netkit_loop_poll(loop, -1);
        }
 
-   Ask for the timeout before each wait. The poll backend has no descriptor to
-   wait for (NETKIT_E_NOSYS): poll it every few milliseconds instead. See
+   Ask for the timeout before each wait. The backends poll and wsapoll have no
+   descriptor to wait for (NETKIT_E_NOSYS): poll them every few milliseconds. See
    examples/embed.c.
 
 
@@ -464,6 +476,9 @@
            handle(frame.data, frame.len);
        if (more < 0) netkit_conn_abort(loop, conn);    // too long, or nonsense
        return used;                 // a cut frame comes again with its rest
+
+   {0} is a framing of 4 bytes of length; for lines of text zero it and set .kind
+   to NETKIT_FRAME_DELIMITER.
 
    netkit_frame_send sends one, whole or not at all. A frame larger than size_max
    is refused when its length is known, before anything is kept. A frame waits
@@ -665,11 +680,13 @@
    same number. Level-triggered; NETKIT_POLL_EDGE and NETKIT_POLL_ONESHOT are
    asked for with each descriptor.
 
-   Backends are chosen at run time, by netkit_poller_desc or netkit_loop_desc.
-   AUTO takes epoll on Linux, and poll where there is nothing else; FASTEST
-   tries io_uring first (loops alone). A backend that is named and missing is
-   NETKIT_E_NOSYS, never another one in its place. netkit_loop_backend tells
-   which one it is, and why.
+   Backends are chosen at run time, by netkit_poller_desc or netkit_loop_desc, and
+   have the same names everywhere (netkit_backend_from_name): auto, fastest, epoll,
+   uring, poll, kqueue, afd, wsapoll, sim. AUTO takes epoll on Linux, kqueue on
+   macOS and BSD, afd on Windows, and poll or wsapoll where that fails; FASTEST
+   tries io_uring first (loops alone); sim, a simulated network, is only a name
+   yet. A backend that is named and missing is NETKIT_E_NOSYS, never another one
+   in its place. netkit_loop_backend tells which one it is, and why.
 
 
    THE RING (IO_URING)
@@ -747,8 +764,10 @@
        netkit_error_text(code)           "the connection was refused"
        netkit_error_is_retryable(code)   true
 
-   Out-parameters are set to a safe value on failure. Wrong arguments are
-   NETKIT_E_INVALID, not a crash; a desc with impossible values creates nothing.
+   Out-parameters are set to a safe value on failure: zero, or UINTPTR_MAX for a
+   descriptor. Wrong arguments are NETKIT_E_INVALID, not a crash (but the arena, the
+   fifo and the slot map trust theirs); a desc with impossible values creates
+   nothing.
    The code of the operating system is kept beside ours where a conn ends
    (os_code), and is netkit_socket_os_code() right after a call on a plain
    socket.
@@ -825,23 +844,23 @@
    PLATFORM NOTES
    --------------
    This version is built and tested on Linux with glibc, as C99 and as C++11 and
-   later, with gcc and clang.
+   later, with gcc and clang. For Windows it is built with MinGW-w64 and tested
+   under wine alone; MSVC has not compiled it (clang has checked it for MSVC's
+   target).
 
        backend   system    remarks
        epoll     Linux     the default there; edge-triggered inside
        poll      POSIX     slower with many conns; no descriptor for embedding
        uring     Linux     io_uring by raw system calls, kernel 6.1 or later;
-                           by name, or where it works with FASTEST
+                           by name, or where it works with FASTEST. See THE RING
        kqueue    macOS,    the default there; edge-triggered inside. Compiled
                  FreeBSD   and linked for macOS 11, not yet run on either; its
                            tests run on Linux over libkqueue
-
-   See THE RING above. NETKIT_NO_URING leaves it out.
-
        afd       Windows   the default there: the driver behind Winsock, by way
                            of a completion port. Run under wine, not yet on
                            Windows itself
-       wsapoll   Windows   documented calls alone; slower with many conns
+       wsapoll   Windows   documented calls alone; slower with many conns; no
+                           descriptor for embedding. Run under wine, too
 
    Windows: a socket's descriptor is its SOCKET, a file's its HANDLE. In the file
    with NETKIT_IMPLEMENTATION include netkit.h, or winsock2.h, before windows.h.
@@ -849,11 +868,11 @@
    first calls that make plain sockets. What is bound is exclusive, streams and
    datagrams; reuse_port is NETKIT_E_NOSYS. A socket pair is one of TCP, or of UDP,
    on the loopback. Unix sockets are of streams with a path, where the system has
-   them; descriptors are not handed over (NETKIT_E_NOSYS), and a file is sent
-   through a buffer. Whether a socket is blocking is not told. Datagrams tell
-   neither their time nor whom an ICMP report is about; time to live and type of
-   service go with the socket, and with a single datagram only where the system
-   takes them.
+   them (wine has not, so nobody has seen them work); descriptors are not handed
+   over (NETKIT_E_NOSYS), and a file is sent through a buffer. Whether a socket
+   is blocking is not told. Datagrams tell neither their time nor whom an ICMP
+   report is about; time to live and type of service go with the socket, and with
+   a single datagram only where the system takes them.
 
    macOS has no call that makes a descriptor close-on-exec at birth: one may
    leak into a program that another thread starts at that moment. With kqueue
@@ -867,11 +886,10 @@
 
    LIMITS
    ------
-   What is not there yet: names of hosts (DNS), TLS, more than
-   one loop behind one listener without reuse_port, files sent by the kernel.
-   One loop holds at most 16,777,216 objects of a kind. A blocking call in a
-   callback (a disk, a resolver) holds up everything on that loop: use a thread
-   and a post.
+   What is not there yet: names of hosts (DNS), TLS, more than one loop behind one
+   listener without reuse_port. One loop holds at most 16,777,215 objects and as
+   many timers. A blocking call in a callback (a disk, a resolver) holds up
+   everything on that loop: use a thread and a post.
 
 
    VERSIONING
@@ -894,12 +912,12 @@
        netkit_loop_post                   netkit_loop_invoke
        netkit_loop_is_owner               netkit_loop_is_running
        netkit_loop_backend                netkit_loop_user
-       netkit_loop_now                    netkit_loop_turn_time
-       netkit_loop_turns                  netkit_loop_objects
-       netkit_loop_references             netkit_loop_native
-       netkit_loop_timeout_ms             netkit_watch_start
-       netkit_watch_set                   netkit_watch_stop
-       netkit_watch_set_referenced
+       netkit_loop_ext                    netkit_loop_now
+       netkit_loop_turn_time              netkit_loop_turns
+       netkit_loop_objects                netkit_loop_references
+       netkit_loop_native                 netkit_loop_timeout_ms
+       netkit_watch_start                 netkit_watch_set
+       netkit_watch_stop                  netkit_watch_set_referenced
    timers
        netkit_timer_start                 netkit_timer_restart
        netkit_timer_stop                  netkit_timer_remaining
@@ -914,6 +932,7 @@
        netkit_conn_sendv                  netkit_conn_send_borrowed
        netkit_conn_send_file              netkit_conn_reserve
        netkit_conn_commit                 netkit_conn_cork
+       netkit_conn_want_drain
        netkit_conn_flush                  netkit_conn_pause
        netkit_conn_resume                 netkit_conn_shutdown
        netkit_conn_close                  netkit_conn_abort

@@ -1,7 +1,8 @@
 /* ---- poller ---------------------------------------------------------------
  *
  * Readiness of descriptors of one's own: sockets, pipes, eventfds. Usable
- * without a loop. Thread: one at a time for each poller; wake from any. */
+ * without a loop. "Thread: the poller's." means any thread, one at a time for each
+ * poller. A NULL that is not said to be legal is NETKIT_E_INVALID. */
 
 /* The first six are Linux's own numbers, so that its backends translate nothing. */
 enum {
@@ -25,7 +26,7 @@ typedef enum netkit_backend {
     NETKIT_BACKEND_KQUEUE = 5,
     NETKIT_BACKEND_AFD = 6,
     NETKIT_BACKEND_WSAPOLL = 7,
-    NETKIT_BACKEND_SIM = 8
+    NETKIT_BACKEND_SIM = 8 /* a simulated network: not in this version */
 } netkit_backend;
 
 /* "auto", "fastest", "epoll", "uring", "poll", "kqueue", "afd", "wsapoll",
@@ -48,10 +49,12 @@ typedef struct netkit_poll_event {
 } netkit_poll_event;
 
 /* Make a poller; desc NULL = defaults. A backend that is named and missing is
- * NETKIT_E_NOSYS, never another one. *out is NULL on failure. */
+ * NETKIT_E_NOSYS, never another one. *out is NULL on failure.
+ * Returns NETKIT_OK, NETKIT_E_NOSYS, NETKIT_E_NOMEM, NETKIT_E_MFILE, NETKIT_E_INVALID.
+ * Thread: any. */
 NETKIT_API int netkit_poller_create(netkit_poller **out, const netkit_poller_desc *desc);
 
-/* Free it. The descriptors stay open. NULL is legal. */
+/* Free it. The descriptors stay open. NULL is legal. Thread: the poller's. */
 NETKIT_API void netkit_poller_destroy(netkit_poller *poller);
 
 /* Watch a descriptor (a native one: netkit_socket_native gives a socket's) for
@@ -59,20 +62,23 @@ NETKIT_API void netkit_poller_destroy(netkit_poller *poller);
  * NETKIT_E_EXISTS when it is there already, NETKIT_E_INVALID when it is no
  * descriptor (on Windows, no socket: nothing else can be watched there),
  * NETKIT_E_ACCESS when the backend cannot watch that kind of file,
- * NETKIT_E_NOSYS for PRIORITY with kqueue where the system does not tell it. */
+ * NETKIT_E_NOSYS for PRIORITY with kqueue where the system does not tell it.
+ * Thread: the poller's. */
 NETKIT_API int netkit_poller_add(netkit_poller *poller, uintptr_t native, uint32_t events,
                                  uint64_t data);
 
-/* Change what is watched, and the data. NETKIT_E_NOTFOUND when it is not there. */
+/* Change what is watched, and the data. NETKIT_E_NOTFOUND when it is not there; else
+ * as add. Thread: the poller's. */
 NETKIT_API int netkit_poller_modify(netkit_poller *poller, uintptr_t native, uint32_t events,
                                     uint64_t data);
 
 /* Stop watching: before closing the descriptor. NETKIT_E_NOTFOUND when it is
- * not there. */
+ * not there. Thread: the poller's. */
 NETKIT_API int netkit_poller_remove(netkit_poller *poller, uintptr_t native);
 
 /* Wait up to timeout_us (negative: for ever; 0: only look) and write at most
- * `max` events. Returns how many; 0 after the time, a wake or a signal. */
+ * `max` events. Returns how many; 0 after the time, a wake or a signal.
+ * Thread: the poller's. */
 NETKIT_API int netkit_poller_wait(netkit_poller *poller, netkit_poll_event *events, int max,
                                   int64_t timeout_us);
 
@@ -80,5 +86,5 @@ NETKIT_API int netkit_poller_wait(netkit_poller *poller, netkit_poll_event *even
  * before it does are one. Thread: any, and signal handlers. */
 NETKIT_API int netkit_poller_wake(netkit_poller *poller);
 
-/* The name of the backend. Static memory. */
+/* The name of the backend. Static memory. NULL for NULL. Thread: any. */
 NETKIT_API const char *netkit_poller_backend(const netkit_poller *poller);

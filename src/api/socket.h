@@ -4,9 +4,12 @@
  * and for loops of one's own. Close-on-exec always, SIGPIPE never. A socket is
  * non-blocking unless opened with NETKIT_SOCKET_BLOCKING; the calls below that
  * take a timeout wait by themselves either way.
- * Thread: any, one at a time for each socket; send and recv may run side by side.
- * Calls that wait must not be made inside a loop's callback: they would stop
- * everything else on that loop. */
+ * "Thread: the socket's." means any thread, one at a time for each socket, but that
+ * one may send while another receives. Calls that wait must not be made inside a
+ * loop's callback: they would stop everything else on that loop.
+ * All give NETKIT_E_INVALID for {0} (but close and reset) and for a NULL that is not
+ * said to be legal, and pass on what the system says as NETKIT_E_*, of which their
+ * comments list what is to be expected. Pointers are used during the call only. */
 
 typedef struct netkit_socket {
     uintptr_t value; /* the system's descriptor plus one: {0} is no socket */
@@ -93,14 +96,16 @@ typedef enum netkit_option {
 /* Open a socket. `family` is NETKIT_AF_*, `type` NETKIT_SOCK_*, `flags` 0 or
  * NETKIT_SOCKET_BLOCKING. *out is {0} on failure.
  * Returns NETKIT_OK, NETKIT_E_INVALID, NETKIT_E_NOSYS, NETKIT_E_MFILE,
- * NETKIT_E_NOMEM, NETKIT_E_ACCESS. */
+ * NETKIT_E_NOMEM, NETKIT_E_ACCESS. Thread: any. */
 NETKIT_API int netkit_socket_open(netkit_socket *out, int family, int type, int flags);
 
-/* Two connected sockets (unix where there are, TCP over loopback elsewhere). */
+/* Two connected sockets (unix where there are, IP over loopback elsewhere). `type`,
+ * `flags` and errors as for open; both are {0} on failure. Thread: any. */
 NETKIT_API int netkit_socket_pair(netkit_socket out[2], int type, int flags);
 
 /* Wrap a descriptor of the system, or give it out. Ownership does not change:
- * whoever closes it last loses. */
+ * whoever closes it last loses. UINTPTR_MAX and {0} are each other.
+ * Thread: any. */
 NETKIT_API netkit_socket netkit_socket_from_native(uintptr_t native);
 NETKIT_API uintptr_t netkit_socket_native(netkit_socket s);
 
@@ -109,52 +114,58 @@ NETKIT_API uintptr_t netkit_socket_native(netkit_socket s);
  * (Linux).
  * SO_REUSEADDR is set for streams (exclusive use on Windows): restarting a
  * server works, stealing its port does not. Port 0 takes a free one: read it
- * back with netkit_socket_local. */
+ * back with netkit_socket_local.
+ * Returns NETKIT_OK, NETKIT_E_ADDRINUSE, NETKIT_E_ADDRNOTAVAIL, NETKIT_E_ACCESS,
+ * NETKIT_E_NOSYS (also for another family), NETKIT_E_INVALID (bound already), ...
+ * Thread: the socket's. */
 NETKIT_API int netkit_socket_bind(netkit_socket s, const netkit_addr *addr, int flags);
 
-/* Listen; backlog 0 = the most the system takes. */
+/* Listen; backlog 0 = the most the system takes. NETKIT_E_ADDRINUSE; NETKIT_E_NOSYS
+ * for datagrams. Thread: the socket's. */
 NETKIT_API int netkit_socket_listen(netkit_socket s, int backlog);
 
 /* Open, bind and listen in one call: a stream socket for `addr` (an address
  * made from ":port" gives one IPv6 socket that takes IPv4 too, or an IPv4 one
  * where there is no IPv6). `flags` as for bind, and NETKIT_SOCKET_BLOCKING. When
- * it fails no file of a unix path is left either. */
+ * it fails no file of a unix path is left either, and *out is {0}.
+ * Thread: any. */
 NETKIT_API int netkit_socket_listen_on(netkit_socket *out, const netkit_addr *addr, int flags,
                                        int backlog);
 
 /* Take one waiting connection; *peer (may be NULL) is its address. The new
- * socket is non-blocking and close-on-exec.
+ * socket is non-blocking and close-on-exec, and the caller's to close.
  * Returns NETKIT_OK; NETKIT_E_AGAIN: none waits; NETKIT_E_ABORTED: that one is
  * gone, try the next; NETKIT_E_MFILE or NETKIT_E_NOMEM: back off; others are
- * final. */
+ * final. Thread: the socket's. */
 NETKIT_API int netkit_socket_accept(netkit_socket s, netkit_socket *out, netkit_addr *peer);
 
 /* Connect within timeout_ms (negative: no limit; 0: start, and NETKIT_E_AGAIN
  * means under way: wait until it can be written, then ask
- * netkit_socket_connect_result). After a failure the socket is only good for
- * closing. Returns NETKIT_OK, NETKIT_E_REFUSED, NETKIT_E_TIMEOUT,
- * NETKIT_E_UNREACHABLE, NETKIT_E_FULL (the backlog of a unix listener, which no
+ * netkit_socket_connect_result, which gives the same codes). After a failure the
+ * socket is only good for closing. Returns NETKIT_OK, NETKIT_E_REFUSED,
+ * NETKIT_E_TIMEOUT, NETKIT_E_UNREACHABLE, NETKIT_E_FULL (the backlog of a unix listener, which no
  * waiting shows: try again later), ... While a blocking socket connects with a
  * timeout it is non-blocking, for others who hold it too; on Windows it stays so
- * after a timeout of 0, and is not touched by another. */
+ * after a timeout of 0, and is not touched by another. Thread: the socket's. */
 NETKIT_API int netkit_socket_connect(netkit_socket s, const netkit_addr *addr, int timeout_ms);
 NETKIT_API int netkit_socket_connect_result(netkit_socket s);
 
 /* Send or receive what can be moved now. Return the count (1 or more, 0 only
  * for len 0 or an empty datagram), NETKIT_E_AGAIN, NETKIT_E_EOF (recv of a
  * stream), NETKIT_E_RESET (also for sending after the end of our direction), ...
- * Counts are at most INT_MAX. */
+ * Counts are at most INT_MAX. Thread: the socket's. */
 NETKIT_API int netkit_socket_send(netkit_socket s, const void *data, size_t len);
 NETKIT_API int netkit_socket_recv(netkit_socket s, void *data, size_t len);
 
 /* Gathered send, scattered receive: at most NETKIT_SPANS_MAX pieces,
- * NETKIT_E_INVALID for more. */
+ * NETKIT_E_INVALID for more. Thread: the socket's. */
 NETKIT_API int netkit_socket_sendv(netkit_socket s, const netkit_span *spans, size_t count);
 NETKIT_API int netkit_socket_recvv(netkit_socket s, const netkit_room *rooms, size_t count);
 
 /* Move all of `len` bytes within timeout_ms (negative: no limit). *done (may be
  * NULL) is what was moved, on failure too.
- * Returns NETKIT_OK, NETKIT_E_TIMEOUT, NETKIT_E_EOF, NETKIT_E_RESET, ... */
+ * Returns NETKIT_OK, NETKIT_E_TIMEOUT, NETKIT_E_EOF, NETKIT_E_RESET, ...
+ * Thread: the socket's. */
 NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t len, int timeout_ms,
                                       size_t *done);
 NETKIT_API int netkit_socket_recv_all(netkit_socket s, void *data, size_t len, int timeout_ms,
@@ -166,52 +177,56 @@ NETKIT_API int netkit_socket_recv_all(netkit_socket s, void *data, size_t len, i
  * changed. send_file sends what can be sent now and returns the count, as
  * netkit_socket_send; the other all of it within timeout_ms, *done (may be NULL)
  * being what was sent, on failure too.
- * NETKIT_E_TRUNCATED: the file has fewer bytes. */
+ * NETKIT_E_TRUNCATED: the file has fewer bytes. Thread: the socket's. */
 #define NETKIT_FILE_END UINT64_MAX
 NETKIT_API int netkit_socket_send_file(netkit_socket s, uintptr_t file, uint64_t offset,
                                        uint64_t len);
 NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint64_t offset,
                                            uint64_t len, int timeout_ms, uint64_t *done);
 
-/* The same for any number of pieces. Streams only: a datagram of so many parts
- * is netkit_socket_sendv's. */
+/* netkit_socket_send_all and _recv_all for any number of pieces. Streams only: a
+ * datagram of so many parts is netkit_socket_sendv's. Thread: the socket's. */
 NETKIT_API int netkit_socket_sendv_all(netkit_socket s, const netkit_span *spans, size_t count,
                                        int timeout_ms, size_t *done);
 NETKIT_API int netkit_socket_recvv_all(netkit_socket s, const netkit_room *rooms, size_t count,
                                        int timeout_ms, size_t *done);
 
 /* Wait until the socket can be read and/or written (NETKIT_POLL_READ,
- * NETKIT_POLL_WRITE). Returns the NETKIT_POLL_* that hold, or NETKIT_E_TIMEOUT. */
+ * NETKIT_POLL_WRITE) or timeout_ms is over (negative: no limit; 0: only look).
+ * Returns the NETKIT_POLL_* that hold, or NETKIT_E_TIMEOUT. Thread: the socket's. */
 NETKIT_API int netkit_socket_wait(netkit_socket s, int events, int timeout_ms);
 
-/* End one direction or both (NETKIT_SHUT_*). */
+/* End one direction or both (NETKIT_SHUT_*). NETKIT_E_NOTCONN. Thread: the socket's. */
 NETKIT_API int netkit_socket_shutdown(netkit_socket s, int how);
 
 /* Close. *s becomes {0}; closing {0} is NETKIT_OK. Never repeated on EINTR: the
- * descriptor is gone even then (close(2)). */
+ * descriptor is gone even then (close(2)). Thread: the socket's. */
 NETKIT_API int netkit_socket_close(netkit_socket *s);
 
-/* Close with a reset instead of an orderly end (SO_LINGER 0). */
+/* Close with a reset instead of an orderly end (SO_LINGER 0). Otherwise as close.
+ * Thread: the socket's. */
 NETKIT_API int netkit_socket_reset(netkit_socket *s);
 
-/* Addresses of both ends, written to the caller's *out. */
+/* Addresses of both ends, written to the caller's *out, which is zeroed on failure.
+ * NETKIT_E_NOTCONN: there is no other end. Thread: the socket's. */
 NETKIT_API int netkit_socket_local(netkit_socket s, netkit_addr *out);
 NETKIT_API int netkit_socket_remote(netkit_socket s, netkit_addr *out);
 
 /* Set and get an option that is a number. NETKIT_E_NOSYS where the system has
- * none such, NETKIT_E_INVALID for a value out of its range. */
+ * none such, NETKIT_E_INVALID for a value out of its range; *value is 0 on failure.
+ * Thread: the socket's. */
 NETKIT_API int netkit_socket_set(netkit_socket s, netkit_option option, int value);
 NETKIT_API int netkit_socket_get(netkit_socket s, netkit_option option, int *value);
 
 /* The same for one that is a text (NETKIT_OPT_CONGESTION). Setting gives
  * NETKIT_E_NOTFOUND for a name that the system does not know, NETKIT_E_ACCESS for
  * one that is not for everybody. Getting writes the text with its NUL and returns
- * its length, or NETKIT_E_TOOBIG (text is then ""). */
+ * its length, or NETKIT_E_TOOBIG (text is then ""). Thread: the socket's. */
 NETKIT_API int netkit_socket_set_text(netkit_socket s, netkit_option option, const char *value);
 NETKIT_API int netkit_socket_get_text(netkit_socket s, netkit_option option, char *text,
                                       size_t size);
 
 /* The code of the operating system behind the last failure of a socket call on
  * this thread (errno, WSAGetLastError): ask at once, any other call may change
- * it. */
+ * it. Thread: any; each has its own. */
 NETKIT_API int netkit_socket_os_code(void);

@@ -1,7 +1,10 @@
 /* ---- datagrams: UDP -----------------------------------------------------------
  *
  * A udp is a datagram socket in a loop. One struct describes a datagram on its
- * way in and out, so that what has come can be sent on as it is. */
+ * way in and out, so that what has come can be sent on as it is. Its handle stays
+ * valid until on_close has returned. Once it is closing all calls but close, queued,
+ * user and ext give NETKIT_E_CLOSED; NETKIT_E_STALE, _THREAD and _INVALID: see the
+ * head of "loop". */
 
 typedef struct netkit_udp {
     uint64_t id;
@@ -87,11 +90,12 @@ typedef struct netkit_udp_desc {
 /* Open a datagram socket in a loop. `out` may be NULL. When it fails nothing was
  * created. Returns NETKIT_OK, NETKIT_E_INVALID, NETKIT_E_ADDRINUSE,
  * NETKIT_E_ADDRNOTAVAIL, NETKIT_E_ACCESS, NETKIT_E_UNREACHABLE (the peer),
- * NETKIT_E_NOSYS, NETKIT_E_FULL, NETKIT_E_NOMEM, NETKIT_E_MFILE. */
+ * NETKIT_E_NOSYS, NETKIT_E_FULL, NETKIT_E_NOMEM, NETKIT_E_MFILE. Thread: the loop's. */
 NETKIT_API int netkit_udp_open(netkit_loop *loop, const netkit_udp_desc *desc, netkit_udp *out);
 
 /* Send what is queued as far as the system takes it at once, and close. on_close
- * comes from the loop; no other callback does. A second close is NETKIT_OK. */
+ * comes from the loop; no other callback does. A second close is NETKIT_OK.
+ * Thread: the loop's. */
 NETKIT_API int netkit_udp_close(netkit_loop *loop, netkit_udp udp);
 
 /* ---- sending -------------------------------------------------------------------
@@ -102,14 +106,15 @@ NETKIT_API int netkit_udp_close(netkit_loop *loop, netkit_udp udp);
  * All of these return NETKIT_OK (or a count); NETKIT_E_FULL: nothing was taken, as
  * send_max bytes wait for the system; on_drain comes once when there is room;
  * NETKIT_E_TOOBIG: longer than a datagram can be, or than send_max;
- * NETKIT_E_NOTCONN: no address and no peer; NETKIT_E_INVALID; NETKIT_E_NOMEM;
- * NETKIT_E_CLOSED; NETKIT_E_STALE. */
+ * NETKIT_E_NOTCONN: no address and no peer; NETKIT_E_INVALID: an address that this
+ * socket cannot send to; NETKIT_E_NOMEM. */
 
-/* Send one datagram. `to` NULL: to the connected peer. */
+/* Send one datagram. `to` NULL: to the connected peer. Thread: the loop's. */
 NETKIT_API int netkit_udp_send(netkit_loop *loop, netkit_udp udp, const netkit_addr *to,
                                const void *data, size_t len);
 
-/* Answer a datagram: to its sender, from the address that it came to. */
+/* Answer a datagram: to its sender, from the address that it came to. `received` may
+ * be a copy kept for later: its data is not looked at. Thread: the loop's. */
 NETKIT_API int netkit_udp_reply(netkit_loop *loop, netkit_udp udp, const netkit_datagram *received,
                                 const void *data, size_t len);
 
@@ -117,18 +122,18 @@ NETKIT_API int netkit_udp_reply(netkit_loop *loop, netkit_udp udp, const netkit_
  * stands for many to the same peer, cut by the kernel or the network card where
  * they can, by netkit elsewhere; together at most NETKIT_DATAGRAM_MAX bytes.
  * Returns how many were taken, the first ones of the array, or why the first one
- * was not. */
+ * was not. Thread: the loop's. */
 NETKIT_API int netkit_udp_send_batch(netkit_loop *loop, netkit_udp udp,
                                      const netkit_datagram *datagrams, size_t count);
 
-/* Send what is queued now. Calls nothing back. */
+/* Send what is queued now. Calls nothing back. Thread: the loop's. */
 NETKIT_API int netkit_udp_flush(netkit_loop *loop, netkit_udp udp);
 
 /* ---- receiving, groups --------------------------------------------------------- */
 
 /* Stop and restart on_datagram and on_error; pausing in the callback is legal.
  * Meanwhile datagrams wait in the socket, as far as its buffer goes, and of the sends
- * that fail 16 are told later. */
+ * that fail 16 are told later. Thread: the loop's. */
 NETKIT_API int netkit_udp_pause(netkit_loop *loop, netkit_udp udp);
 NETKIT_API int netkit_udp_resume(netkit_loop *loop, netkit_udp udp);
 
@@ -136,7 +141,7 @@ NETKIT_API int netkit_udp_resume(netkit_loop *loop, netkit_udp udp);
  * choice), from any source or (`source` not NULL) from this one. Joining twice is
  * NETKIT_E_ADDRINUSE, leaving what was not joined NETKIT_E_ADDRNOTAVAIL. A udp bound
  * to a wildcard address gets what other sockets of the machine have joined, too:
- * look at `local`. */
+ * look at `local`. Thread: the loop's. */
 NETKIT_API int netkit_udp_join(netkit_loop *loop, netkit_udp udp, const netkit_addr *group,
                                uint32_t interface_index, const netkit_addr *source);
 NETKIT_API int netkit_udp_leave(netkit_loop *loop, netkit_udp udp, const netkit_addr *group,
@@ -157,37 +162,40 @@ enum {
     NETKIT_UDP_CAP_ERRORS = 128 /* tells who could not be reached */
 };
 
-/* NETKIT_UDP_CAP_* of this udp to *caps. */
+/* NETKIT_UDP_CAP_* of this udp to *caps. Thread: the loop's. */
 NETKIT_API int netkit_udp_caps(netkit_loop *loop, netkit_udp udp, uint32_t *caps);
 
-/* Its address: the real port after port 0; and the peer it is connected to
- * (NETKIT_E_NOTCONN). */
+/* To *out its address, the real port after port 0; and the peer it is connected to
+ * (NETKIT_E_NOTCONN). Thread: the loop's. */
 NETKIT_API int netkit_udp_local(netkit_loop *loop, netkit_udp udp, netkit_addr *out);
 NETKIT_API int netkit_udp_remote(netkit_loop *loop, netkit_udp udp, netkit_addr *out);
 
-/* Bytes that wait to be sent. */
+/* Bytes that wait to be sent, to *out, each datagram counting 64 more.
+ * Thread: the loop's. */
 NETKIT_API int netkit_udp_queued(netkit_loop *loop, netkit_udp udp, size_t *out);
 
-/* The system's descriptor: look, set options; never close it. */
+/* The system's descriptor to *native: look, set options; never close it.
+ * Thread: the loop's. */
 NETKIT_API int netkit_udp_native(netkit_loop *loop, netkit_udp udp, uintptr_t *native);
 
 /* Options of its socket (NETKIT_OPT_TTL, NETKIT_OPT_MULTICAST_LOOP, ...), as
  * netkit_socket_set and _get. NETKIT_OPT_GRO and NETKIT_OPT_TELL_ERRORS are set by
- * the desc alone. */
+ * the desc alone (NETKIT_E_INVALID, as is NETKIT_OPT_BLOCKING). Thread: the loop's. */
 NETKIT_API int netkit_udp_set_option(netkit_loop *loop, netkit_udp udp, netkit_option option,
                                      int value);
 NETKIT_API int netkit_udp_get_option(netkit_loop *loop, netkit_udp udp, netkit_option option,
                                      int *value);
 
-/* The pointer given to callbacks; NULL for a stale handle. */
+/* Get and set the pointer given to callbacks; NULL for a stale handle.
+ * Thread: the loop's. */
 NETKIT_API void *netkit_udp_user(netkit_loop *loop, netkit_udp udp);
 NETKIT_API int netkit_udp_set_user(netkit_loop *loop, netkit_udp udp, void *user);
 
 /* Its own ext_size bytes: zeroed at first, aligned to 16, in place until on_close
- * has returned; NULL for a stale handle or ext_size 0. */
+ * has returned; NULL for a stale handle or ext_size 0. Thread: the loop's. */
 NETKIT_API void *netkit_udp_ext(netkit_loop *loop, netkit_udp udp);
 
-/* Whether it keeps netkit_loop_run going (at first it does). */
+/* Whether it keeps netkit_loop_run going (at first it does). Thread: the loop's. */
 NETKIT_API int netkit_udp_set_referenced(netkit_loop *loop, netkit_udp udp, bool referenced);
 
 /* ---- datagrams on plain sockets -------------------------------------------------- */
@@ -199,7 +207,7 @@ NETKIT_API int netkit_udp_set_referenced(netkit_loop *loop, netkit_udp udp, bool
  * the news that one of ours failed (NETKIT_OPT_TELL_ERRORS).
  * Returns how many, at least 1; NETKIT_E_AGAIN; NETKIT_E_REFUSED and the like: an
  * earlier send of this connected socket has failed, go on receiving.
- * Thread: as netkit_socket_recv. */
+ * Thread: the socket's. */
 NETKIT_API int netkit_socket_recv_datagrams(netkit_socket s, netkit_datagram *datagrams,
                                             size_t count, void *memory, size_t size);
 
@@ -208,11 +216,11 @@ NETKIT_API int netkit_socket_recv_datagrams(netkit_socket s, netkit_datagram *da
  * NETKIT_E_TOOBIG, NETKIT_E_ACCESS, NETKIT_E_REFUSED (an earlier one was: send it
  * again), ... Where the system cannot cut segments (NETKIT_UDP_CAP_GSO), segment_size
  * is NETKIT_E_NOSYS: only a udp, which has a queue, can do that for it.
- * Thread: as netkit_socket_send. */
+ * Thread: the socket's. */
 NETKIT_API int netkit_socket_send_datagrams(netkit_socket s, const netkit_datagram *datagrams,
                                             size_t count);
 
-/* netkit_udp_join, _leave and _caps for a plain socket. */
+/* netkit_udp_join, _leave and _caps for a plain socket. Thread: the socket's. */
 NETKIT_API int netkit_socket_join(netkit_socket s, const netkit_addr *group,
                                   uint32_t interface_index, const netkit_addr *source);
 NETKIT_API int netkit_socket_leave(netkit_socket s, const netkit_addr *group,

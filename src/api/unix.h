@@ -5,7 +5,7 @@
  * of the system. And what unix sockets have beside their messages: a file, and a
  * peer on the same machine. Windows 10 and later has unix sockets of streams with
  * a path (NETKIT_E_NOSYS where it has not), and no descriptors or credentials in
- * messages. Thread: as for all plain sockets. */
+ * messages. See the head of "plain sockets" for threads and NETKIT_E_INVALID. */
 
 enum {
     NETKIT_FDS_MAX = 253,    /* descriptors in one message: the most that Linux takes */
@@ -36,7 +36,7 @@ typedef struct netkit_message_out {
  * Returns the bytes taken; NETKIT_E_AGAIN; NETKIT_E_TOOBIG: a larger datagram, or
  * more beside it, than there can be; NETKIT_E_MFILE: too many descriptors are on
  * their way already; NETKIT_E_NOSYS: not on this kind of socket or
- * system; NETKIT_E_INVALID; ... as netkit_socket_send. */
+ * system; NETKIT_E_INVALID; ... as netkit_socket_send. Thread: the socket's. */
 NETKIT_API int netkit_socket_send_msg(netkit_socket s, const netkit_message_out *msg);
 
 /* Room for a message, and what came. */
@@ -63,14 +63,15 @@ typedef struct netkit_message_in {
  * later than the first byte they were sent with. What does not fit is closed or
  * dropped and said, it never leaks, and the next message is whole.
  * Returns the bytes received (0 for an empty datagram), NETKIT_E_AGAIN,
- * NETKIT_E_EOF, ... as netkit_socket_recv; on failure nothing has come. */
+ * NETKIT_E_EOF, ... as netkit_socket_recv; on failure nothing has come.
+ * Thread: the socket's. */
 NETKIT_API int netkit_socket_recv_msg(netkit_socket s, netkit_message_in *msg);
 
 /* Who is at the other end of a unix stream: who they were when they connected, or
  * listened, whatever they are now; Windows tells the process alone. *out is all -1
  * on failure.
  * Returns NETKIT_OK; NETKIT_E_NOTCONN; NETKIT_E_NOSYS: not a unix socket, or the
- * system does not tell. */
+ * system does not tell. Thread: the socket's. */
 NETKIT_API int netkit_socket_credentials(netkit_socket s, netkit_credentials *out);
 
 /* The file that binding to a unix path has made, for taking it away again. */
@@ -85,7 +86,8 @@ typedef struct netkit_unix_file {
  * nobody slips in; NETKIT_E_NOSYS on Windows, where they are the folder's. `flags`
  * is 0 or NETKIT_SOCKET_REPLACE. *file (may be NULL) is for netkit_unix_unlink; for
  * an abstract name it is none, and the rest means nothing.
- * When it fails no file is left. */
+ * When it fails no file is left. Errors as for netkit_socket_bind.
+ * Thread: the socket's. */
 NETKIT_API int netkit_socket_bind_unix(netkit_socket s, const netkit_addr *addr, int flags,
                                        uint32_t mode, netkit_unix_file *file);
 
@@ -93,7 +95,7 @@ NETKIT_API int netkit_socket_bind_unix(netkit_socket s, const netkit_addr *addr,
  * other file can be mistaken for it). Whatever else has come to its path stays.
  * *file becomes all zero then, and doing it again is NETKIT_OK.
  * Returns NETKIT_OK; NETKIT_E_NOTFOUND: nothing is there; NETKIT_E_STALE: something
- * else is; NETKIT_E_ACCESS, ... */
+ * else is; NETKIT_E_ACCESS, ... Thread: any, one at a time for each file. */
 NETKIT_API int netkit_unix_unlink(netkit_unix_file *file);
 
 /* An address for a socket nobody has: a random name in `folder`, NULL = "/tmp", or

@@ -230,6 +230,8 @@ static unsigned char *nki_out_place(netkit_loop *loop, const nki_conn *c, size_t
 NETKIT_API int netkit_conn_reserve(netkit_loop *loop, netkit_conn conn, size_t len, void **out,
                                    size_t *room) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
+    nki_no_answer(room, sizeof *room);
     int error = nki_send_check(loop, conn, &c);
     if (error == NETKIT_OK && (out == NULL || room == NULL)) {
         error = NETKIT_E_INVALID;
@@ -237,8 +239,6 @@ NETKIT_API int netkit_conn_reserve(netkit_loop *loop, netkit_conn conn, size_t l
     if (error != NETKIT_OK) {
         return error;
     }
-    *out = NULL;
-    *room = 0;
     len = NKI_MAX(len, (size_t)1);
     if (len > NETKIT_RESERVE_MAX) {
         return NETKIT_E_TOOBIG;
@@ -489,6 +489,7 @@ NETKIT_API int netkit_conn_abort(netkit_loop *loop, netkit_conn conn) {
 
 NETKIT_API int netkit_conn_queued(netkit_loop *loop, netkit_conn conn, size_t *out) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
     int error = nki_conn_find(loop, conn, &c);
     if (error != NETKIT_OK || out == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
@@ -499,6 +500,7 @@ NETKIT_API int netkit_conn_queued(netkit_loop *loop, netkit_conn conn, size_t *o
 
 NETKIT_API int netkit_conn_unread(netkit_loop *loop, netkit_conn conn, size_t *out) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
     int error = nki_conn_find(loop, conn, &c);
     if (error != NETKIT_OK || out == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
@@ -534,18 +536,21 @@ static int nki_conn_find_socket(netkit_loop *loop, netkit_conn conn, const void 
 
 NETKIT_API int netkit_conn_local(netkit_loop *loop, netkit_conn conn, netkit_addr *out) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
     int error = nki_conn_find_socket(loop, conn, out, &c);
     return error != NETKIT_OK ? error : loop->driver->local(loop, c->source.socket, out);
 }
 
 NETKIT_API int netkit_conn_remote(netkit_loop *loop, netkit_conn conn, netkit_addr *out) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
     int error = nki_conn_find_socket(loop, conn, out, &c);
     return error != NETKIT_OK ? error : loop->driver->remote(loop, c->source.socket, out);
 }
 
 NETKIT_API int netkit_conn_native(netkit_loop *loop, netkit_conn conn, uintptr_t *native) {
     nki_conn *c;
+    nki_no_native(native);
     int error = nki_conn_find_socket(loop, conn, native, &c);
     if (error == NETKIT_OK) {
         *native = c->source.socket;
@@ -568,6 +573,7 @@ NETKIT_API int netkit_conn_set_option(netkit_loop *loop, netkit_conn conn, netki
 NETKIT_API int netkit_conn_get_option(netkit_loop *loop, netkit_conn conn, netkit_option option,
                                       int *value) {
     nki_conn *c;
+    nki_no_answer(value, sizeof *value);
     int error = nki_conn_find_socket(loop, conn, value, &c);
     return error != NETKIT_OK ? error
                               : loop->driver->get_option(loop, c->source.socket, option, value);
@@ -702,11 +708,11 @@ NETKIT_API int netkit_conn_set_referenced(netkit_loop *loop, netkit_conn conn, b
 
 NETKIT_API int netkit_conn_keep(netkit_loop *loop, netkit_conn conn, netkit_buf *out) {
     nki_conn *c;
+    nki_no_answer(out, sizeof *out);
     int error = nki_conn_find(loop, conn, &c);
     if (error != NETKIT_OK || out == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
     }
-    memset(out, 0, sizeof *out);
     return nki_is_in_data(loop, c) ? nki_keep(loop, out) : NETKIT_E_BUSY;
 }
 

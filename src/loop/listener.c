@@ -233,6 +233,7 @@ NETKIT_API int netkit_listener_close(netkit_loop *loop, netkit_listener listener
 NETKIT_API int netkit_listener_local(netkit_loop *loop, netkit_listener listener,
                                      netkit_addr *out) {
     nki_listener *l;
+    nki_no_answer(out, sizeof *out);
     int error = nki_listener_find(loop, listener, &l);
     if (error != NETKIT_OK) {
         return error;
@@ -270,6 +271,7 @@ NETKIT_API int netkit_listener_set_option(netkit_loop *loop, netkit_listener lis
 NETKIT_API int netkit_listener_get_option(netkit_loop *loop, netkit_listener listener,
                                           netkit_option option, int *value) {
     nki_listener *l;
+    nki_no_answer(value, sizeof *value);
     int error = nki_listener_find_socket(loop, listener, value, &l);
     return error != NETKIT_OK ? error
                               : loop->driver->get_option(loop, l->source.socket, option, value);

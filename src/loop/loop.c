@@ -270,7 +270,7 @@ static int nki_enter_run(netkit_loop *loop) {
         return NETKIT_E_BUSY;
     }
     if (loop->owner == 0) {
-        loop->owner = nki_os_thread_id();
+        nki_atomic_store_relaxed(&loop->owner, nki_os_thread_id()); /* others may ask just now */
     }
     return NETKIT_OK;
 }
@@ -405,6 +405,7 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us) {
 }
 
 NETKIT_API int netkit_loop_next(netkit_loop *loop, netkit_event *out) {
+    nki_no_answer(out, sizeof *out);
     int error = nki_enter_run(loop);
     if (error != NETKIT_OK) {
         return error;
@@ -412,7 +413,6 @@ NETKIT_API int netkit_loop_next(netkit_loop *loop, netkit_event *out) {
     if (out == NULL || !loop->desc.pull) {
         return NETKIT_E_INVALID;
     }
-    memset(out, 0, sizeof *out);
     loop->is_running = 1;
     if (!loop->is_pulled_fresh) {
         bool is_new = loop->phase == NKI_TURN_NONE && loop->pulled.type == NETKIT_EVENT_NONE;
@@ -467,7 +467,7 @@ NETKIT_API int netkit_loop_adopt(netkit_loop *loop) {
     }
     int error = loop->driver->rebind == NULL ? NETKIT_OK : loop->driver->rebind(loop);
     if (error == NETKIT_OK) {
-        loop->owner = nki_os_thread_id();
+        nki_atomic_store_relaxed(&loop->owner, nki_os_thread_id());
     }
     return error;
 }
@@ -521,7 +521,7 @@ NETKIT_API int netkit_loop_stop(netkit_loop *loop) {
 }
 
 NETKIT_API bool netkit_loop_is_owner(const netkit_loop *loop) {
-    return loop != NULL && loop->owner == nki_os_thread_id();
+    return loop != NULL && nki_atomic_load_relaxed(&loop->owner) == nki_os_thread_id();
 }
 
 /* ---- looking ---- */
@@ -566,6 +566,7 @@ NETKIT_API uint32_t netkit_loop_references(const netkit_loop *loop) {
 }
 
 NETKIT_API int netkit_loop_native(netkit_loop *loop, uintptr_t *native) {
+    nki_no_native(native);
     int error = nki_enter(loop);
     if (error != NETKIT_OK || native == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;

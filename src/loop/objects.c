@@ -7,6 +7,19 @@ static uint32_t nki_or(uint32_t value, uint32_t fallback) {
     return value == 0 ? fallback : value;
 }
 
+/* Places for an answer are safe to read when there is none. */
+static NKI_OUTLINE void nki_no_answer(void *out, size_t size) {
+    if (out != NULL) {
+        memset(out, 0, size);
+    }
+}
+
+static void nki_no_native(uintptr_t *out) {
+    if (out != NULL) {
+        *out = UINTPTR_MAX;
+    }
+}
+
 static netkit_conn nki_conn_handle(const nki_conn *c) {
     netkit_conn handle;
     handle.id = c->source.id;

@@ -104,6 +104,7 @@ NETKIT_API int netkit_timer_stop(netkit_loop *loop, netkit_timer timer) {
 
 NETKIT_API int netkit_timer_remaining(netkit_loop *loop, netkit_timer timer, uint64_t *out_us) {
     nki_timer *t;
+    nki_no_answer(out_us, sizeof *out_us);
     int error = nki_timer_find(loop, timer, &t);
     if (error != NETKIT_OK || out_us == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;

@@ -229,6 +229,7 @@ static int nki_udp_find_socket(netkit_loop *loop, netkit_udp udp, const void *ou
 
 NETKIT_API int netkit_udp_caps(netkit_loop *loop, netkit_udp udp, uint32_t *caps) {
     nki_udp *u;
+    nki_no_answer(caps, sizeof *caps);
     int error = nki_udp_find_socket(loop, udp, caps, &u);
     if (error == NETKIT_OK) {
         bool lacks_gso = (u->flags & NKI_D_GSO) == 0;
@@ -239,18 +240,21 @@ NETKIT_API int netkit_udp_caps(netkit_loop *loop, netkit_udp udp, uint32_t *caps
 
 NETKIT_API int netkit_udp_local(netkit_loop *loop, netkit_udp udp, netkit_addr *out) {
     nki_udp *u;
+    nki_no_answer(out, sizeof *out);
     int error = nki_udp_find_socket(loop, udp, out, &u);
     return error != NETKIT_OK ? error : loop->driver->local(loop, u->source.socket, out);
 }
 
 NETKIT_API int netkit_udp_remote(netkit_loop *loop, netkit_udp udp, netkit_addr *out) {
     nki_udp *u;
+    nki_no_answer(out, sizeof *out);
     int error = nki_udp_find_socket(loop, udp, out, &u);
     return error != NETKIT_OK ? error : loop->driver->remote(loop, u->source.socket, out);
 }
 
 NETKIT_API int netkit_udp_queued(netkit_loop *loop, netkit_udp udp, size_t *out) {
     nki_udp *u;
+    nki_no_answer(out, sizeof *out);
     int error = nki_udp_find(loop, udp, &u);
     if (error != NETKIT_OK || out == NULL) {
         return error != NETKIT_OK ? error : NETKIT_E_INVALID;
@@ -261,6 +265,7 @@ NETKIT_API int netkit_udp_queued(netkit_loop *loop, netkit_udp udp, size_t *out)
 
 NETKIT_API int netkit_udp_native(netkit_loop *loop, netkit_udp udp, uintptr_t *native) {
     nki_udp *u;
+    nki_no_native(native);
     int error = nki_udp_find_socket(loop, udp, native, &u);
     if (error == NETKIT_OK) {
         *native = u->source.socket;
@@ -284,6 +289,7 @@ NETKIT_API int netkit_udp_set_option(netkit_loop *loop, netkit_udp udp, netkit_o
 NETKIT_API int netkit_udp_get_option(netkit_loop *loop, netkit_udp udp, netkit_option option,
                                      int *value) {
     nki_udp *u;
+    nki_no_answer(value, sizeof *value);
     int error = nki_udp_find_socket(loop, udp, value, &u);
     return error != NETKIT_OK ? error
                               : loop->driver->get_option(loop, u->source.socket, option, value);

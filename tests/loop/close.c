@@ -248,6 +248,51 @@ NKT_LOOP_TEST(close_leaves_a_stale_handle) {
     nkt_loop_done(second);
 }
 
+/* R1 PO13: where there is no answer its place is empty, and a descriptor is none */
+NKT_LOOP_TEST(close_leaves_places_for_answers_empty) {
+    netkit_loop *loop = nkt_loop();
+    netkit_conn conn = {0};
+    netkit_udp udp = {0};
+    netkit_listener listener = {0};
+    netkit_timer timer = {0};
+    netkit_addr addr[4];
+    uintptr_t native[2] = {0, 0};
+    size_t count[3] = {7, 7, 7};
+    int value[3] = {7, 7, 7};
+    uint32_t caps = 7;
+    uint64_t left = 7;
+    void *place = &loop;
+    netkit_buf buf;
+    size_t room = 7;
+    memset(addr, 7, sizeof(addr));
+    memset(&buf, 7, sizeof(buf));
+    CHECK_ERR(netkit_conn_queued(loop, conn, &count[0]), NETKIT_E_STALE);
+    CHECK_ERR(netkit_conn_unread(loop, conn, &count[1]), NETKIT_E_STALE);
+    CHECK_ERR(netkit_udp_queued(loop, udp, &count[2]), NETKIT_E_STALE);
+    CHECK(count[0] == 0 && count[1] == 0 && count[2] == 0);
+    CHECK_ERR(netkit_conn_local(loop, conn, &addr[0]), NETKIT_E_STALE);
+    CHECK_ERR(netkit_conn_remote(loop, conn, &addr[1]), NETKIT_E_STALE);
+    CHECK_ERR(netkit_udp_local(loop, udp, &addr[2]), NETKIT_E_STALE);
+    CHECK_ERR(netkit_listener_local(loop, listener, &addr[3]), NETKIT_E_STALE);
+    CHECK(addr[0].family == NETKIT_AF_NONE && addr[1].family == NETKIT_AF_NONE);
+    CHECK(addr[2].family == NETKIT_AF_NONE && addr[3].family == NETKIT_AF_NONE);
+    CHECK_ERR(netkit_conn_native(loop, conn, &native[0]), NETKIT_E_STALE);
+    CHECK_ERR(netkit_udp_native(loop, udp, &native[1]), NETKIT_E_STALE);
+    CHECK(native[0] == UINTPTR_MAX && native[1] == UINTPTR_MAX);
+    CHECK_ERR(netkit_conn_get_option(loop, conn, NETKIT_OPT_TTL, &value[0]), NETKIT_E_STALE);
+    CHECK_ERR(netkit_udp_get_option(loop, udp, NETKIT_OPT_TTL, &value[1]), NETKIT_E_STALE);
+    CHECK_ERR(netkit_listener_get_option(loop, listener, NETKIT_OPT_TTL, &value[2]),
+              NETKIT_E_STALE);
+    CHECK(value[0] == 0 && value[1] == 0 && value[2] == 0);
+    CHECK_ERR(netkit_udp_caps(loop, udp, &caps), NETKIT_E_STALE);
+    CHECK_ERR(netkit_timer_remaining(loop, timer, &left), NETKIT_E_STALE);
+    CHECK(caps == 0 && left == 0);
+    CHECK_ERR(netkit_conn_reserve(loop, conn, 1, &place, &room), NETKIT_E_STALE);
+    CHECK_ERR(netkit_conn_keep(loop, conn, &buf), NETKIT_E_STALE);
+    CHECK(place == NULL && room == 0 && buf.owner == NULL);
+    nkt_loop_done(loop);
+}
+
 /* R1 PO13: the kind of a handle counts */
 NKT_LOOP_TEST(close_takes_no_handle_of_another_kind) {
     netkit_loop *loop = nkt_loop();

@@ -477,3 +477,34 @@ NKT_LOOP_TEST(lposts_invoke_runs_inline_on_its_thread) {
     CHECK_EQ(v.run, 3);
     nkt_loop_done(v.loop);
 }
+
+static void lposts_invoke_stop(netkit_loop *loop, int status, void *user) {
+    CHECK_OK(status);
+    ((lposts_invoked *)user)->run++;
+    CHECK_OK(netkit_loop_stop(loop));
+}
+
+static void *lposts_invoke_early(void *user) {
+    lposts_invoked *v = (lposts_invoked *)user;
+    CHECK(!netkit_loop_is_owner(v->loop));
+    CHECK_OK(netkit_loop_invoke(v->loop, lposts_invoke_stop, v));
+    return NULL;
+}
+
+/* TQ07 TQ08: others may ask who owns the loop just when its first run decides that (what a race
+ * would do here ThreadSanitizer shows). */
+NKT_LOOP_TEST(lposts_invoke_during_the_first_run) {
+    lposts_invoked v;
+    pthread_t thread;
+    netkit_listen_desc desc;
+    memset(&v, 0, sizeof(v));
+    memset(&desc, 0, sizeof(desc));
+    v.loop = nkt_loop();
+    desc.address = "127.0.0.1:0";
+    CHECK_OK(netkit_listen(v.loop, &desc, NULL));
+    CHECK_EQ(pthread_create(&thread, NULL, lposts_invoke_early, &v), 0);
+    CHECK_OK(netkit_loop_run(v.loop));
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    CHECK_EQ(v.run, 1);
+    nkt_loop_done(v.loop);
+}
