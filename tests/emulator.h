@@ -142,7 +142,8 @@ static const nkt_lack nkt_lack_rows[] = {
      "the emulator does not turn numbers beside the data to the system's order of bytes",
      " datagram_told udp_segments udp_many_segments udp_small_control_buffer"
      " udp_pause_between_segments udp_ttl_and_ecn udp_parked_rows_keep_their_sender"
-     " udp_longest_of_each_family udp_without_options monkey_udp_calls monkey_udp_pulls scenario:datagrams "},
+     " udp_longest_of_each_family udp_without_options monkey_udp_calls monkey_udp_pulls "
+     "scenario:datagrams "},
     {NULL, NULL, NULL, NULL}};
 
 /* Is what this row names missing here? */
