@@ -379,6 +379,8 @@ NKT_TEST(file_all_on_a_blocking_socket) {
     for (int i = 0; i < 3; i++) {
         int timeout = i == 0 ? 50 : 0;
         CHECK_OK(netkit_socket_pair(pair, NETKIT_SOCK_STREAM, NETKIT_SOCKET_BLOCKING));
+        CHECK_OK(netkit_socket_set(pair[0], NETKIT_OPT_SEND_BUFFER, 65536));
+        CHECK_OK(netkit_socket_set(pair[1], NETKIT_OPT_RECV_BUFFER, 65536));
         uint64_t began = nkt_now_ns();
         if (i == 2) { /* an error is no reason to forget the mode */
             nkt_fault_at("sendfile", 2, EIO, false);
