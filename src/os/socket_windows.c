@@ -157,6 +157,7 @@ static NKI_COLD int nki_os_accept_error(void) {
     case WSAECONNABORTED:
     case WSAENETRESET:
     case WSAENETDOWN:
+    case WSAENOTCONN: /* wine's word for it, when it is asked who that was */
     case WSAETIMEDOUT: return NETKIT_E_ABORTED;
     default: return nki_os_error();
     }

@@ -105,6 +105,11 @@ NKT_LOOP_TEST(udp_retries_for_ever) {
 /* U-03 UD03: where a system keeps no reports (IP_RECVERR), a connected udp still hears that its peer
  * is not there, by the error of the next call. */
 NKT_LOOP_TEST(udp_refused_without_reports) {
+#if NKI_WINDOWS
+    if (nkt_backend == NETKIT_BACKEND_AFD && nkt_is_wine()) {
+        SKIP("wine forgets a poll of a connected datagram socket that was refused");
+    }
+#endif
     for (uint64_t n = 1; n < 12; n++) {
         netkit_loop *loop = nkt_loop();
         static ud_end end;
