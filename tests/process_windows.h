@@ -187,10 +187,14 @@ static void nkt_make_root(void) {
     if (len == 0 || len > sizeof(nkt_root) - 32) {
         nkt_die("GetTempPath");
     }
-    snprintf(nkt_root, sizeof(nkt_root), "%snkt%lu", parent, (unsigned long)GetCurrentProcessId());
-    if (!CreateDirectoryA(nkt_root, NULL)) {
-        nkt_die(nkt_root);
+    for (int i = 0; i < 1000; i++) { /* a run of the same number may have been ended at once */
+        snprintf(nkt_root, sizeof(nkt_root), "%snkt%lu_%d", parent,
+                 (unsigned long)GetCurrentProcessId(), i);
+        if (CreateDirectoryA(nkt_root, NULL)) {
+            return;
+        }
     }
+    nkt_die(nkt_root);
 }
 
 static void nkt_remove_folder(const char *path) {

@@ -392,8 +392,12 @@ static int nki_udp_set_options(netkit_loop *loop, nki_udp *u, const netkit_udp_d
         error = nki_udp_wish(loop, u, NETKIT_OPT_TELL_TIME, desc->tell_time, &has);
     }
     if (error == NETKIT_OK) {
-        error = nki_udp_wish(loop, u, NETKIT_OPT_TELL_ERRORS, nki_udp_tells_errors(loop, u), &has);
-        u->flags |= has ? (uint32_t)NKI_D_TELL_ERRORS : 0u;
+        /* Where the system does not tell about whom, it can only be a connected one's peer. */
+        bool has_reports = (u->more->caps & NETKIT_UDP_CAP_ERRORS) != 0;
+        bool is_told =
+            nki_udp_tells_errors(loop, u) && (has_reports || u->more->level != NETKIT_AF_NONE);
+        error = nki_udp_wish(loop, u, NETKIT_OPT_TELL_ERRORS, is_told, &has);
+        u->flags |= has && has_reports ? (uint32_t)NKI_D_TELL_ERRORS : 0u;
     }
     if (error == NETKIT_OK) {
         error = nki_udp_wish(loop, u, NETKIT_OPT_GRO, is_merged, has_gro);

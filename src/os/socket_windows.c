@@ -39,6 +39,17 @@ static int nki_os_set_blocking(SOCKET s, bool is_blocking) {
     return NKI_SYS_ioctl(s, (long)FIONBIO, &mode) != 0 ? nki_os_error() : NETKIT_OK;
 }
 
+static int nki_os_get_int(SOCKET s, int level, int name, int *value) {
+    int len = (int)sizeof *value;
+    *value = 0;
+    return NKI_SYS_getsockopt(s, level, name, value, &len) != 0 ? nki_os_error() : NETKIT_OK;
+}
+
+static int nki_os_set_int(SOCKET s, int level, int name, int value) {
+    return NKI_SYS_setsockopt(s, level, name, &value, (int)sizeof value) != 0 ? nki_os_error()
+                                                                              : NETKIT_OK;
+}
+
 /* Whether receiving fails with what ICMP says. Not every provider knows it. */
 static int nki_os_set_reports(SOCKET s, bool is_on) {
     BOOL value = is_on ? TRUE : FALSE;
@@ -49,8 +60,12 @@ static int nki_os_set_reports(SOCKET s, bool is_on) {
                : NETKIT_OK;
 }
 
-static int nki_os_finish_socket(SOCKET s, bool is_blocking) {
-    return is_blocking ? NETKIT_OK : nki_os_set_blocking(s, false);
+/* What is not bound before it connects is for both families, as elsewhere: a mapped address is one
+ * of IPv4, which a socket for IPv6 alone, the kind that is made here, cannot reach. */
+static int nki_os_finish_socket(SOCKET s, int domain, bool is_blocking) {
+    int rc = is_blocking ? (int)NETKIT_OK : nki_os_set_blocking(s, false);
+    return rc == NETKIT_OK && domain == AF_INET6 ? nki_os_set_int(s, IPPROTO_IPV6, IPV6_V6ONLY, 0)
+                                                 : rc;
 }
 
 static int nki_os_socket(int family, int type, bool is_blocking, uintptr_t *out) {
@@ -63,7 +78,7 @@ static int nki_os_socket(int family, int type, bool is_blocking, uintptr_t *out)
     if (s == INVALID_SOCKET) {
         return nki_os_error();
     }
-    int rc = nki_os_finish_socket(s, is_blocking);
+    int rc = nki_os_finish_socket(s, domain, is_blocking);
     if (rc != NETKIT_OK) {
         nki_os_abandon((uintptr_t)s);
         return rc;
@@ -80,17 +95,6 @@ static bool nki_os_is_datagram(uintptr_t s) {
     int len = (int)sizeof type;
     return NKI_SYS_getsockopt(nki_os_fd(s), SOL_SOCKET, SO_TYPE, &type, &len) == 0 &&
            type == SOCK_DGRAM;
-}
-
-static int nki_os_get_int(SOCKET s, int level, int name, int *value) {
-    int len = (int)sizeof *value;
-    *value = 0;
-    return NKI_SYS_getsockopt(s, level, name, value, &len) != 0 ? nki_os_error() : NETKIT_OK;
-}
-
-static int nki_os_set_int(SOCKET s, int level, int name, int value) {
-    return NKI_SYS_setsockopt(s, level, name, &value, (int)sizeof value) != 0 ? nki_os_error()
-                                                                              : NETKIT_OK;
 }
 
 /* ---- binding, listening, accepting ---- */
@@ -153,6 +157,7 @@ static NKI_COLD int nki_os_accept_error(void) {
     case WSAECONNABORTED:
     case WSAENETRESET:
     case WSAENETDOWN:
+    case WSAENOTCONN: /* wine's word for it, when it is asked who that was */
     case WSAETIMEDOUT: return NETKIT_E_ABORTED;
     default: return nki_os_error();
     }
@@ -455,14 +460,18 @@ static int nki_os_bind_any(SOCKET s, int family) {
 static int nki_os_await_overlapped(SOCKET s, OVERLAPPED *o, HANDLE event, int timeout_ms) {
     DWORD got = 0;
     DWORD flags = 0;
-    bool is_late = NKI_SYS_wait_handle(event, (DWORD)timeout_ms) != WAIT_OBJECT_0;
-    if (is_late) {
+    DWORD ended = NKI_SYS_wait_handle(event, (DWORD)timeout_ms);
+    int os_code = nki_os_code();
+    if (ended != WAIT_OBJECT_0) {
         (void)NKI_SYS_cancel(nki_os_handle((uintptr_t)s), o);
     }
     if (NKI_SYS_result(s, o, &got, TRUE, &flags)) {
         return NETKIT_OK;
     }
-    return is_late && nki_os_code() == WSA_OPERATION_ABORTED ? nki_os_timed_out() : nki_os_error();
+    if (ended == WAIT_OBJECT_0 || nki_os_code() != WSA_OPERATION_ABORTED) {
+        return nki_os_error();
+    }
+    return ended == WAIT_TIMEOUT ? nki_os_timed_out() : nki_os_fail(os_code);
 }
 
 static int nki_os_connect_overlapped(SOCKET s, const struct sockaddr *to, int len, int timeout_ms) {

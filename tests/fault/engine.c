@@ -88,15 +88,12 @@ static bool torture_told(int code) {
     if (code != torture.want && !torture.fault.is_lenient) {
         bool follows = code == NETKIT_E_STALE || code == NETKIT_E_CLOSED || code == NETKIT_E_FULL ||
                        code == NETKIT_E_RESET;
-        /* Wine forgets why a connection that was reset at once is none. */
-        bool is_forgotten = NKI_WINDOWS && code == NETKIT_E_NOTCONN;
-        follows = follows || is_forgotten;
         if (!follows || torture_seen() == 0) {
             printf("told %s, wanted %s\n", netkit_error_name(code),
                    netkit_error_name(torture.want));
         }
         CHECK(follows);
-        CHECK(torture_seen() > 0 || code == NETKIT_E_FULL || is_forgotten);
+        CHECK(torture_seen() > 0 || code == NETKIT_E_FULL);
     }
     return false;
 }

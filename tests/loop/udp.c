@@ -165,7 +165,7 @@ NKT_LOOP_TEST(udp_connected_refused) {
             CHECK_OK(netkit_udp_send(loop, end.udp, NULL, "knock", 5));
             CHECK_OK(netkit_udp_flush(loop, end.udp));
         }
-        if (told && !NKI_WINDOWS) { /* where nobody is told (SIO_UDP_CONNRESET) */
+        if (told) {
             SUP_UNTIL(loop, end.errors > 0);
             CHECK_EQ(end.failed.error, NETKIT_E_REFUSED);
             CHECK(netkit_addr_equal(&end.failed.peer, &deaf));

@@ -105,6 +105,11 @@ NKT_LOOP_TEST(udp_retries_for_ever) {
 /* U-03 UD03: where a system keeps no reports (IP_RECVERR), a connected udp still hears that its peer
  * is not there, by the error of the next call. */
 NKT_LOOP_TEST(udp_refused_without_reports) {
+#if NKI_WINDOWS
+    if (nkt_is_wine()) {
+        SKIP("wine takes the error out of a datagram socket that was refused");
+    }
+#endif
     for (uint64_t n = 1; n < 12; n++) {
         netkit_loop *loop = nkt_loop();
         static ud_end end;
@@ -119,7 +124,8 @@ NKT_LOOP_TEST(udp_refused_without_reports) {
         end.loop = loop;
         if (code == NETKIT_OK) {
             CHECK_OK(netkit_udp_caps(loop, end.udp, &caps));
-            CHECK_OK(netkit_udp_get_option(loop, end.udp, NETKIT_OPT_TELL_ERRORS, &value));
+            int got = netkit_udp_get_option(loop, end.udp, NETKIT_OPT_TELL_ERRORS, &value);
+            CHECK_ERR(got, (caps & NETKIT_UDP_CAP_ERRORS) != 0 ? NETKIT_OK : NETKIT_E_NOSYS);
             for (int i = 0; i < 10; i++) {
                 int had = end.errors;
                 CHECK_OK(netkit_udp_send(loop, end.udp, NULL, "knock", 5));
@@ -341,6 +347,7 @@ NKT_LOOP_TEST(udp_empty_datagrams_are_fair) {
 
 /* ---- unix ------------------------------------------------------------------------------------ */
 
+#if NKI_POSIX /* Windows' unix sockets are of streams */
 /* UD01 X-05: a unix datagram socket that is adopted tells its own path with each datagram. */
 NKT_LOOP_TEST(udp_adopted_path) {
     netkit_loop *loop = nkt_loop();
@@ -455,6 +462,7 @@ NKT_LOOP_TEST(udp_peer_that_does_not_read) {
         nkt_loop_done(loop);
     }
 }
+#endif /* NKI_POSIX */
 
 /* ---- limits ---------------------------------------------------------------------------------- */
 
@@ -597,12 +605,13 @@ NKT_LOOP_TEST(udp_report_behind_many) {
 }
 #endif
 
-/* U-03 U-08: what comes back while a udp is paused waits without a spin; afterwards it is told. */
+/* U-03 U-08: what comes back while a udp is paused waits without a spin; afterwards it is told,
+ * where the system tells who it was about, and all goes on. */
 NKT_LOOP_TEST(udp_paused_with_reports) {
     netkit_loop *loop = nkt_loop();
     static ud_end end;
     netkit_addr deaf = ud_deaf();
-    ud_open(loop, &end);
+    netkit_addr self = ud_open(loop, &end);
     CHECK_OK(netkit_udp_pause(loop, end.udp));
     for (int i = 0; i < 5; i++) {
         CHECK_OK(netkit_udp_send(loop, end.udp, &deaf, "knock", 5));
@@ -615,9 +624,14 @@ NKT_LOOP_TEST(udp_paused_with_reports) {
     CHECK(nkt_thread_cpu_ns() - cpu < 30000000u * nkt_slowness);
     CHECK_EQ(end.errors, 0);
     CHECK_OK(netkit_udp_resume(loop, end.udp));
-    SUP_UNTIL(loop, end.errors == 5);
-    CHECK_EQ(end.failed.error, NETKIT_E_REFUSED);
-    CHECK(netkit_addr_equal(&end.failed.peer, &deaf));
+    if (ud_can(&end, NETKIT_UDP_CAP_ERRORS)) {
+        SUP_UNTIL(loop, end.errors == 5);
+        CHECK_EQ(end.failed.error, NETKIT_E_REFUSED);
+        CHECK(netkit_addr_equal(&end.failed.peer, &deaf));
+    }
+    CHECK_OK(netkit_udp_send(loop, end.udp, &self, "self", 4));
+    SUP_UNTIL(loop, end.datagrams == 1);
+    CHECK_EQ(end.last.len, 4);
     nkt_loop_done(loop);
 }
 

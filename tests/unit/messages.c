@@ -589,13 +589,15 @@ NKT_TEST(message_all_pieces) {
 /* IO06 IO02: a time limit ends both directions and tells how much moved; so does the end of the
  * stream; nothing to move is done at once. */
 NKT_TEST(message_all_by_a_time) {
-    static unsigned char data[1 << 20], back[1 << 20];
+    static unsigned char data[2000000], back[2000000];
     netkit_socket s[2], none = {0};
     netkit_span spans[3] = {{data, 100}, {NULL, 0}, {data, sizeof(data)}};
     netkit_room rooms[3] = {{back, 100}, {NULL, 0}, {back, sizeof(back)}};
     netkit_room small[2] = {{back, 5}, {back + 5, 5}};
     size_t done = 77;
     message_pair(s, NETKIT_SOCK_STREAM);
+    CHECK_OK(netkit_socket_set(s[0], NETKIT_OPT_SEND_BUFFER, 65536));
+    CHECK_OK(netkit_socket_set(s[1], NETKIT_OPT_RECV_BUFFER, 65536));
     CHECK_OK(netkit_socket_sendv_all(s[0], spans, 2, 0, &done));
     CHECK_EQ(done, 100);
     CHECK_ERR(netkit_socket_recvv_all(s[1], rooms, 3, 20, &done), NETKIT_E_TIMEOUT);

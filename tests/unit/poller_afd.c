@@ -444,7 +444,7 @@ NKT_TEST(afd_closed_before_asked) {
     poller_done(p);
 }
 
-/* Z-02 L-11: what opening needs and does not get: AUTO takes the next one, a named one is an
+/* WN04 Z-02 L-11: what opening needs and does not get: AUTO takes the next one, a named one is an
  * error; nothing leaks. */
 NKT_TEST(afd_failed_open) {
     const char *calls[] = {"ntdll", "port_create", "nt_open", "port_add"};
@@ -593,7 +593,7 @@ NKT_TEST(afd_calls_of_an_echo) {
 
 /* ---- waking, and waiting elsewhere ------------------------------------------------------ */
 
-/* WN08 PL14: the wake is a packet: afd has no socket for it, wsapoll has. */
+/* WN08 WN04 PL14: the wake is a packet: afd has no socket for it, wsapoll has. */
 NKT_TEST(afd_wake_is_a_packet) {
     netkit_poller *p = poller_open(NETKIT_BACKEND_AFD);
     netkit_poll_event event;

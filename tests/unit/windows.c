@@ -119,6 +119,68 @@ NKT_TEST(windows_nobody_steals_a_port) {
     }
 }
 
+/* The other process of the next test: the port is not to be had, however it asks. */
+NKT_HIDDEN_TEST(hidden_second_process) {
+    netkit_addr at = win_addr("127.0.0.1:0");
+    const char *given_port = getenv("NKT_PORT"), *given_type = getenv("NKT_TYPE");
+    CHECK(given_port != NULL && given_type != NULL);
+    int type = atoi(given_type);
+    BOOL yes = TRUE;
+    netkit_socket s;
+    struct sockaddr_storage sa;
+    socklen_t len;
+    at.port = (uint16_t)atoi(given_port);
+    CHECK(at.port != 0);
+    CHECK_OK(netkit_socket_open(&s, NETKIT_AF_IPV4, type, 0));
+    CHECK_ERR(netkit_socket_bind(s, &at, 0), NETKIT_E_ADDRINUSE);
+    CHECK_OK(netkit_socket_close(&s));
+    int thief = socket(AF_INET, type == NETKIT_SOCK_STREAM ? SOCK_STREAM : SOCK_DGRAM, 0);
+    CHECK_EQ(setsockopt(thief, SOL_SOCKET, SO_REUSEADDR, (const char *)&yes, sizeof(yes)), 0);
+    CHECK_OK(nki_sockaddr_from(&sa, &len, &at));
+    CHECK(bind(thief, (const struct sockaddr *)(const void *)&sa, len) != 0);
+    CHECK_EQ(close(thief), 0);
+}
+
+/* SD43 WN09: a second process that binds the port of the first is refused. */
+NKT_TEST(windows_second_process) {
+    static const int types[] = {NETKIT_SOCK_STREAM, NETKIT_SOCK_DGRAM};
+    for (int i = 0; i < 2; i++) {
+        netkit_addr at = win_addr("127.0.0.1:0");
+        netkit_socket s;
+        char text[16], out[4096];
+        CHECK_OK(netkit_socket_open(&s, NETKIT_AF_IPV4, types[i], 0));
+        CHECK_OK(netkit_socket_bind(s, &at, 0));
+        CHECK_OK(netkit_socket_local(s, &at));
+        snprintf(text, sizeof(text), "%d", at.port);
+        CHECK(SetEnvironmentVariableA("NKT_PORT", text));
+        snprintf(text, sizeof(text), "%d", types[i]);
+        CHECK(SetEnvironmentVariableA("NKT_TYPE", text));
+        int status = harness_run("hidden_second_process", out, sizeof(out));
+        printf("%s", out);
+        CHECK_EQ(status, 0);
+        CHECK(strstr(out, "1 passed, 0 failed") != NULL);
+        CHECK_OK(netkit_socket_close(&s));
+    }
+}
+
+/* WN03: a socket is closed by closesocket, once; what is none is refused and stays open. */
+NKT_TEST(windows_closesocket_alone) {
+    HANDLE event = CreateEventW(NULL, TRUE, FALSE, NULL);
+    netkit_socket s[2], none = netkit_socket_from_native((uintptr_t)event);
+    int type = 0, len = sizeof(type);
+    CHECK_OK(netkit_socket_pair(s, NETKIT_SOCK_STREAM, 0));
+    SOCKET native = (SOCKET)netkit_socket_native(s[0]);
+    nkt_calls_reset();
+    CHECK_OK(netkit_socket_close(&s[0]));
+    CHECK_EQ(nkt_calls("close"), 1);
+    CHECK(getsockopt(native, SOL_SOCKET, SO_TYPE, (char *)&type, &len) != 0);
+    CHECK_EQ(WSAGetLastError(), WSAENOTSOCK);
+    CHECK_OK(netkit_socket_close(&s[1]));
+    CHECK(netkit_socket_close(&none) < 0);
+    CHECK(SetEvent(event) && WaitForSingleObject(event, 0) == WAIT_OBJECT_0);
+    CHECK(CloseHandle(event));
+}
+
 /* WN13 SK07: what a blocking listener of anybody accepts does not wait, and is not inherited. */
 NKT_TEST(windows_accepted_mode) {
     netkit_addr at = win_addr("127.0.0.1:0");
