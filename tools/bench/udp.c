@@ -1,6 +1,6 @@
 /* Datagrams: an echo server of netkit, or a bare recvmmsg/sendmmsg epoll loop, and its load.
  *
- * usage: udp bare|BACKEND plain|segments SIZE INFLIGHT MILLISECONDS
+ * usage: udp bare|multishot|BACKEND plain|segments SIZE INFLIGHT MILLISECONDS
  *
  * plain: datagrams of SIZE one by one. segments: GSO and GRO at both ends, 64 KiB of datagrams of
  * SIZE at a time. The server is a process on core 0, the generator on core 1: raw, closed loop,
@@ -172,6 +172,8 @@ static void serve_netkit(int fd, const char *backend) {
     netkit_loop_run(loop);
 }
 
+#include "udp_ring.h"
+
 /* ---- the generator ---- */
 
 static struct {
@@ -259,7 +261,7 @@ int main(int argc, char **argv) {
     struct sockaddr_in at, own;
     int on = 1;
     if (argc != 6) {
-        fputs("usage: udp bare|BACKEND plain|segments SIZE INFLIGHT MILLISECONDS\n", stderr);
+        fputs("usage: udp bare|multishot|BACKEND plain|segments SIZE INFLIGHT MILLISECONDS\n", stderr);
         return 2;
     }
     is_segmented = strcmp(argv[2], "segments") == 0;
@@ -283,6 +285,10 @@ int main(int argc, char **argv) {
         close(fd);
         if (strcmp(argv[1], "bare") == 0) {
             serve_bare(server_fd);
+#if NKI_HAS_URING
+        } else if (strcmp(argv[1], "multishot") == 0) {
+            serve_multishot(server_fd);
+#endif
         } else {
             serve_netkit(server_fd, argv[1]);
         }
