@@ -418,7 +418,7 @@ NETKIT_API int netkit_listen(netkit_loop *loop, const netkit_listen_desc *desc,
     }
     error = nki_listener_socket(loop, desc, b, &socket, &file);
     if (error == NETKIT_OK) {
-        nki_listener *l;
+        nki_listener *l = NULL; /* for compilers that inline all this */
         nki_listener_file *kept = NULL;
         if (file.inode != 0 && !desc->unix_keep) {
             error = nki_listener_file_create(loop, &file, &kept);
