@@ -137,6 +137,11 @@
    posts with NETKIT_E_CANCELLED, delivers every release and every on_close, and
    frees everything. It must not be called in a callback of the same loop.
 
+   A process that was forked off may do one thing with the loops it inherited:
+   destroy them. That runs the callbacks of the end in the child, closes the
+   child's descriptors, and does not disturb the parent. Everything else there
+   could take away what the parent waits for.
+
    A loop keeps no global state and touches no signal, so any number of them
    live side by side, in a program or in its libraries.
 
@@ -877,8 +882,7 @@
    macOS has no call that makes a descriptor close-on-exec at birth: one may
    leak into a program that another thread starts at that moment. With kqueue
    NETKIT_POLL_PRIORITY is NETKIT_E_NOSYS where the system has no EVFILT_EXCEPT
-   (FreeBSD), and a loop made before fork is of no use in the child: there it
-   can only be destroyed.
+   (FreeBSD).
 
    Linux: unix sockets in the abstract space; user_timeout_ms;
    netkit_listen_desc.reuse_port balances between listeners.
@@ -1807,7 +1811,8 @@ NETKIT_API int netkit_loop_create(netkit_loop **out, const netkit_loop_desc *des
 
 /* The loop's last turn: aborts what is open, runs waiting posts with
  * NETKIT_E_CANCELLED, delivers every release and on_close, then frees. NULL is
- * legal. Returns NETKIT_OK; NETKIT_E_BUSY inside a callback of this loop.
+ * legal. In a forked child it leaves the parent's conns and sets alone.
+ * Returns NETKIT_OK; NETKIT_E_BUSY inside a callback of this loop.
  * Thread: the loop's. */
 NETKIT_API int netkit_loop_destroy(netkit_loop *loop);
 
@@ -15870,6 +15875,8 @@ struct netkit_loop {
     uint32_t wake_pending;  /* atomic: a wake is under way */
     uint32_t stop;          /* atomic */
     uint32_t is_destroying; /* atomic: posts are refused */
+    uint64_t process;       /* that made it */
+    uint8_t is_inherited;   /* being destroyed by another one: what is shared is not touched */
     uint32_t references;
     uint32_t wait_failures; /* in a row */
     int wait_error;         /* the last of them */
@@ -21515,9 +21522,13 @@ static void nki_r_close(netkit_loop *loop) {
     nki_os_end();
 }
 
+/* The kernel's set is shared with a process that was forked off (epoll(7)): its events are the
+ * parent's, and so is what is registered. */
 static int nki_r_wait(netkit_loop *loop, uint64_t timeout_ns) {
-    int count =
-        loop->poller.ops->wait(&loop->poller, loop->events, (int)loop->desc.events_max, timeout_ns);
+    int count = NKI_UNLIKELY(loop->is_inherited)
+                    ? 0
+                    : loop->poller.ops->wait(&loop->poller, loop->events,
+                                             (int)loop->desc.events_max, timeout_ns);
     loop->events_next = loop->events;
     loop->events_end = loop->events + NKI_MAX(count, 0);
     return count;
@@ -21583,7 +21594,7 @@ static int nki_r_register(netkit_loop *loop, nki_source *source, uint32_t events
 }
 
 static void nki_r_unregister(netkit_loop *loop, nki_source *source) {
-    if ((source->driver & NKI_R_REGISTERED) != 0) {
+    if ((source->driver & NKI_R_REGISTERED) != 0 && !loop->is_inherited) {
         (void)loop->poller.ops->remove(&loop->poller, source->socket);
         source->driver = (uint8_t)(source->driver & ~NKI_R_REGISTERED);
     }
@@ -21613,7 +21624,8 @@ static int nki_r_attach(netkit_loop *loop, nki_source *source) {
  * the kernel would go on reporting it (epoll(7), questions and answers). */
 static void nki_r_shut(netkit_loop *loop, nki_source *source, bool reset) {
     nki_r_unregister(loop, source);
-    (void)(reset ? nki_os_reset(source->socket) : nki_os_close(source->socket));
+    bool is_reset = reset && !loop->is_inherited; /* it would be the parent's that is reset */
+    (void)(is_reset ? nki_os_reset(source->socket) : nki_os_close(source->socket));
     nki_gone(loop, source);
 }
 
@@ -24151,6 +24163,7 @@ static int nki_loop_init(netkit_loop *loop) {
     if (error == NETKIT_OK) {
         error = nki_posts_init(&loop->posts, &loop->allocator, loop->desc.posts_max);
     }
+    loop->process = loop->driver->process(loop);
     loop->is_plain = !loop->desc.debug && !loop->is_arming && loop->driver->read_done == NULL;
     nki_refresh_time(loop);
     return error;
@@ -24275,6 +24288,7 @@ NETKIT_API int netkit_loop_destroy(netkit_loop *loop) {
         return error;
     }
     nki_atomic_store(&loop->is_destroying, 1u);
+    loop->is_inherited = loop->driver->process(loop) != loop->process;
     loop->is_running = 1;
     nki_pulled_done(loop);
     loop->desc.pull = false;

@@ -84,7 +84,8 @@ NETKIT_API int netkit_loop_create(netkit_loop **out, const netkit_loop_desc *des
 
 /* The loop's last turn: aborts what is open, runs waiting posts with
  * NETKIT_E_CANCELLED, delivers every release and on_close, then frees. NULL is
- * legal. Returns NETKIT_OK; NETKIT_E_BUSY inside a callback of this loop.
+ * legal. In a forked child it leaves the parent's conns and sets alone.
+ * Returns NETKIT_OK; NETKIT_E_BUSY inside a callback of this loop.
  * Thread: the loop's. */
 NETKIT_API int netkit_loop_destroy(netkit_loop *loop);
 

@@ -137,6 +137,11 @@
    posts with NETKIT_E_CANCELLED, delivers every release and every on_close, and
    frees everything. It must not be called in a callback of the same loop.
 
+   A process that was forked off may do one thing with the loops it inherited:
+   destroy them. That runs the callbacks of the end in the child, closes the
+   child's descriptors, and does not disturb the parent. Everything else there
+   could take away what the parent waits for.
+
    A loop keeps no global state and touches no signal, so any number of them
    live side by side, in a program or in its libraries.
 
@@ -877,8 +882,7 @@
    macOS has no call that makes a descriptor close-on-exec at birth: one may
    leak into a program that another thread starts at that moment. With kqueue
    NETKIT_POLL_PRIORITY is NETKIT_E_NOSYS where the system has no EVFILT_EXCEPT
-   (FreeBSD), and a loop made before fork is of no use in the child: there it
-   can only be destroyed.
+   (FreeBSD).
 
    Linux: unix sockets in the abstract space; user_timeout_ms;
    netkit_listen_desc.reuse_port balances between listeners.

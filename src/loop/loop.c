@@ -160,6 +160,7 @@ static int nki_loop_init(netkit_loop *loop) {
     if (error == NETKIT_OK) {
         error = nki_posts_init(&loop->posts, &loop->allocator, loop->desc.posts_max);
     }
+    loop->process = loop->driver->process(loop);
     loop->is_plain = !loop->desc.debug && !loop->is_arming && loop->driver->read_done == NULL;
     nki_refresh_time(loop);
     return error;
@@ -284,6 +285,7 @@ NETKIT_API int netkit_loop_destroy(netkit_loop *loop) {
         return error;
     }
     nki_atomic_store(&loop->is_destroying, 1u);
+    loop->is_inherited = loop->driver->process(loop) != loop->process;
     loop->is_running = 1;
     nki_pulled_done(loop);
     loop->desc.pull = false;

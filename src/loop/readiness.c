@@ -62,9 +62,13 @@ static void nki_r_close(netkit_loop *loop) {
     nki_os_end();
 }
 
+/* The kernel's set is shared with a process that was forked off (epoll(7)): its events are the
+ * parent's, and so is what is registered. */
 static int nki_r_wait(netkit_loop *loop, uint64_t timeout_ns) {
-    int count =
-        loop->poller.ops->wait(&loop->poller, loop->events, (int)loop->desc.events_max, timeout_ns);
+    int count = NKI_UNLIKELY(loop->is_inherited)
+                    ? 0
+                    : loop->poller.ops->wait(&loop->poller, loop->events,
+                                             (int)loop->desc.events_max, timeout_ns);
     loop->events_next = loop->events;
     loop->events_end = loop->events + NKI_MAX(count, 0);
     return count;
@@ -130,7 +134,7 @@ static int nki_r_register(netkit_loop *loop, nki_source *source, uint32_t events
 }
 
 static void nki_r_unregister(netkit_loop *loop, nki_source *source) {
-    if ((source->driver & NKI_R_REGISTERED) != 0) {
+    if ((source->driver & NKI_R_REGISTERED) != 0 && !loop->is_inherited) {
         (void)loop->poller.ops->remove(&loop->poller, source->socket);
         source->driver = (uint8_t)(source->driver & ~NKI_R_REGISTERED);
     }
@@ -160,7 +164,8 @@ static int nki_r_attach(netkit_loop *loop, nki_source *source) {
  * the kernel would go on reporting it (epoll(7), questions and answers). */
 static void nki_r_shut(netkit_loop *loop, nki_source *source, bool reset) {
     nki_r_unregister(loop, source);
-    (void)(reset ? nki_os_reset(source->socket) : nki_os_close(source->socket));
+    bool is_reset = reset && !loop->is_inherited; /* it would be the parent's that is reset */
+    (void)(is_reset ? nki_os_reset(source->socket) : nki_os_close(source->socket));
     nki_gone(loop, source);
 }
 

@@ -445,6 +445,8 @@ struct netkit_loop {
     uint32_t wake_pending;  /* atomic: a wake is under way */
     uint32_t stop;          /* atomic */
     uint32_t is_destroying; /* atomic: posts are refused */
+    uint64_t process;       /* that made it */
+    uint8_t is_inherited;   /* being destroyed by another one: what is shared is not touched */
     uint32_t references;
     uint32_t wait_failures; /* in a row */
     int wait_error;         /* the last of them */

@@ -1093,3 +1093,40 @@ NKT_TEST(close_story_is_the_same_on_every_backend) {
     }
     CHECK(told > 0);
 }
+
+#if NKI_POSIX
+/* Z-06: a forked child destroys the loop it inherited, with everything open and bytes waiting: the
+ * parent's conns, listener and timers go on, and no peer sees an end or a reset. */
+NKT_LOOP_TEST(close_in_a_forked_child) {
+    netkit_loop *loop = nkt_loop();
+    sup_end end, other;
+    sup_peer peer = sup_open_default(loop, &end);
+    int status = 0;
+    char byte;
+    sup_settle(loop);
+    peer.to_send = 5;
+    sup_peer_step(&peer);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        CHECK_OK(netkit_loop_destroy(loop));
+        _exit(0);
+    }
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    SUP_UNTIL(loop, end.bytes == 5); /* the child has not taken their event */
+    peer.to_send = 9;
+    sup_peer_step(&peer);
+    SUP_UNTIL(loop, end.bytes == 9);
+    CHECK(recv(peer.fd, &byte, 1, MSG_DONTWAIT) == -1 && errno == EAGAIN);
+    CHECK_EQ(end.closes, 0);
+    sup_peer fresh = sup_open_default(loop, &other);
+    fresh.to_send = 3;
+    sup_peer_step(&fresh);
+    SUP_UNTIL(loop, other.bytes == 3);
+    sup_peer_close(&fresh);
+    sup_peer_close(&peer);
+    sup_settle(loop);
+    nkt_loop_done(loop);
+}
+#endif
