@@ -18422,7 +18422,7 @@ NETKIT_API int netkit_listen(netkit_loop *loop, const netkit_listen_desc *desc,
     }
     error = nki_listener_socket(loop, desc, b, &socket, &file);
     if (error == NETKIT_OK) {
-        nki_listener *l = NULL; /* for compilers that inline all this */
+        nki_listener *l = NULL;
         nki_listener_file *kept = NULL;
         if (file.inode != 0 && !desc->unix_keep) {
             error = nki_listener_file_create(loop, &file, &kept);
@@ -18430,7 +18430,7 @@ NETKIT_API int netkit_listen(netkit_loop *loop, const netkit_listen_desc *desc,
         if (error == NETKIT_OK) {
             error = nki_listener_create(loop, desc, b, socket, &l);
         }
-        if (error == NETKIT_OK) {
+        if (l != NULL) {
             l->file = kept;
             if (out != NULL) {
                 *out = nki_listener_handle(l);

@@ -173,7 +173,7 @@ NKT_TEST(windows_closesocket_alone) {
     nkt_calls_reset();
     CHECK_OK(netkit_socket_close(&s[0]));
     CHECK_EQ(nkt_calls("close"), 1);
-    CHECK(getsockopt(native, SOL_SOCKET, SO_TYPE, (char *)&type, &len) != 0);
+    CHECK((getsockopt)(native, SOL_SOCKET, SO_TYPE, (char *)&type, &len) != 0);
     CHECK_EQ(WSAGetLastError(), WSAENOTSOCK);
     CHECK_OK(netkit_socket_close(&s[1]));
     CHECK(netkit_socket_close(&none) < 0);
