@@ -121,6 +121,13 @@ static inline netkit_addr ud_open(netkit_loop *loop, ud_end *end) {
     return ud_open_with(loop, end, &desc);
 }
 
+/* One that hundreds of datagrams or reports can wait in, where each takes a kilobyte and more. */
+static inline netkit_addr ud_open_roomy(netkit_loop *loop, ud_end *end) {
+    netkit_udp_desc desc = ud_desc(end, "127.0.0.1:0");
+    desc.recv_buffer = 1 << 20;
+    return ud_open_with(loop, end, &desc);
+}
+
 static inline void ud_close(ud_end *end) {
     CHECK_OK(netkit_udp_close(end->loop, end->udp));
     SUP_UNTIL(end->loop, end->closes == 1);

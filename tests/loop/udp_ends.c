@@ -331,7 +331,7 @@ NKT_LOOP_TEST(udp_empty_datagrams_are_fair) {
     memset(&loop_desc, 0, sizeof(loop_desc));
     loop_desc.conn_budget = 8192; /* 16 datagrams */
     netkit_loop *loop = nkt_loop_with(&loop_desc);
-    netkit_addr to_loud = ud_open(loop, &loud), to_quiet = ud_open(loop, &quiet);
+    netkit_addr to_loud = ud_open_roomy(loop, &loud), to_quiet = ud_open(loop, &quiet);
     int a = ud_raw(to_loud.port, NULL), b = ud_raw(to_quiet.port, NULL);
     for (int i = 0; i < 200; i++) {
         ud_say(a, "", 0);
@@ -589,7 +589,7 @@ NKT_LOOP_TEST(udp_report_behind_many) {
     netkit_addr deaf = ud_deaf();
     struct sockaddr_in to = sup_loopback(deaf.port);
     uintptr_t native = 0;
-    ud_open(loop, &end);
+    ud_open_roomy(loop, &end);
     CHECK_OK(netkit_udp_native(loop, end.udp, &native));
     for (int i = 0; i < 3; i++) {
         for (int k = 0; k < 200; k++) { /* each leaves a report of its own making */

@@ -91,9 +91,13 @@ NKT_TEST(uring_two_buffers_for_a_hundred) {
     }
     turing_echo_all(loop, TURING_PEERS, 30000);
     printf("%" PRIu64 " starved, %" PRIu64 " begun\n", u->starved, u->arms);
-    CHECK(u->starved > 0);
+    bool has_buffers = u->has_recv_multishot; /* Linux 6.0 */
+    CHECK(u->starved > 0 || !has_buffers);
     CHECK(u->arms < 21 * TURING_PEERS * 20);
     nkt_loop_done(loop);
+    if (!has_buffers) {
+        SKIP("no provided buffers here");
+    }
 }
 
 /* I-01 UR12: four buffers of 4 KiB for a hundred peers with a mebibyte each: all of it, in order. */
