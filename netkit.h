@@ -15857,10 +15857,11 @@ struct netkit_loop {
     nki_block *recv;         /* the shared receive buffer */
     netkit_span span;        /* what on_data was called with */
     uint8_t span_is_carry;
-    netkit_event pulled;     /* pull: the event that is out */
-    void *pulled_object;     /* whose it is */
-    size_t pulled_used;      /* DATA: as netkit_loop_consume said */
-    uint64_t calls;          /* callbacks made */
+    uint8_t is_inherited; /* being destroyed by a forked process: what is shared is not touched */
+    netkit_event pulled;  /* pull: the event that is out */
+    void *pulled_object;  /* whose it is */
+    size_t pulled_used;   /* DATA: as netkit_loop_consume said */
+    uint64_t calls;       /* callbacks made */
     uint8_t is_pulled_fresh; /* it has not been fetched yet */
     uint64_t pull_until_ns;  /* the puller's time is up; not before one event has been given */
     uint64_t pull_calls;     /* `calls` when its time began */
@@ -15875,13 +15876,12 @@ struct netkit_loop {
     uint32_t wake_pending;  /* atomic: a wake is under way */
     uint32_t stop;          /* atomic */
     uint32_t is_destroying; /* atomic: posts are refused */
-    uint64_t process;       /* that made it */
-    uint8_t is_inherited;   /* being destroyed by another one: what is shared is not touched */
     uint32_t references;
     uint32_t wait_failures; /* in a row */
     int wait_error;         /* the last of them */
     uint32_t buried;        /* slots that wait for the end of the turn */
     uint64_t turns;
+    uint64_t process;  /* that made it */
     nki_poller poller; /* the readiness driver's */
     nki_wake wake;
     netkit_poll_event *events;

@@ -261,7 +261,8 @@ int main(int argc, char **argv) {
     struct sockaddr_in at, own;
     int on = 1;
     if (argc != 6) {
-        fputs("usage: udp bare|multishot|BACKEND plain|segments SIZE INFLIGHT MILLISECONDS\n", stderr);
+        fputs("usage: udp bare|multishot|BACKEND plain|segments SIZE INFLIGHT MILLISECONDS\n",
+              stderr);
         return 2;
     }
     is_segmented = strcmp(argv[2], "segments") == 0;
