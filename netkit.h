@@ -6187,6 +6187,118 @@ NETKIT_API int netkit_addr_from_path(netkit_addr *out, const char *path, size_t 
     return nki_addr_set_path(out, path, len, is_abstract, &nki_os_addr_rules);
 }
 
+/* ---- src/os/common.c ---- */
+/* What *_posix.c and *_windows.c have in common: the same on every system, and needed by them
+ * before the parts of users' calls. */
+
+static int nki_os_domain(int family) {
+    switch (family) {
+    case NETKIT_AF_IPV4: return AF_INET;
+    case NETKIT_AF_IPV6: return AF_INET6;
+    case NETKIT_AF_UNIX: return AF_UNIX;
+    default: return -1;
+    }
+}
+
+static uint64_t nki_os_process(void) {
+    return (uint64_t)NKI_SYS_getpid();
+}
+
+/* A time limit in milliseconds as a time of the clock. Negative is no limit. */
+static uint64_t nki_os_deadline(int timeout_ms) {
+    if (timeout_ms < 0) {
+        return NKI_NEVER;
+    }
+    return nki_os_now_ns() + (uint64_t)timeout_ms * NKI_NS_PER_MS;
+}
+
+/* Nanoseconds as poll's milliseconds: up, since down would end in waits of 0 until the time has
+ * really come, and cut to what an int holds. */
+static int nki_os_poll_ms(uint64_t timeout_ns) {
+    if (timeout_ns == NKI_NEVER) {
+        return -1;
+    }
+    uint64_t ms = timeout_ns / NKI_NS_PER_MS + (timeout_ns % NKI_NS_PER_MS != 0 ? 1u : 0u);
+    return ms > (uint64_t)INT_MAX ? INT_MAX : (int)ms;
+}
+
+/* ---- options ---- */
+
+/* What values an option takes. */
+enum {
+    NKI_OPTION_BOOL = 0,
+    NKI_OPTION_POSITIVE = 1,
+    NKI_OPTION_NATURAL = 2,
+    NKI_OPTION_TIME = 3,  /* milliseconds that the system has as a struct */
+    NKI_OPTION_LINGER = 4 /* seconds, or -1 */
+};
+
+typedef struct nki_option_row {
+    int option;
+    int level; /* -1 = the system has none such */
+    int name;
+    int values; /* NKI_OPTION_* */
+} nki_option_row;
+
+typedef struct nki_ip_option {
+    int option;
+    int level; /* of a plain one, 0 = a pair of IP's */
+    int name;  /* or the one of IPv4 */
+    int name6;
+    int min;
+    int max;
+} nki_ip_option;
+
+static bool nki_option_accepts(int values, int value) {
+    if (values == NKI_OPTION_BOOL) {
+        return value == 0 || value == 1;
+    }
+    if (values == NKI_OPTION_LINGER) {
+        return value >= -1 && value <= INT16_MAX; /* macOS has 16 bits for it */
+    }
+    return value >= (values == NKI_OPTION_POSITIVE ? 1 : 0);
+}
+
+/* ---- messages and datagrams ---- */
+
+static void nki_os_forget_in(netkit_message_in *in) {
+    in->fds_count = 0;
+    in->control_len = 0;
+    memset(&in->from, 0, sizeof in->from);
+    in->sender.pid = in->sender.uid = in->sender.gid = -1;
+    in->is_cut = in->is_fds_cut = in->is_control_cut = false;
+}
+
+static void nki_dgram_ipv4(netkit_addr *out, const void *ip) {
+    out->family = NETKIT_AF_IPV4;
+    memset(out->ip, 0, sizeof(out->ip));
+    out->scope = 0;
+    memcpy(out->ip, ip, 4);
+}
+
+static void nki_dgram_ipv6(netkit_addr *out, const void *ip, uint32_t interface_index) {
+    memcpy(out->ip, ip, 16);
+    if (nki_ip_is_mapped(out->ip)) {
+        nki_dgram_ipv4(out, (const char *)ip + 12);
+        return;
+    }
+    out->family = NETKIT_AF_IPV6;
+    bool is_link_local = out->ip[0] == 0xFE && (out->ip[1] & 0xC0) == 0x80;
+    out->scope = is_link_local ? interface_index : 0;
+}
+
+static void nki_dgram_clear(netkit_datagram *out) {
+    out->time_ns = 0;
+    memset(&out->local, 0, offsetof(netkit_addr, path));
+    out->interface_index = 0;
+    out->segment_size = 0;
+    out->mtu = 0;
+    out->error = 0;
+    out->os_code = 0;
+    out->tos = 0;
+    out->ttl = 0;
+}
+
 /* ---- src/os/system_posix.c ---- */
 /* The system on POSIX: codes of errors, clock, randomness, thread identity, interfaces.
  *
@@ -6821,15 +6933,6 @@ enum {
     NKI_LAST_LOOKS = 16
 };
 
-static int nki_os_domain(int family) {
-    switch (family) {
-    case NETKIT_AF_IPV4: return AF_INET;
-    case NETKIT_AF_IPV6: return AF_INET6;
-    case NETKIT_AF_UNIX: return AF_UNIX;
-    default: return -1;
-    }
-}
-
 static int nki_os_socket(int family, int type, bool is_blocking, uintptr_t *out) {
     int domain = nki_os_domain(family);
     *out = UINTPTR_MAX;
@@ -7230,16 +7333,6 @@ static uint32_t nki_os_poll_to(short bits) {
     return events;
 }
 
-/* Nanoseconds as poll's milliseconds: up, since down would end in waits of 0 until the time has
- * really come, and cut to what an int holds. */
-static int nki_os_poll_ms(uint64_t timeout_ns) {
-    if (timeout_ns == NKI_NEVER) {
-        return -1;
-    }
-    uint64_t ms = timeout_ns / NKI_NS_PER_MS + (timeout_ns % NKI_NS_PER_MS != 0 ? 1u : 0u);
-    return ms > (uint64_t)INT_MAX ? INT_MAX : (int)ms;
-}
-
 static int nki_os_wait(uintptr_t s, uint32_t events, uint64_t deadline_ns) {
     struct pollfd one;
     int last_looks = 0;
@@ -7315,15 +7408,12 @@ static int nki_os_reblock(uintptr_t s, bool was_blocking) {
 
 /* A blocking socket cannot be made to connect within a time, so it is non-blocking meanwhile. */
 static int nki_os_connect_within(uintptr_t s, const netkit_addr *addr, int timeout_ms) {
-    uint64_t deadline = NKI_NEVER;
     bool was_blocking = false;
     int rc = timeout_ms >= 0 ? nki_os_unblock(s, &was_blocking) : (int)NETKIT_OK;
     if (rc != NETKIT_OK) {
         return rc;
     }
-    if (timeout_ms >= 0) {
-        deadline = nki_os_now_ns() + (uint64_t)timeout_ms * NKI_NS_PER_MS;
-    }
+    uint64_t deadline = nki_os_deadline(timeout_ms);
     rc = nki_os_connect(s, addr);
     if (rc == NETKIT_E_AGAIN && timeout_ms != 0) {
         rc = nki_os_await_connect(s, deadline);
@@ -7392,15 +7482,6 @@ enum {
         16384, /* bytes that a socket takes at once when it says that it can be written */
     NKI_LISTEN_PLAIN = 200 /* a backlog above is cut to it, unless given as a hint */
 };
-
-static int nki_os_domain(int family) {
-    switch (family) {
-    case NETKIT_AF_IPV4: return AF_INET;
-    case NETKIT_AF_IPV6: return AF_INET6;
-    case NETKIT_AF_UNIX: return AF_UNIX;
-    default: return -1;
-    }
-}
 
 static int nki_os_set_blocking(SOCKET s, bool is_blocking) {
     u_long mode = is_blocking ? 0 : 1;
@@ -7651,16 +7732,6 @@ static uint32_t nki_os_poll_to(short bits) {
         events |= (bits & POLLERR) != 0 ? (uint32_t)NETKIT_POLL_HANGUP : 0u;
     }
     return events;
-}
-
-/* Nanoseconds as milliseconds: up, since down would end in waits of 0 until the time has really
- * come, and cut to what an int holds. */
-static int nki_os_poll_ms(uint64_t timeout_ns) {
-    if (timeout_ns == NKI_NEVER) {
-        return -1;
-    }
-    uint64_t ms = timeout_ns / NKI_NS_PER_MS + (timeout_ns % NKI_NS_PER_MS != 0 ? 1u : 0u);
-    return ms > (uint64_t)INT_MAX ? INT_MAX : (int)ms;
 }
 
 /* Look without waiting: 1, 0, or an error. */
@@ -8261,21 +8332,6 @@ static void nki_os_wake_drain(const nki_wake *wake) {
 #define NKI_TCP_KEEPIDLE TCP_KEEPALIVE
 #endif
 
-enum {
-    NKI_OPTION_BOOL = 0,
-    NKI_OPTION_POSITIVE = 1,
-    NKI_OPTION_NATURAL = 2,
-    NKI_OPTION_TIME = 3,  /* milliseconds */
-    NKI_OPTION_LINGER = 4 /* seconds, or -1 */
-};
-
-typedef struct nki_option_row {
-    int option;
-    int level; /* -1 = the system has none such */
-    int name;
-    int values; /* NKI_OPTION_* */
-} nki_option_row;
-
 static const nki_option_row *nki_option_find(netkit_option option) {
     static const nki_option_row rows[] = {
         {NETKIT_OPT_NODELAY, IPPROTO_TCP, TCP_NODELAY, NKI_OPTION_BOOL},
@@ -8356,16 +8412,6 @@ static int nki_option_get_flag(int fd, int get, int flag, bool *is_set) {
     }
     *is_set = (flags & flag) != 0;
     return NETKIT_OK;
-}
-
-static bool nki_option_accepts(int values, int value) {
-    if (values == NKI_OPTION_BOOL) {
-        return value == 0 || value == 1;
-    }
-    if (values == NKI_OPTION_LINGER) {
-        return value >= -1 && value <= INT16_MAX; /* macOS has 16 bits for it */
-    }
-    return value >= (values == NKI_OPTION_POSITIVE ? 1 : 0);
 }
 
 static int nki_option_set_time(int fd, const nki_option_row *row, int value) {
@@ -8572,20 +8618,6 @@ static int nki_os_get_text(uintptr_t s, netkit_option option, char *text, size_t
 #define NKI_TCP_KEEPCNT 16
 #define NKI_TCP_KEEPINTVL 17
 
-enum {
-    NKI_OPTION_BOOL = 0,
-    NKI_OPTION_POSITIVE = 1,
-    NKI_OPTION_NATURAL = 2,
-    NKI_OPTION_LINGER = 3 /* seconds, or -1 */
-};
-
-typedef struct nki_option_row {
-    int option;
-    int level; /* -1 = the system has none such */
-    int name;
-    int values; /* NKI_OPTION_* */
-} nki_option_row;
-
 static const nki_option_row *nki_option_find(netkit_option option) {
     static const nki_option_row rows[] = {
         {NETKIT_OPT_NODELAY, IPPROTO_TCP, TCP_NODELAY, NKI_OPTION_BOOL},
@@ -8613,16 +8645,6 @@ static const nki_option_row *nki_option_find(netkit_option option) {
         }
     }
     return NULL;
-}
-
-static bool nki_option_accepts(int values, int value) {
-    if (values == NKI_OPTION_BOOL) {
-        return value == 0 || value == 1;
-    }
-    if (values == NKI_OPTION_LINGER) {
-        return value >= -1 && value <= INT16_MAX;
-    }
-    return value >= (values == NKI_OPTION_POSITIVE ? 1 : 0);
 }
 
 static int nki_option_set_linger(SOCKET s, int value) {
@@ -9202,10 +9224,6 @@ static void nki_os_undo_unix(netkit_unix_file *file) {
     errno = os_code;
 }
 
-static uint64_t nki_os_process(void) {
-    return (uint64_t)NKI_SYS_getpid();
-}
-
 static int nki_os_temp_folder(char *out, size_t size) {
     static const char folder[] = "/tmp";
     if (size < sizeof folder) {
@@ -9454,10 +9472,6 @@ static void nki_os_undo_unix(netkit_unix_file *file) {
     (void)nki_os_unlink_unix(file);
     memset(file, 0, sizeof *file);
     WSASetLastError(os_code);
-}
-
-static uint64_t nki_os_process(void) {
-    return (uint64_t)NKI_SYS_getpid();
 }
 
 /* The user's own. Its name ends in a backslash. */
@@ -9779,14 +9793,6 @@ static void nki_os_take_control(netkit_message_in *in, const nki_control *contro
     }
 }
 
-static void nki_os_forget_in(netkit_message_in *in) {
-    in->fds_count = 0;
-    in->control_len = 0;
-    memset(&in->from, 0, sizeof in->from);
-    in->sender.pid = in->sender.uid = in->sender.gid = -1;
-    in->is_cut = in->is_fds_cut = in->is_control_cut = false;
-}
-
 static bool nki_os_has_room(const netkit_room *rooms, size_t count) {
     for (size_t i = 0; i < count; i++) {
         if (rooms[i].len != 0) {
@@ -9993,14 +9999,6 @@ static int nki_os_send_fds(uintptr_t s, const void *data, size_t len, const uint
 
 /* ---- in ---- */
 
-static void nki_os_forget_in(netkit_message_in *in) {
-    in->fds_count = 0;
-    in->control_len = 0;
-    memset(&in->from, 0, sizeof in->from);
-    in->sender.pid = in->sender.uid = in->sender.gid = -1;
-    in->is_cut = in->is_fds_cut = in->is_control_cut = false;
-}
-
 /* Of this provider; the pointer is looked up for each call, since nothing is kept here. */
 static int nki_os_recvmsg_call(SOCKET s, LPFN_WSARECVMSG *call) {
     GUID guid = WSAID_WSARECVMSG;
@@ -10154,15 +10152,6 @@ static int nki_os_recv_fds(uintptr_t s, void *data, size_t len, uintptr_t *fds, 
 #else
 #define NKI_SO_TELL_TIME NKI_NO_NAME
 #endif
-
-typedef struct nki_ip_option {
-    int option;
-    int level; /* of a plain one, 0 = a pair of IP's */
-    int name;  /* or the one of IPv4 */
-    int name6;
-    int min;
-    int max;
-} nki_ip_option;
 
 static const nki_ip_option *nki_ip_option_find(netkit_option option) {
     static const nki_ip_option rows[] = {
@@ -10331,15 +10320,6 @@ static int nki_os_get_ip_option(uintptr_t s, netkit_option option, int *value) {
 enum {
     NKI_COALESCED_MOST = 65535
 };
-
-typedef struct nki_ip_option {
-    int option;
-    int level; /* of a plain one, 0 = a pair of IP's */
-    int name;  /* or the one of IPv4 */
-    int name6;
-    int min;
-    int max;
-} nki_ip_option;
 
 static const nki_ip_option *nki_ip_option_find(netkit_option option) {
     static const nki_ip_option rows[] = {
@@ -10529,24 +10509,6 @@ static nki_mmsg *nki_dgram_heads(void *scratch, unsigned count) {
 
 /* ---- receiving ---- */
 
-static void nki_dgram_ipv4(netkit_addr *out, const void *ip) {
-    out->family = NETKIT_AF_IPV4;
-    memset(out->ip, 0, sizeof(out->ip));
-    out->scope = 0;
-    memcpy(out->ip, ip, 4);
-}
-
-static void nki_dgram_ipv6(netkit_addr *out, const void *ip, uint32_t interface_index) {
-    memcpy(out->ip, ip, 16);
-    if (nki_ip_is_mapped(out->ip)) {
-        nki_dgram_ipv4(out, (const char *)ip + 12);
-        return;
-    }
-    out->family = NETKIT_AF_IPV6;
-    bool is_link_local = out->ip[0] == 0xFE && (out->ip[1] & 0xC0) == 0x80;
-    out->scope = is_link_local ? interface_index : 0;
-}
-
 /* The last message may be cut, too: what is not there whole is not there. */
 static bool nki_control_get(const struct cmsghdr *c, void *out, size_t size) {
     if ((size_t)c->cmsg_len < (size_t)(CMSG_LEN(size))) {
@@ -10653,18 +10615,6 @@ static void nki_dgram_peer(netkit_addr *out, const nki_dgram_side *side, socklen
     out->family = NETKIT_AF_IPV4;
     out->port = ntohs(in.sin_port);
     memcpy(out->ip, &in.sin_addr, 4);
-}
-
-static void nki_dgram_clear(netkit_datagram *out) {
-    out->time_ns = 0;
-    memset(&out->local, 0, offsetof(netkit_addr, path));
-    out->interface_index = 0;
-    out->segment_size = 0;
-    out->mtu = 0;
-    out->error = 0;
-    out->os_code = 0;
-    out->tos = 0;
-    out->ttl = 0;
 }
 
 /* By hand, since CMSG_NXTHDR does not compile everywhere without a warning (musl). */
@@ -11070,18 +11020,6 @@ static int nki_os_join(uintptr_t s, bool is_join, const netkit_addr *group,
 }
 #endif
 
-/* The kernel cuts what is over its limit, and says yes. */
-static int nki_os_set_buffers(uintptr_t s, uint32_t recv_size, uint32_t send_size) {
-    int rc = NETKIT_OK;
-    if (recv_size != 0) {
-        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_RCVBUF, (int)recv_size);
-    }
-    if (rc == NETKIT_OK && send_size != 0) {
-        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_SNDBUF, (int)send_size);
-    }
-    return rc;
-}
-
 static bool nki_os_knows_udp_option(int fd, int name) {
     int value = 0;
     socklen_t len = (socklen_t)sizeof(value);
@@ -11134,24 +11072,6 @@ static size_t nki_os_dgram_scratch(unsigned count) {
 }
 
 /* ---- receiving ---- */
-
-static void nki_dgram_ipv4(netkit_addr *out, const void *ip) {
-    out->family = NETKIT_AF_IPV4;
-    memset(out->ip, 0, sizeof out->ip);
-    out->scope = 0;
-    memcpy(out->ip, ip, 4);
-}
-
-static void nki_dgram_ipv6(netkit_addr *out, const void *ip, uint32_t interface_index) {
-    memcpy(out->ip, ip, 16);
-    if (nki_ip_is_mapped(out->ip)) {
-        nki_dgram_ipv4(out, (const char *)ip + 12);
-        return;
-    }
-    out->family = NETKIT_AF_IPV6;
-    bool is_link_local = out->ip[0] == 0xFE && (out->ip[1] & 0xC0) == 0x80;
-    out->scope = is_link_local ? interface_index : 0;
-}
 
 /* One control message: what is behind its head, `len` bytes. */
 typedef struct nki_note {
@@ -11226,18 +11146,6 @@ static void nki_dgram_notes(netkit_datagram *out, const WSABUF *control) {
         nki_dgram_note(out, &note);
         at += NKI_CMSG_SPACE(note.len);
     }
-}
-
-static void nki_dgram_clear(netkit_datagram *out) {
-    out->time_ns = 0;
-    memset(&out->local, 0, offsetof(netkit_addr, path));
-    out->interface_index = 0;
-    out->segment_size = 0;
-    out->mtu = 0;
-    out->error = 0;
-    out->os_code = 0;
-    out->tos = 0;
-    out->ttl = 0;
 }
 
 /* NETKIT_OK, or why there is none. */
@@ -11507,17 +11415,6 @@ static int nki_os_join(uintptr_t s, bool is_join, const netkit_addr *group,
                    : nki_os_join_ipv4(fd, is_join, group, interface_index);
 }
 
-static int nki_os_set_buffers(uintptr_t s, uint32_t recv_size, uint32_t send_size) {
-    int rc = NETKIT_OK;
-    if (recv_size != 0) {
-        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_RCVBUF, (int)recv_size);
-    }
-    if (rc == NETKIT_OK && send_size != 0) {
-        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_SNDBUF, (int)send_size);
-    }
-    return rc;
-}
-
 static uint32_t nki_os_dgram_caps(uintptr_t s) {
     SOCKET fd = nki_os_fd(s);
     int family;
@@ -11670,14 +11567,6 @@ NETKIT_API int netkit_socket_accept(netkit_socket s, netkit_socket *out, netkit_
     return rc;
 }
 
-/* A time limit in milliseconds as a time of the clock. Negative is no limit. */
-static uint64_t nki_socket_deadline(int timeout_ms) {
-    if (timeout_ms < 0) {
-        return NKI_NEVER;
-    }
-    return nki_os_now_ns() + (uint64_t)timeout_ms * NKI_NS_PER_MS;
-}
-
 NETKIT_API int netkit_socket_connect(netkit_socket s, const netkit_addr *addr, int timeout_ms) {
     if (s.value == 0 || addr == NULL) {
         return NETKIT_E_INVALID;
@@ -11779,7 +11668,7 @@ NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t 
     const char *at = (const char *)data;
     size_t moved = 0;
     int rc = s.value == 0 || (data == NULL && len > 0) ? NETKIT_E_INVALID : NETKIT_OK;
-    uint64_t deadline = rc == NETKIT_OK ? nki_socket_deadline(timeout_ms) : 0;
+    uint64_t deadline = rc == NETKIT_OK ? nki_os_deadline(timeout_ms) : 0;
     while (rc == NETKIT_OK && moved < len) {
         rc = nki_os_send_now(native, at + moved, len - moved);
         moved += rc > 0 ? (size_t)rc : 0u;
@@ -11824,7 +11713,7 @@ NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint
     uint64_t moved = 0;
     bool was_blocking = false;
     int rc = s.value == 0 ? NETKIT_E_INVALID : nki_file_range(file, offset, &len);
-    uint64_t deadline = rc == NETKIT_OK ? nki_socket_deadline(timeout_ms) : 0;
+    uint64_t deadline = rc == NETKIT_OK ? nki_os_deadline(timeout_ms) : 0;
     /* sendfile knows no MSG_DONTWAIT: a blocking socket would hold it past the deadline. */
     if (rc == NETKIT_OK) {
         rc = nki_os_unblock(native, &was_blocking);
@@ -11858,7 +11747,7 @@ NETKIT_API int netkit_socket_recv_all(netkit_socket s, void *data, size_t len, i
     char *at = (char *)data;
     size_t moved = 0;
     int rc = s.value == 0 || (data == NULL && len > 0) ? NETKIT_E_INVALID : NETKIT_OK;
-    uint64_t deadline = rc == NETKIT_OK ? nki_socket_deadline(timeout_ms) : 0;
+    uint64_t deadline = rc == NETKIT_OK ? nki_os_deadline(timeout_ms) : 0;
     while (rc == NETKIT_OK && moved < len) {
         rc = nki_os_recv_now(native, at + moved, len - moved);
         moved += rc > 0 ? (size_t)rc : 0u;
@@ -11910,7 +11799,7 @@ NETKIT_API int netkit_socket_sendv_all(netkit_socket s, const netkit_span *spans
     bool is_valid = s.value != 0 && nki_spans_are_valid(spans, count);
     int rc = is_valid ? NETKIT_OK : NETKIT_E_INVALID;
     size_t len = is_valid ? nki_spans_len(spans, count) : 0;
-    uint64_t deadline = is_valid ? nki_socket_deadline(timeout_ms) : 0;
+    uint64_t deadline = is_valid ? nki_os_deadline(timeout_ms) : 0;
     while (rc == NETKIT_OK && moved < len) {
         while (spans[v.next].len == v.begin) {
             v.next++;
@@ -11941,7 +11830,7 @@ NETKIT_API int netkit_socket_recvv_all(netkit_socket s, const netkit_room *rooms
     bool is_valid = s.value != 0 && nki_rooms_are_valid(rooms, count);
     int rc = is_valid ? NETKIT_OK : NETKIT_E_INVALID;
     size_t len = is_valid ? nki_rooms_len(rooms, count) : 0;
-    uint64_t deadline = is_valid ? nki_socket_deadline(timeout_ms) : 0;
+    uint64_t deadline = is_valid ? nki_os_deadline(timeout_ms) : 0;
     while (rc == NETKIT_OK && moved < len) {
         while (rooms[v.next].len == v.begin) {
             v.next++;
@@ -11969,7 +11858,7 @@ NETKIT_API int netkit_socket_wait(netkit_socket s, int events, int timeout_ms) {
     if (s.value == 0 || events == 0 || (events & ~known) != 0) {
         return NETKIT_E_INVALID;
     }
-    return nki_os_wait(nki_socket_native(s), (uint32_t)events, nki_socket_deadline(timeout_ms));
+    return nki_os_wait(nki_socket_native(s), (uint32_t)events, nki_os_deadline(timeout_ms));
 }
 
 NETKIT_API int netkit_socket_shutdown(netkit_socket s, int how) {
@@ -12158,6 +12047,18 @@ NETKIT_API int netkit_unix_temp_path(netkit_addr *out, const char *folder) {
 enum {
     NKI_PLAIN_BATCH = 32 /* their scratch stands on the stack: 15 KiB */
 };
+
+/* The kernel cuts what is over its limit, and says yes. */
+static int nki_os_set_buffers(uintptr_t s, uint32_t recv_size, uint32_t send_size) {
+    int rc = NETKIT_OK;
+    if (recv_size != 0) {
+        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_RCVBUF, (int)recv_size);
+    }
+    if (rc == NETKIT_OK && send_size != 0) {
+        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_SNDBUF, (int)send_size);
+    }
+    return rc;
+}
 
 /* An address that can be sent from: of one host, and not the unspecified one. */
 static bool nki_addr_is_source(const netkit_addr *addr) {
@@ -12401,6 +12302,14 @@ struct nki_poller {
 #define NKI_POLL_KNOWN \
     (NKI_POLL_SPEAKS | NKI_POLL_ALWAYS | (uint32_t)(NETKIT_POLL_EDGE | NETKIT_POLL_ONESHOT))
 
+/* May this be asked of a poller without edges? */
+static int nki_poller_check_level(uint32_t events) {
+    if ((events & ~NKI_POLL_KNOWN) != 0) {
+        return NETKIT_E_INVALID;
+    }
+    return (events & NETKIT_POLL_EDGE) != 0 ? NETKIT_E_NOSYS : NETKIT_OK;
+}
+
 /* The wake of a poller: the backend's own, and then `wake` stays empty, or a descriptor among those
  * it watches. drain is for the wait that has seen the wake's event; signal for any thread. */
 static int nki_poller_wake_open(nki_poller *p, nki_wake *wake, uint64_t data);
@@ -12500,9 +12409,7 @@ static int nki_poller_left_ms(uint64_t deadline_ns) {
         return deadline_ns == 0 ? 0 : -1;
     }
     uint64_t now = nki_os_now_ns();
-    uint64_t left = now != 0 && now < deadline_ns ? deadline_ns - now : 0;
-    uint64_t ms = left / NKI_NS_PER_MS + (left % NKI_NS_PER_MS != 0 ? 1u : 0u);
-    return ms > (uint64_t)INT_MAX ? INT_MAX : (int)ms;
+    return nki_os_poll_ms(now != 0 && now < deadline_ns ? deadline_ns - now : 0);
 }
 #endif
 
@@ -12892,13 +12799,6 @@ static int nki_poll_grow(nki_poll *po, const netkit_allocator *a) {
     return NETKIT_OK;
 }
 
-static int nki_poll_check_events(uint32_t events) {
-    if ((events & ~NKI_POLL_KNOWN) != 0) {
-        return NETKIT_E_INVALID;
-    }
-    return (events & NETKIT_POLL_EDGE) != 0 ? NETKIT_E_NOSYS : NETKIT_OK;
-}
-
 static void nki_poll_set(nki_poll *po, uint32_t at, uint32_t events, uint64_t data) {
     nki_poll_slot *slot = &po->slots[at];
     int fd = (int)slot->fd;
@@ -12911,7 +12811,7 @@ static void nki_poll_set(nki_poll *po, uint32_t at, uint32_t events, uint64_t da
 
 static int nki_poll_add(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
     nki_poll *po = (nki_poll *)p->state;
-    int rc = nki_poll_check_events(events);
+    int rc = nki_poller_check_level(events);
     if (rc != NETKIT_OK) {
         return rc;
     }
@@ -12936,7 +12836,7 @@ static int nki_poll_add(nki_poller *p, uintptr_t native, uint32_t events, uint64
 
 static int nki_poll_modify(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
     nki_poll *po = (nki_poll *)p->state;
-    int rc = nki_poll_check_events(events);
+    int rc = nki_poller_check_level(events);
     uint32_t place = nki_fd_table_get(&po->table, native);
     if (rc == NETKIT_OK && place == 0) {
         rc = NETKIT_E_NOTFOUND;
@@ -14096,13 +13996,6 @@ static void nki_afd_close(nki_poller *p) {
 
 /* ---- the set ---- */
 
-static int nki_afd_check_events(uint32_t events) {
-    if ((events & ~NKI_POLL_KNOWN) != 0) {
-        return NETKIT_E_INVALID;
-    }
-    return (events & NETKIT_POLL_EDGE) != 0 ? NETKIT_E_NOSYS : NETKIT_OK;
-}
-
 static int nki_afd_take(nki_poller *p, uintptr_t native, nki_afd_slot **out) {
     nki_afd *afd = (nki_afd *)p->state;
     void *object;
@@ -14129,7 +14022,7 @@ static int nki_afd_add(nki_poller *p, uintptr_t native, uint32_t events, uint64_
     nki_afd *afd = (nki_afd *)p->state;
     nki_afd_slot *s = nki_afd_any(afd, native);
     uintptr_t base = 0;
-    int rc = nki_afd_check_events(events);
+    int rc = nki_poller_check_level(events);
     if (rc == NETKIT_OK && s != NULL && !s->is_removed) {
         rc = NETKIT_E_EXISTS;
     }
@@ -14158,7 +14051,7 @@ static int nki_afd_add(nki_poller *p, uintptr_t native, uint32_t events, uint64_
 static int nki_afd_modify(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
     nki_afd *afd = (nki_afd *)p->state;
     nki_afd_slot *s = nki_afd_find(afd, native);
-    int rc = nki_afd_check_events(events);
+    int rc = nki_poller_check_level(events);
     if (rc == NETKIT_OK && s == NULL) {
         rc = NETKIT_E_NOTFOUND;
     }
@@ -14405,13 +14298,6 @@ static int nki_wsapoll_grow(nki_wsapoll *po, const netkit_allocator *a) {
     return NETKIT_OK;
 }
 
-static int nki_wsapoll_check_events(uint32_t events) {
-    if ((events & ~NKI_POLL_KNOWN) != 0) {
-        return NETKIT_E_INVALID;
-    }
-    return (events & NETKIT_POLL_EDGE) != 0 ? NETKIT_E_NOSYS : NETKIT_OK;
-}
-
 /* Who waits for the peer's end alone asks for nothing: it is told all the same. */
 static short nki_wsapoll_from(uint32_t events) {
     int bits = (events & NETKIT_POLL_READ) != 0 ? POLLRDNORM : 0;
@@ -14478,7 +14364,7 @@ static void nki_wsapoll_set(nki_wsapoll *po, uint32_t at, uint32_t events, uint6
 
 static int nki_wsapoll_add(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
     nki_wsapoll *po = (nki_wsapoll *)p->state;
-    int rc = nki_wsapoll_check_events(events);
+    int rc = nki_poller_check_level(events);
     if (rc != NETKIT_OK) {
         return rc;
     }
@@ -14505,7 +14391,7 @@ static int nki_wsapoll_add(nki_poller *p, uintptr_t native, uint32_t events, uin
 
 static int nki_wsapoll_modify(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
     nki_wsapoll *po = (nki_wsapoll *)p->state;
-    int rc = nki_wsapoll_check_events(events);
+    int rc = nki_poller_check_level(events);
     uint32_t place = nki_socket_table_get(&po->table, native);
     if (rc == NETKIT_OK && place == 0) {
         rc = NETKIT_E_NOTFOUND;
@@ -18354,8 +18240,8 @@ static bool nki_is_tcp(netkit_loop *loop, uintptr_t socket) {
            (addr.family == NETKIT_AF_IPV4 || addr.family == NETKIT_AF_IPV6);
 }
 
-static NKI_OUTLINE int nki_listener_create(netkit_loop *loop, const netkit_listen_desc *desc,
-                                           nki_behaviour *b, uintptr_t socket, nki_listener **out) {
+static int nki_listener_create(netkit_loop *loop, const netkit_listen_desc *desc, nki_behaviour *b,
+                               uintptr_t socket, nki_listener **out) {
     void *object;
     int error = nki_source_take(loop, NKI_KIND_LISTENER, socket, &object);
     if (error != NETKIT_OK) {
@@ -21654,10 +21540,11 @@ static void nki_r_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
 }
 
 static int nki_r_watch(netkit_loop *loop, nki_source *source, uint32_t events, bool is_new) {
+    if (is_new) {
+        return nki_r_register(loop, source, events);
+    }
     nki_r_changed(loop);
-    return is_new ? nki_r_register(loop, source, events)
-                  : loop->poller.ops->modify(&loop->poller, source->socket, events,
-                                             nki_token_of(source));
+    return loop->poller.ops->modify(&loop->poller, source->socket, events, nki_token_of(source));
 }
 
 static void nki_r_unwatch(netkit_loop *loop, nki_source *source) {

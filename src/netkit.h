@@ -50,6 +50,7 @@ extern "C" {
 #include "os/os.h"
 #include "os/sockaddr.c"
 #include "os/addr.c"
+#include "os/common.c"
 #include "os/system_posix.c"
 #include "os/system_windows.c"
 #include "os/wake_posix.c"

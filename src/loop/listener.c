@@ -350,8 +350,8 @@ static bool nki_is_tcp(netkit_loop *loop, uintptr_t socket) {
            (addr.family == NETKIT_AF_IPV4 || addr.family == NETKIT_AF_IPV6);
 }
 
-static NKI_OUTLINE int nki_listener_create(netkit_loop *loop, const netkit_listen_desc *desc,
-                                           nki_behaviour *b, uintptr_t socket, nki_listener **out) {
+static int nki_listener_create(netkit_loop *loop, const netkit_listen_desc *desc, nki_behaviour *b,
+                               uintptr_t socket, nki_listener **out) {
     void *object;
     int error = nki_source_take(loop, NKI_KIND_LISTENER, socket, &object);
     if (error != NETKIT_OK) {

@@ -194,10 +194,11 @@ static void nki_r_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
 }
 
 static int nki_r_watch(netkit_loop *loop, nki_source *source, uint32_t events, bool is_new) {
+    if (is_new) {
+        return nki_r_register(loop, source, events);
+    }
     nki_r_changed(loop);
-    return is_new ? nki_r_register(loop, source, events)
-                  : loop->poller.ops->modify(&loop->poller, source->socket, events,
-                                             nki_token_of(source));
+    return loop->poller.ops->modify(&loop->poller, source->socket, events, nki_token_of(source));
 }
 
 static void nki_r_unwatch(netkit_loop *loop, nki_source *source) {

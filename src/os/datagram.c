@@ -5,6 +5,18 @@ enum {
     NKI_PLAIN_BATCH = 32 /* their scratch stands on the stack: 15 KiB */
 };
 
+/* The kernel cuts what is over its limit, and says yes. */
+static int nki_os_set_buffers(uintptr_t s, uint32_t recv_size, uint32_t send_size) {
+    int rc = NETKIT_OK;
+    if (recv_size != 0) {
+        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_RCVBUF, (int)recv_size);
+    }
+    if (rc == NETKIT_OK && send_size != 0) {
+        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_SNDBUF, (int)send_size);
+    }
+    return rc;
+}
+
 /* An address that can be sent from: of one host, and not the unspecified one. */
 static bool nki_addr_is_source(const netkit_addr *addr) {
     static const uint8_t none[16] = {0};

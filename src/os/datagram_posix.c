@@ -63,24 +63,6 @@ static nki_mmsg *nki_dgram_heads(void *scratch, unsigned count) {
 
 /* ---- receiving ---- */
 
-static void nki_dgram_ipv4(netkit_addr *out, const void *ip) {
-    out->family = NETKIT_AF_IPV4;
-    memset(out->ip, 0, sizeof(out->ip));
-    out->scope = 0;
-    memcpy(out->ip, ip, 4);
-}
-
-static void nki_dgram_ipv6(netkit_addr *out, const void *ip, uint32_t interface_index) {
-    memcpy(out->ip, ip, 16);
-    if (nki_ip_is_mapped(out->ip)) {
-        nki_dgram_ipv4(out, (const char *)ip + 12);
-        return;
-    }
-    out->family = NETKIT_AF_IPV6;
-    bool is_link_local = out->ip[0] == 0xFE && (out->ip[1] & 0xC0) == 0x80;
-    out->scope = is_link_local ? interface_index : 0;
-}
-
 /* The last message may be cut, too: what is not there whole is not there. */
 static bool nki_control_get(const struct cmsghdr *c, void *out, size_t size) {
     if ((size_t)c->cmsg_len < (size_t)(CMSG_LEN(size))) {
@@ -187,18 +169,6 @@ static void nki_dgram_peer(netkit_addr *out, const nki_dgram_side *side, socklen
     out->family = NETKIT_AF_IPV4;
     out->port = ntohs(in.sin_port);
     memcpy(out->ip, &in.sin_addr, 4);
-}
-
-static void nki_dgram_clear(netkit_datagram *out) {
-    out->time_ns = 0;
-    memset(&out->local, 0, offsetof(netkit_addr, path));
-    out->interface_index = 0;
-    out->segment_size = 0;
-    out->mtu = 0;
-    out->error = 0;
-    out->os_code = 0;
-    out->tos = 0;
-    out->ttl = 0;
 }
 
 /* By hand, since CMSG_NXTHDR does not compile everywhere without a warning (musl). */
@@ -603,18 +573,6 @@ static int nki_os_join(uintptr_t s, bool is_join, const netkit_addr *group,
     return NETKIT_E_NOSYS;
 }
 #endif
-
-/* The kernel cuts what is over its limit, and says yes. */
-static int nki_os_set_buffers(uintptr_t s, uint32_t recv_size, uint32_t send_size) {
-    int rc = NETKIT_OK;
-    if (recv_size != 0) {
-        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_RCVBUF, (int)recv_size);
-    }
-    if (rc == NETKIT_OK && send_size != 0) {
-        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_SNDBUF, (int)send_size);
-    }
-    return rc;
-}
 
 static bool nki_os_knows_udp_option(int fd, int name) {
     int value = 0;

@@ -24,24 +24,6 @@ static size_t nki_os_dgram_scratch(unsigned count) {
 
 /* ---- receiving ---- */
 
-static void nki_dgram_ipv4(netkit_addr *out, const void *ip) {
-    out->family = NETKIT_AF_IPV4;
-    memset(out->ip, 0, sizeof out->ip);
-    out->scope = 0;
-    memcpy(out->ip, ip, 4);
-}
-
-static void nki_dgram_ipv6(netkit_addr *out, const void *ip, uint32_t interface_index) {
-    memcpy(out->ip, ip, 16);
-    if (nki_ip_is_mapped(out->ip)) {
-        nki_dgram_ipv4(out, (const char *)ip + 12);
-        return;
-    }
-    out->family = NETKIT_AF_IPV6;
-    bool is_link_local = out->ip[0] == 0xFE && (out->ip[1] & 0xC0) == 0x80;
-    out->scope = is_link_local ? interface_index : 0;
-}
-
 /* One control message: what is behind its head, `len` bytes. */
 typedef struct nki_note {
     int level;
@@ -115,18 +97,6 @@ static void nki_dgram_notes(netkit_datagram *out, const WSABUF *control) {
         nki_dgram_note(out, &note);
         at += NKI_CMSG_SPACE(note.len);
     }
-}
-
-static void nki_dgram_clear(netkit_datagram *out) {
-    out->time_ns = 0;
-    memset(&out->local, 0, offsetof(netkit_addr, path));
-    out->interface_index = 0;
-    out->segment_size = 0;
-    out->mtu = 0;
-    out->error = 0;
-    out->os_code = 0;
-    out->tos = 0;
-    out->ttl = 0;
 }
 
 /* NETKIT_OK, or why there is none. */
@@ -394,17 +364,6 @@ static int nki_os_join(uintptr_t s, bool is_join, const netkit_addr *group,
     }
     return is_ipv6 ? nki_os_join_ipv6(fd, is_join, group, interface_index)
                    : nki_os_join_ipv4(fd, is_join, group, interface_index);
-}
-
-static int nki_os_set_buffers(uintptr_t s, uint32_t recv_size, uint32_t send_size) {
-    int rc = NETKIT_OK;
-    if (recv_size != 0) {
-        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_RCVBUF, (int)recv_size);
-    }
-    if (rc == NETKIT_OK && send_size != 0) {
-        rc = nki_os_set_int(nki_os_fd(s), SOL_SOCKET, SO_SNDBUF, (int)send_size);
-    }
-    return rc;
 }
 
 static uint32_t nki_os_dgram_caps(uintptr_t s) {

@@ -278,14 +278,6 @@ static void nki_os_take_control(netkit_message_in *in, const nki_control *contro
     }
 }
 
-static void nki_os_forget_in(netkit_message_in *in) {
-    in->fds_count = 0;
-    in->control_len = 0;
-    memset(&in->from, 0, sizeof in->from);
-    in->sender.pid = in->sender.uid = in->sender.gid = -1;
-    in->is_cut = in->is_fds_cut = in->is_control_cut = false;
-}
-
 static bool nki_os_has_room(const netkit_room *rooms, size_t count) {
     for (size_t i = 0; i < count; i++) {
         if (rooms[i].len != 0) {

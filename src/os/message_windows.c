@@ -138,14 +138,6 @@ static int nki_os_send_fds(uintptr_t s, const void *data, size_t len, const uint
 
 /* ---- in ---- */
 
-static void nki_os_forget_in(netkit_message_in *in) {
-    in->fds_count = 0;
-    in->control_len = 0;
-    memset(&in->from, 0, sizeof in->from);
-    in->sender.pid = in->sender.uid = in->sender.gid = -1;
-    in->is_cut = in->is_fds_cut = in->is_control_cut = false;
-}
-
 /* Of this provider; the pointer is looked up for each call, since nothing is kept here. */
 static int nki_os_recvmsg_call(SOCKET s, LPFN_WSARECVMSG *call) {
     GUID guid = WSAID_WSARECVMSG;

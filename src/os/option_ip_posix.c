@@ -69,15 +69,6 @@
 #define NKI_SO_TELL_TIME NKI_NO_NAME
 #endif
 
-typedef struct nki_ip_option {
-    int option;
-    int level; /* of a plain one, 0 = a pair of IP's */
-    int name;  /* or the one of IPv4 */
-    int name6;
-    int min;
-    int max;
-} nki_ip_option;
-
 static const nki_ip_option *nki_ip_option_find(netkit_option option) {
     static const nki_ip_option rows[] = {
         {NETKIT_OPT_BROADCAST, SOL_SOCKET, SO_BROADCAST, 0, 0, 1},

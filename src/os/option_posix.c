@@ -14,21 +14,6 @@
 #define NKI_TCP_KEEPIDLE TCP_KEEPALIVE
 #endif
 
-enum {
-    NKI_OPTION_BOOL = 0,
-    NKI_OPTION_POSITIVE = 1,
-    NKI_OPTION_NATURAL = 2,
-    NKI_OPTION_TIME = 3,  /* milliseconds */
-    NKI_OPTION_LINGER = 4 /* seconds, or -1 */
-};
-
-typedef struct nki_option_row {
-    int option;
-    int level; /* -1 = the system has none such */
-    int name;
-    int values; /* NKI_OPTION_* */
-} nki_option_row;
-
 static const nki_option_row *nki_option_find(netkit_option option) {
     static const nki_option_row rows[] = {
         {NETKIT_OPT_NODELAY, IPPROTO_TCP, TCP_NODELAY, NKI_OPTION_BOOL},
@@ -109,16 +94,6 @@ static int nki_option_get_flag(int fd, int get, int flag, bool *is_set) {
     }
     *is_set = (flags & flag) != 0;
     return NETKIT_OK;
-}
-
-static bool nki_option_accepts(int values, int value) {
-    if (values == NKI_OPTION_BOOL) {
-        return value == 0 || value == 1;
-    }
-    if (values == NKI_OPTION_LINGER) {
-        return value >= -1 && value <= INT16_MAX; /* macOS has 16 bits for it */
-    }
-    return value >= (values == NKI_OPTION_POSITIVE ? 1 : 0);
 }
 
 static int nki_option_set_time(int fd, const nki_option_row *row, int value) {

@@ -131,14 +131,6 @@ NETKIT_API int netkit_socket_accept(netkit_socket s, netkit_socket *out, netkit_
     return rc;
 }
 
-/* A time limit in milliseconds as a time of the clock. Negative is no limit. */
-static uint64_t nki_socket_deadline(int timeout_ms) {
-    if (timeout_ms < 0) {
-        return NKI_NEVER;
-    }
-    return nki_os_now_ns() + (uint64_t)timeout_ms * NKI_NS_PER_MS;
-}
-
 NETKIT_API int netkit_socket_connect(netkit_socket s, const netkit_addr *addr, int timeout_ms) {
     if (s.value == 0 || addr == NULL) {
         return NETKIT_E_INVALID;
@@ -240,7 +232,7 @@ NETKIT_API int netkit_socket_send_all(netkit_socket s, const void *data, size_t 
     const char *at = (const char *)data;
     size_t moved = 0;
     int rc = s.value == 0 || (data == NULL && len > 0) ? NETKIT_E_INVALID : NETKIT_OK;
-    uint64_t deadline = rc == NETKIT_OK ? nki_socket_deadline(timeout_ms) : 0;
+    uint64_t deadline = rc == NETKIT_OK ? nki_os_deadline(timeout_ms) : 0;
     while (rc == NETKIT_OK && moved < len) {
         rc = nki_os_send_now(native, at + moved, len - moved);
         moved += rc > 0 ? (size_t)rc : 0u;
@@ -285,7 +277,7 @@ NETKIT_API int netkit_socket_send_file_all(netkit_socket s, uintptr_t file, uint
     uint64_t moved = 0;
     bool was_blocking = false;
     int rc = s.value == 0 ? NETKIT_E_INVALID : nki_file_range(file, offset, &len);
-    uint64_t deadline = rc == NETKIT_OK ? nki_socket_deadline(timeout_ms) : 0;
+    uint64_t deadline = rc == NETKIT_OK ? nki_os_deadline(timeout_ms) : 0;
     /* sendfile knows no MSG_DONTWAIT: a blocking socket would hold it past the deadline. */
     if (rc == NETKIT_OK) {
         rc = nki_os_unblock(native, &was_blocking);
@@ -319,7 +311,7 @@ NETKIT_API int netkit_socket_recv_all(netkit_socket s, void *data, size_t len, i
     char *at = (char *)data;
     size_t moved = 0;
     int rc = s.value == 0 || (data == NULL && len > 0) ? NETKIT_E_INVALID : NETKIT_OK;
-    uint64_t deadline = rc == NETKIT_OK ? nki_socket_deadline(timeout_ms) : 0;
+    uint64_t deadline = rc == NETKIT_OK ? nki_os_deadline(timeout_ms) : 0;
     while (rc == NETKIT_OK && moved < len) {
         rc = nki_os_recv_now(native, at + moved, len - moved);
         moved += rc > 0 ? (size_t)rc : 0u;
@@ -371,7 +363,7 @@ NETKIT_API int netkit_socket_sendv_all(netkit_socket s, const netkit_span *spans
     bool is_valid = s.value != 0 && nki_spans_are_valid(spans, count);
     int rc = is_valid ? NETKIT_OK : NETKIT_E_INVALID;
     size_t len = is_valid ? nki_spans_len(spans, count) : 0;
-    uint64_t deadline = is_valid ? nki_socket_deadline(timeout_ms) : 0;
+    uint64_t deadline = is_valid ? nki_os_deadline(timeout_ms) : 0;
     while (rc == NETKIT_OK && moved < len) {
         while (spans[v.next].len == v.begin) {
             v.next++;
@@ -402,7 +394,7 @@ NETKIT_API int netkit_socket_recvv_all(netkit_socket s, const netkit_room *rooms
     bool is_valid = s.value != 0 && nki_rooms_are_valid(rooms, count);
     int rc = is_valid ? NETKIT_OK : NETKIT_E_INVALID;
     size_t len = is_valid ? nki_rooms_len(rooms, count) : 0;
-    uint64_t deadline = is_valid ? nki_socket_deadline(timeout_ms) : 0;
+    uint64_t deadline = is_valid ? nki_os_deadline(timeout_ms) : 0;
     while (rc == NETKIT_OK && moved < len) {
         while (rooms[v.next].len == v.begin) {
             v.next++;
@@ -430,7 +422,7 @@ NETKIT_API int netkit_socket_wait(netkit_socket s, int events, int timeout_ms) {
     if (s.value == 0 || events == 0 || (events & ~known) != 0) {
         return NETKIT_E_INVALID;
     }
-    return nki_os_wait(nki_socket_native(s), (uint32_t)events, nki_socket_deadline(timeout_ms));
+    return nki_os_wait(nki_socket_native(s), (uint32_t)events, nki_os_deadline(timeout_ms));
 }
 
 NETKIT_API int netkit_socket_shutdown(netkit_socket s, int how) {

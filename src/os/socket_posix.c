@@ -37,15 +37,6 @@ enum {
     NKI_LAST_LOOKS = 16
 };
 
-static int nki_os_domain(int family) {
-    switch (family) {
-    case NETKIT_AF_IPV4: return AF_INET;
-    case NETKIT_AF_IPV6: return AF_INET6;
-    case NETKIT_AF_UNIX: return AF_UNIX;
-    default: return -1;
-    }
-}
-
 static int nki_os_socket(int family, int type, bool is_blocking, uintptr_t *out) {
     int domain = nki_os_domain(family);
     *out = UINTPTR_MAX;
@@ -446,16 +437,6 @@ static uint32_t nki_os_poll_to(short bits) {
     return events;
 }
 
-/* Nanoseconds as poll's milliseconds: up, since down would end in waits of 0 until the time has
- * really come, and cut to what an int holds. */
-static int nki_os_poll_ms(uint64_t timeout_ns) {
-    if (timeout_ns == NKI_NEVER) {
-        return -1;
-    }
-    uint64_t ms = timeout_ns / NKI_NS_PER_MS + (timeout_ns % NKI_NS_PER_MS != 0 ? 1u : 0u);
-    return ms > (uint64_t)INT_MAX ? INT_MAX : (int)ms;
-}
-
 static int nki_os_wait(uintptr_t s, uint32_t events, uint64_t deadline_ns) {
     struct pollfd one;
     int last_looks = 0;
@@ -531,15 +512,12 @@ static int nki_os_reblock(uintptr_t s, bool was_blocking) {
 
 /* A blocking socket cannot be made to connect within a time, so it is non-blocking meanwhile. */
 static int nki_os_connect_within(uintptr_t s, const netkit_addr *addr, int timeout_ms) {
-    uint64_t deadline = NKI_NEVER;
     bool was_blocking = false;
     int rc = timeout_ms >= 0 ? nki_os_unblock(s, &was_blocking) : (int)NETKIT_OK;
     if (rc != NETKIT_OK) {
         return rc;
     }
-    if (timeout_ms >= 0) {
-        deadline = nki_os_now_ns() + (uint64_t)timeout_ms * NKI_NS_PER_MS;
-    }
+    uint64_t deadline = nki_os_deadline(timeout_ms);
     rc = nki_os_connect(s, addr);
     if (rc == NETKIT_E_AGAIN && timeout_ms != 0) {
         rc = nki_os_await_connect(s, deadline);

@@ -25,15 +25,6 @@ enum {
     NKI_LISTEN_PLAIN = 200 /* a backlog above is cut to it, unless given as a hint */
 };
 
-static int nki_os_domain(int family) {
-    switch (family) {
-    case NETKIT_AF_IPV4: return AF_INET;
-    case NETKIT_AF_IPV6: return AF_INET6;
-    case NETKIT_AF_UNIX: return AF_UNIX;
-    default: return -1;
-    }
-}
-
 static int nki_os_set_blocking(SOCKET s, bool is_blocking) {
     u_long mode = is_blocking ? 0 : 1;
     return NKI_SYS_ioctl(s, (long)FIONBIO, &mode) != 0 ? nki_os_error() : NETKIT_OK;
@@ -283,16 +274,6 @@ static uint32_t nki_os_poll_to(short bits) {
         events |= (bits & POLLERR) != 0 ? (uint32_t)NETKIT_POLL_HANGUP : 0u;
     }
     return events;
-}
-
-/* Nanoseconds as milliseconds: up, since down would end in waits of 0 until the time has really
- * come, and cut to what an int holds. */
-static int nki_os_poll_ms(uint64_t timeout_ns) {
-    if (timeout_ns == NKI_NEVER) {
-        return -1;
-    }
-    uint64_t ms = timeout_ns / NKI_NS_PER_MS + (timeout_ns % NKI_NS_PER_MS != 0 ? 1u : 0u);
-    return ms > (uint64_t)INT_MAX ? INT_MAX : (int)ms;
 }
 
 /* Look without waiting: 1, 0, or an error. */

@@ -241,10 +241,6 @@ static void nki_os_undo_unix(netkit_unix_file *file) {
     errno = os_code;
 }
 
-static uint64_t nki_os_process(void) {
-    return (uint64_t)NKI_SYS_getpid();
-}
-
 static int nki_os_temp_folder(char *out, size_t size) {
     static const char folder[] = "/tmp";
     if (size < sizeof folder) {

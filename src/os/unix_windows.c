@@ -160,10 +160,6 @@ static void nki_os_undo_unix(netkit_unix_file *file) {
     WSASetLastError(os_code);
 }
 
-static uint64_t nki_os_process(void) {
-    return (uint64_t)NKI_SYS_getpid();
-}
-
 /* The user's own. Its name ends in a backslash. */
 static int nki_os_temp_folder(char *out, size_t size) {
     wchar_t wide[MAX_PATH + 2];

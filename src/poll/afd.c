@@ -557,13 +557,6 @@ static void nki_afd_close(nki_poller *p) {
 
 /* ---- the set ---- */
 
-static int nki_afd_check_events(uint32_t events) {
-    if ((events & ~NKI_POLL_KNOWN) != 0) {
-        return NETKIT_E_INVALID;
-    }
-    return (events & NETKIT_POLL_EDGE) != 0 ? NETKIT_E_NOSYS : NETKIT_OK;
-}
-
 static int nki_afd_take(nki_poller *p, uintptr_t native, nki_afd_slot **out) {
     nki_afd *afd = (nki_afd *)p->state;
     void *object;
@@ -590,7 +583,7 @@ static int nki_afd_add(nki_poller *p, uintptr_t native, uint32_t events, uint64_
     nki_afd *afd = (nki_afd *)p->state;
     nki_afd_slot *s = nki_afd_any(afd, native);
     uintptr_t base = 0;
-    int rc = nki_afd_check_events(events);
+    int rc = nki_poller_check_level(events);
     if (rc == NETKIT_OK && s != NULL && !s->is_removed) {
         rc = NETKIT_E_EXISTS;
     }
@@ -619,7 +612,7 @@ static int nki_afd_add(nki_poller *p, uintptr_t native, uint32_t events, uint64_
 static int nki_afd_modify(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
     nki_afd *afd = (nki_afd *)p->state;
     nki_afd_slot *s = nki_afd_find(afd, native);
-    int rc = nki_afd_check_events(events);
+    int rc = nki_poller_check_level(events);
     if (rc == NETKIT_OK && s == NULL) {
         rc = NETKIT_E_NOTFOUND;
     }

@@ -63,13 +63,6 @@ static int nki_poll_grow(nki_poll *po, const netkit_allocator *a) {
     return NETKIT_OK;
 }
 
-static int nki_poll_check_events(uint32_t events) {
-    if ((events & ~NKI_POLL_KNOWN) != 0) {
-        return NETKIT_E_INVALID;
-    }
-    return (events & NETKIT_POLL_EDGE) != 0 ? NETKIT_E_NOSYS : NETKIT_OK;
-}
-
 static void nki_poll_set(nki_poll *po, uint32_t at, uint32_t events, uint64_t data) {
     nki_poll_slot *slot = &po->slots[at];
     int fd = (int)slot->fd;
@@ -82,7 +75,7 @@ static void nki_poll_set(nki_poll *po, uint32_t at, uint32_t events, uint64_t da
 
 static int nki_poll_add(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
     nki_poll *po = (nki_poll *)p->state;
-    int rc = nki_poll_check_events(events);
+    int rc = nki_poller_check_level(events);
     if (rc != NETKIT_OK) {
         return rc;
     }
@@ -107,7 +100,7 @@ static int nki_poll_add(nki_poller *p, uintptr_t native, uint32_t events, uint64
 
 static int nki_poll_modify(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
     nki_poll *po = (nki_poll *)p->state;
-    int rc = nki_poll_check_events(events);
+    int rc = nki_poller_check_level(events);
     uint32_t place = nki_fd_table_get(&po->table, native);
     if (rc == NETKIT_OK && place == 0) {
         rc = NETKIT_E_NOTFOUND;

@@ -50,6 +50,14 @@ struct nki_poller {
 #define NKI_POLL_KNOWN \
     (NKI_POLL_SPEAKS | NKI_POLL_ALWAYS | (uint32_t)(NETKIT_POLL_EDGE | NETKIT_POLL_ONESHOT))
 
+/* May this be asked of a poller without edges? */
+static int nki_poller_check_level(uint32_t events) {
+    if ((events & ~NKI_POLL_KNOWN) != 0) {
+        return NETKIT_E_INVALID;
+    }
+    return (events & NETKIT_POLL_EDGE) != 0 ? NETKIT_E_NOSYS : NETKIT_OK;
+}
+
 /* The wake of a poller: the backend's own, and then `wake` stays empty, or a descriptor among those
  * it watches. drain is for the wait that has seen the wake's event; signal for any thread. */
 static int nki_poller_wake_open(nki_poller *p, nki_wake *wake, uint64_t data);
@@ -149,8 +157,6 @@ static int nki_poller_left_ms(uint64_t deadline_ns) {
         return deadline_ns == 0 ? 0 : -1;
     }
     uint64_t now = nki_os_now_ns();
-    uint64_t left = now != 0 && now < deadline_ns ? deadline_ns - now : 0;
-    uint64_t ms = left / NKI_NS_PER_MS + (left % NKI_NS_PER_MS != 0 ? 1u : 0u);
-    return ms > (uint64_t)INT_MAX ? INT_MAX : (int)ms;
+    return nki_os_poll_ms(now != 0 && now < deadline_ns ? deadline_ns - now : 0);
 }
 #endif

@@ -74,13 +74,6 @@ static int nki_wsapoll_grow(nki_wsapoll *po, const netkit_allocator *a) {
     return NETKIT_OK;
 }
 
-static int nki_wsapoll_check_events(uint32_t events) {
-    if ((events & ~NKI_POLL_KNOWN) != 0) {
-        return NETKIT_E_INVALID;
-    }
-    return (events & NETKIT_POLL_EDGE) != 0 ? NETKIT_E_NOSYS : NETKIT_OK;
-}
-
 /* Who waits for the peer's end alone asks for nothing: it is told all the same. */
 static short nki_wsapoll_from(uint32_t events) {
     int bits = (events & NETKIT_POLL_READ) != 0 ? POLLRDNORM : 0;
@@ -147,7 +140,7 @@ static void nki_wsapoll_set(nki_wsapoll *po, uint32_t at, uint32_t events, uint6
 
 static int nki_wsapoll_add(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
     nki_wsapoll *po = (nki_wsapoll *)p->state;
-    int rc = nki_wsapoll_check_events(events);
+    int rc = nki_poller_check_level(events);
     if (rc != NETKIT_OK) {
         return rc;
     }
@@ -174,7 +167,7 @@ static int nki_wsapoll_add(nki_poller *p, uintptr_t native, uint32_t events, uin
 
 static int nki_wsapoll_modify(nki_poller *p, uintptr_t native, uint32_t events, uint64_t data) {
     nki_wsapoll *po = (nki_wsapoll *)p->state;
-    int rc = nki_wsapoll_check_events(events);
+    int rc = nki_poller_check_level(events);
     uint32_t place = nki_socket_table_get(&po->table, native);
     if (rc == NETKIT_OK && place == 0) {
         rc = NETKIT_E_NOTFOUND;
