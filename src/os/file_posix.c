@@ -6,8 +6,10 @@
 #if NKI_POSIX
 
 enum {
-    NKI_FILE_CALL = 1 << 20, /* bytes of one call: more would hold up the others of a loop */
-    NKI_FILE_COPY = 16384    /* bytes at a time where the system cannot do it itself */
+    /* Bytes of one call: half as many cost 4 % of the rate (loopback, 6.18), more gain nothing and
+     * hold up the others of a loop. */
+    NKI_FILE_CALL = 1 << 21,
+    NKI_FILE_COPY = 16384 /* bytes at a time where the system cannot do it itself */
 };
 
 #if NKI_LINUX
