@@ -176,7 +176,7 @@ class Structure:
         with Running(self.builder.path(server.program), server.args) as running, \
                 ThreadPoolExecutor(1) as pool:
             load = pool.submit(process.load, self.builder.path("load"), running.port, running.pid,
-                               echo_count(more * 3 // 2))
+                               echo_count(more * 3 // 2), timeout=120)
             time.sleep(1)
             before = number(running.ask(signal.SIGUSR1, "memory "), "allocs")
             load.result()
