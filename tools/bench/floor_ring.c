@@ -16,7 +16,8 @@
  * the same without (make bench ROW=tried):
  *   --fixed        connections live in the ring's own table of files
  *   --bundle       a receive may fill several buffers for one completion (6.10)
- *   --incremental  few large buffers, each used up piece by piece (6.12) */
+ *   --incremental  few large buffers, each used up piece by piece (6.12)
+ *   --large        buffers of that size that are not, to tell the two apart */
 #include "server.h"
 #include "bare_ring.h"
 
@@ -30,7 +31,7 @@
 #endif
 
 #ifdef TRIED
-#define OPTIONS "--look --fixed --bundle --incremental"
+#define OPTIONS "--look --fixed --bundle --incremental --large"
 #define HAS(option) (server_opt.option)
 #else
 #define OPTIONS ""
@@ -40,7 +41,7 @@
 enum {
     FD_MAX = 1 << 20,
     FIXED_MAX = 1000,   /* the usual limit on descriptors, 1024, holds for the table, too */
-    LARGE_SIZE = 65536, /* of an incremental buffer; as many as make the same memory */
+    LARGE_SIZE = 65536, /* of a large buffer; as many as make the same memory */
     PIECES_MAX = 1 << 15,
     SEND_PIECES_MAX = 1024 /* the kernel's limit */
 };
@@ -145,7 +146,7 @@ static void open_bundles(void) {
 /* ---- buffers ---- */
 
 static uint32_t pool_size(void) {
-    return HAS(incremental) ? LARGE_SIZE : POOL_SIZE;
+    return HAS(incremental) || HAS(large) ? LARGE_SIZE : POOL_SIZE;
 }
 
 static uint32_t pool_count(void) {
@@ -153,7 +154,7 @@ static uint32_t pool_count(void) {
 }
 
 static char *at(uint16_t piece) {
-    return HAS(incremental) ? at_of[piece] : memory + piece * POOL_SIZE;
+    return HAS(incremental) ? at_of[piece] : memory + piece * pool_size();
 }
 
 static void give(uint16_t id) {
@@ -381,11 +382,11 @@ static void on_bytes(int fd, uint16_t piece, uint32_t len) {
  * in the order in which they were given. */
 static void on_buffers(int fd, uint16_t id, uint32_t len) {
     pool_held++;
-    while (HAS(bundle) && len > POOL_SIZE) {
+    while (HAS(bundle) && len > pool_size()) {
         uint16_t next = behind[id];
-        on_bytes(fd, id, POOL_SIZE);
+        on_bytes(fd, id, pool_size());
         id = next;
-        len -= POOL_SIZE;
+        len -= pool_size();
         pool_held++;
     }
     on_bytes(fd, id, len);

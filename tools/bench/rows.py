@@ -89,9 +89,9 @@ TRIED_ROWS = [
     tried("4K-50c-16p", "4 KiB, 50 connections, 16 in flight",
           ECHO + ["--inflight", 16, "--size", 4 * K], ("fixed", "bundle", "incremental")),
     tried("bulk", "one way, every byte looked at, 50 connections, cubic", BULK,
-          ("bundle", "incremental"), server=LOOK, metric="bytes_per_s"),
+          ("bundle", "incremental", "large"), server=LOOK, metric="bytes_per_s"),
     tried("64K-bulk", "one way, looked at: / recv into one buffer of 64 KiB (epoll)", BULK,
-          ("bundle", "incremental"), server=LOOK, metric="bytes_per_s", base="floor"),
+          ("bundle", "incremental", "large"), server=LOOK, metric="bytes_per_s", base="floor"),
     tried("churn", "connect, one echo, close", CHURN, ("fixed",)),
 ]
 

@@ -34,6 +34,7 @@ typedef struct server_options {
     bool fixed; /* what floor_ring.c can do */
     bool bundle;
     bool incremental;
+    bool large;
 } server_options;
 
 static server_options server_opt;
@@ -50,7 +51,8 @@ static bool *server_switch(const char *name) {
         bool *is_on;
     } all[] = {{"--sink", &server_opt.sink},     {"--look", &server_opt.look},
                {"--plain", &server_opt.plain},   {"--fixed", &server_opt.fixed},
-               {"--bundle", &server_opt.bundle}, {"--incremental", &server_opt.incremental}};
+               {"--bundle", &server_opt.bundle}, {"--incremental", &server_opt.incremental},
+               {"--large", &server_opt.large}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         if (strcmp(name, all[i].name) == 0) {
             return all[i].is_on;

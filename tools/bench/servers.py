@@ -48,6 +48,7 @@ TRIED = [
     Server("fixed", "floor_tried", ["--fixed"], "tried", False),
     Server("bundle", "floor_tried", ["--bundle"], "tried", False),
     Server("incremental", "floor_tried", ["--incremental"], "tried", False),
+    Server("large", "floor_tried", ["--large"], "tried", False),
 ]
 
 # netkit's backend -> the server it is compared with
