@@ -6,10 +6,11 @@
  * cheaply whether there is anything to look after. Kernel side: io_uring_register_buf_ring(3);
  * an empty ring ends a multishot receive at once with ENOBUFS.
  *
- * Tried and left out (Linux 6.18, loopback, a receiver that looks at every byte): bundles of 8 KiB
- * buffers spare a third of the receiver's processor in bulk, but carry 924 MB/s where recv into one
- * 64 KiB buffer carries 1114; incremental buffers change neither by more than noise; and both were
- * out of order in some kernels. Registered files spare 12 of the 857 ns of a send.
+ * Tried and left out (Linux 6.18, loopback, a receiver that looks at every byte; make bench
+ * ROW=tried): bundles of 8 KiB buffers spare a third of the receiver's processor in bulk, but carry
+ * 924 MB/s where recv into one 64 KiB buffer carries 1114; incremental buffers change neither by
+ * more than noise; and both were out of order in some kernels. Registered files spare 12 of the 857
+ * ns of a send.
  * Not tried in the loop: datagrams by a recvmsg that goes on. A bare server saves 5 % of its
  * processor time by it (tools/bench/udp.c), with buffers that do not take the 64 KiB GRO makes.
  *
