@@ -874,7 +874,7 @@ static const nki_driver *nki_uring_driver(void) {
         nki_os_abandon,
         nki_r_udp_open,
         nki_u_udp_recv,
-        nki_r_udp_send,
+        nki_u_udp_send,
         nki_r_udp_failed,
         nki_r_udp_join,
         nki_r_local,

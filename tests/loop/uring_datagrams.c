@@ -242,4 +242,35 @@ NKT_TEST(udp_ring_on_an_old_kernel) {
     nkt_loop_done(loop);
 }
 
+/* U-03 I8: a report whose error another send has taken is told all the same: by one that went with
+ * it, and by a large one that goes at once. Then the loop sleeps. */
+NKT_TEST(udp_ring_tells_what_a_send_took) {
+    static ud_end end;
+    netkit_addr addr;
+    netkit_loop *loop = udp_ring_loop(&end, &addr);
+    netkit_addr deaf = ud_deaf();
+    uint16_t port;
+    int fd = ud_raw(addr.port, &port);
+    netkit_addr alive = addr;
+    alive.port = port;
+    static char large[20000];
+    for (int round = 1; round <= 4; round++) {
+        size_t len = round % 2 != 0 ? 1 : sizeof large;
+        CHECK_OK(netkit_udp_send(loop, end.udp, &deaf, large, len));
+        CHECK_OK(netkit_udp_send(loop, end.udp, &alive, large, len));
+        CHECK_OK(netkit_udp_flush(loop, end.udp));
+        SUP_UNTIL(loop, end.errors == round);
+        CHECK_ERR(end.failed.error, NETKIT_E_REFUSED);
+        sup_settle(loop);
+        uint64_t arms = nki_u_of(loop)->arms;
+        for (int i = 0; i < 20; i++) {
+            CHECK_EQ(netkit_loop_run_once(loop, 1), 0);
+        }
+        CHECK_EQ(nki_u_of(loop)->arms, arms);
+        CHECK(udp_ring_is_receiving(loop, &end));
+    }
+    close(fd);
+    nkt_loop_done(loop);
+}
+
 #endif
