@@ -273,4 +273,32 @@ NKT_TEST(udp_ring_tells_what_a_send_took) {
     nkt_loop_done(loop);
 }
 
+/* UR09 U-08: while it waits for room to send, the kernel is found to receive once for each call:
+ * what comes is heard of all the same. */
+NKT_TEST(udp_ring_old_kernel_and_no_room) {
+    static ud_end end;
+    netkit_loop *loop = turing_loop();
+    int fds[2], code;
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds), 0);
+    netkit_udp_desc desc = ud_desc(&end, NULL);
+    desc.recv_size = 1500;
+    desc.send_max = 50000;
+    desc.socket = netkit_socket_from_native((uintptr_t)fds[0]);
+    end.loop = loop;
+    CHECK_OK(netkit_udp_open(loop, &desc, &end.udp));
+    while ((code = netkit_udp_send(loop, end.udp, NULL, end.bytes, 1000)) == NETKIT_OK) {
+    }
+    CHECK_ERR(code, NETKIT_E_FULL);
+    sup_settle(loop);
+    nki_u_of(loop)->has_recv_multishot = false;
+    CHECK_EQ(send(fds[1], "", 0, 0), 0); /* ends the receive */
+    SUP_UNTIL(loop, end.datagrams == 1);
+    sup_settle(loop);
+    ud_say(fds[1], "more", 4);
+    SUP_UNTIL(loop, end.datagrams == 2);
+    CHECK_EQ(end.drains, 0);
+    close(fds[1]);
+    nkt_loop_done(loop);
+}
+
 #endif
