@@ -23328,9 +23328,7 @@ static int nki_u_open(netkit_loop *loop) {
 
 static void nki_u_close(netkit_loop *loop) {
     nki_u *u = nki_u_of(loop);
-    if (!nki_u_is_child(u)) {
-        nki_u_reclaim(loop, u);
-    }
+    nki_u_reclaim(loop, u);
     if (nki_u_is_child(u)) {
         /* Its memory was not inherited; the descriptor was. */
         u->ring.map = NULL;
@@ -23364,8 +23362,9 @@ static int nki_u_rebind(netkit_loop *loop) {
     if (!u->ring.is_enabled || u->ring.thread == nki_os_thread_id()) {
         return NETKIT_OK;
     }
-    if (loop->udp_batch != NULL) { /* lies in the buffers */
-        return NETKIT_E_BUSY;
+    netkit_event_type out = loop->pulled.type;
+    if (loop->udp_batch != NULL || out == NETKIT_EVENT_DATA || out == NETKIT_EVENT_DATAGRAM) {
+        return NETKIT_E_BUSY; /* lies in the buffers */
     }
     for (uint32_t i = 0; i < loop->sources.capacity && (i >> NKI_SLAB_BITS) < u->slabs_count; i++) {
         const nki_source *source = (const nki_source *)(void *)nki_slots_at(&loop->sources, i);

@@ -301,4 +301,101 @@ NKT_TEST(udp_ring_old_kernel_and_no_room) {
     nkt_loop_done(loop);
 }
 
+/* ---- pulled ---------------------------------------------------------------------------------- */
+
+/* A loop on the ring whose events are fetched, and a udp with `count` numbered datagrams that wait,
+ * behind them an empty one, which ends the receive. */
+static netkit_loop *udp_ring_pulled(netkit_udp *udp, uint32_t count, int *fd) {
+    netkit_loop_desc desc;
+    netkit_udp_desc udp_desc;
+    netkit_loop *loop = NULL;
+    netkit_addr addr;
+    memset(&desc, 0, sizeof desc);
+    memset(&udp_desc, 0, sizeof udp_desc);
+    desc.backend = NETKIT_BACKEND_URING;
+    desc.allocator = nkt_allocator();
+    desc.pull = true;
+    if (netkit_loop_create(&loop, &desc) != NETKIT_OK) {
+        SKIP("io_uring is refused here");
+    }
+    nkt_loops++;
+    udp_desc.address = "127.0.0.1:0";
+    udp_desc.recv_size = 1500;
+    udp_desc.recv_buffer = 1 << 20;
+    CHECK_OK(netkit_udp_open(loop, &udp_desc, udp));
+    CHECK_OK(netkit_udp_local(loop, *udp, &addr));
+    sup_settle(loop);
+    *fd = ud_raw(addr.port, NULL);
+    udp_ring_send(*fd, 0, count);
+    ud_say(*fd, "", 0);
+    return loop;
+}
+
+/* The next event is the i-th of them. */
+static netkit_event udp_ring_next(netkit_loop *loop, uint32_t i) {
+    netkit_event ev;
+    uint32_t number;
+    while (netkit_loop_next(loop, &ev) == 0) {
+        CHECK(netkit_loop_run_once(loop, 1000) > 0);
+    }
+    CHECK_EQ(ev.type, NETKIT_EVENT_DATAGRAM);
+    CHECK_EQ(ev.datagram->len, 4 + i % 60);
+    memcpy(&number, ev.datagram->data, sizeof number);
+    CHECK_EQ(number, i);
+    return ev;
+}
+
+static void *udp_ring_adopting(void *arg) {
+    CHECK_ERR(netkit_loop_adopt((netkit_loop *)arg), NETKIT_E_BUSY);
+    return NULL;
+}
+
+/* UR04 UR10: a datagram that is out lies in a buffer of the ring: as long as it is, no other thread
+ * gets the loop, with a ring and buffers of its own. */
+NKT_TEST(udp_ring_not_adopted_while_one_is_out) {
+    netkit_udp udp;
+    int fd;
+    netkit_loop *loop = udp_ring_pulled(&udp, 3, &fd);
+    pthread_t thread;
+    netkit_event ev = udp_ring_next(loop, 0);
+    CHECK_OK(netkit_udp_pause(loop, udp));
+    CHECK_EQ(pthread_create(&thread, NULL, udp_ring_adopting, loop), 0);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    CHECK_EQ(((const unsigned char *)ev.datagram->data)[0], 0);
+    CHECK_OK(netkit_udp_resume(loop, udp));
+    udp_ring_next(loop, 1);
+    udp_ring_next(loop, 2);
+    close(fd);
+    nkt_loop_done(loop);
+}
+
+/* Z-06 I5: a forked child that destroys the loop while a datagram is out frees all its memory. */
+NKT_TEST(udp_ring_child_frees_what_is_out) {
+    netkit_udp udp;
+    int fd, status = 0;
+    netkit_loop *loop = udp_ring_pulled(&udp, 100, &fd);
+    udp_ring_next(loop, 0);
+    CHECK_OK(
+        netkit_udp_pause(loop, udp)); /* what was not in the batch is taken out of the buffers */
+    for (int i = 0; i < 3; i++) {
+        CHECK(netkit_loop_run_once(loop, 1) >= 0);
+    }
+    CHECK_OK(netkit_udp_resume(loop, udp));
+    for (uint32_t i = 1; i < 100; i++) {
+        udp_ring_next(loop, i);
+    }
+    CHECK(nki_u_of(loop)->lent_blob != NULL);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        CHECK_OK(netkit_loop_destroy(loop));
+        CHECK_EQ(nkt_live_bytes(), 0);
+        _exit(0);
+    }
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    close(fd);
+    nkt_loop_done(loop);
+}
+
 #endif
