@@ -301,6 +301,46 @@ NKT_TEST(udp_ring_old_kernel_and_no_room) {
     nkt_loop_done(loop);
 }
 
+static void udp_ring_pause_each(ud_end *end, const netkit_datagram *d) {
+    (void)d;
+    if (end->limit != 0) {
+        CHECK_OK(netkit_udp_pause(end->loop, end->udp));
+    }
+}
+
+/* UR12 L-10: who pauses after each datagram, and has much to read still, takes no more of what comes
+ * out of the socket: that is where the system bounds it. */
+NKT_TEST(udp_ring_pauses_are_bounded) {
+    static ud_end end;
+    netkit_addr addr;
+    netkit_loop *loop = udp_ring_loop(&end, &addr);
+    int fd = ud_raw(addr.port, NULL);
+    int64_t live = 0;
+    end.also = udp_ring_pause_each;
+    end.limit = 1;
+    for (int round = 1; round <= 12; round++) {
+        udp_ring_send(fd, 0, 100);
+        CHECK_OK(netkit_udp_resume(loop, end.udp));
+        SUP_UNTIL(loop, end.datagrams >= round);
+        sup_settle(loop);
+        CHECK_EQ(end.datagrams, round);
+        if (round == 4) {
+            live = (int64_t)nkt_live_bytes();
+        }
+    }
+    CHECK((int64_t)nkt_live_bytes() <= live);
+    end.limit = 0;
+    CHECK_OK(netkit_udp_resume(loop, end.udp));
+    SUP_UNTIL(loop, udp_ring_is_receiving(loop, &end));
+    sup_settle(loop);
+    int had = end.datagrams;
+    CHECK(had >= 400);
+    udp_ring_send(fd, 0, 1);
+    SUP_UNTIL(loop, end.datagrams == had + 1);
+    close(fd);
+    nkt_loop_done(loop);
+}
+
 /* ---- pulled ---------------------------------------------------------------------------------- */
 
 /* A loop on the ring whose events are fetched, and a udp with `count` numbered datagrams that wait,
