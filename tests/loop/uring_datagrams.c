@@ -308,8 +308,8 @@ static void udp_ring_pause_each(ud_end *end, const netkit_datagram *d) {
     }
 }
 
-/* UR12 L-10: who pauses after each datagram, and has much to read still, takes no more of what comes
- * out of the socket: that is where the system bounds it. */
+/* UR12 L-10: who pauses after each datagram, and has much to read still, takes no more out of the
+ * socket: there the system bounds it. */
 NKT_TEST(udp_ring_pauses_are_bounded) {
     static ud_end end;
     netkit_addr addr;
