@@ -22540,14 +22540,18 @@ static bool nki_u_begin_udp(netkit_loop *loop, nki_u *u, nki_udp *udp, nki_u_slo
             return false;
         }
     }
-    if ((events & NETKIT_POLL_READ) != 0 && (is_busy || nki_u_is_received(loop, u, udp))) {
+    /* What it has to read comes first, else one that often pauses would gather ever more. */
+    bool is_full = s->first != NKI_POOL_NONE || s->blob != NULL;
+    bool is_waiting = is_busy || is_full;
+    if ((events & NETKIT_POLL_READ) != 0 && (is_waiting || nki_u_is_received(loop, u, udp))) {
         events &= ~(uint32_t)NETKIT_POLL_READ;
-        if (!is_busy && !nki_u_begin_recv(loop, u, &udp->source, s)) {
+        if (!is_waiting && !nki_u_begin_recv(loop, u, &udp->source, s)) {
             return false;
         }
     }
-    return events == 0 || (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
-           nki_u_begin_poll(loop, u, &udp->source, s, events, false);
+    /* One for room to send may be there from when it was received for: it would not tell. */
+    bool is_polled = events == NETKIT_POLL_WRITE && (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0;
+    return events == 0 || is_polled || nki_u_begin_poll(loop, u, &udp->source, s, events, false);
 }
 
 static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
@@ -23180,6 +23184,19 @@ static int nki_u_udp_recv(netkit_loop *loop, nki_udp *udp) {
     return n;
 }
 
+/* A send may take the socket's error, which tells that there are reports, and not say so when
+ * others went before it; then no receive ends by it either. Who sends less looks for reports. */
+static int nki_u_udp_send(netkit_loop *loop, nki_udp *udp, const nki_dgram_out *out,
+                          unsigned count) {
+    int n = nki_r_udp_send(loop, udp, out, count);
+    if (NKI_UNLIKELY(n < (int)count) && n != NETKIT_E_AGAIN &&
+        (udp->flags & NKI_D_TELL_ERRORS) != 0) {
+        udp->flags |= NKI_D_ERRORS;
+        nki_enqueue(loop, &udp->source);
+    }
+    return n;
+}
+
 #endif /* NKI_HAS_URING */
 
 /* ---- src/uring/driver.c ---- */
@@ -23316,9 +23333,7 @@ static int nki_u_open(netkit_loop *loop) {
 
 static void nki_u_close(netkit_loop *loop) {
     nki_u *u = nki_u_of(loop);
-    if (!nki_u_is_child(u)) {
-        nki_u_reclaim(loop, u);
-    }
+    nki_u_reclaim(loop, u);
     if (nki_u_is_child(u)) {
         /* Its memory was not inherited; the descriptor was. */
         u->ring.map = NULL;
@@ -23352,8 +23367,9 @@ static int nki_u_rebind(netkit_loop *loop) {
     if (!u->ring.is_enabled || u->ring.thread == nki_os_thread_id()) {
         return NETKIT_OK;
     }
-    if (loop->udp_batch != NULL) { /* lies in the buffers */
-        return NETKIT_E_BUSY;
+    netkit_event_type out = loop->pulled.type;
+    if (loop->udp_batch != NULL || out == NETKIT_EVENT_DATA || out == NETKIT_EVENT_DATAGRAM) {
+        return NETKIT_E_BUSY; /* lies in the buffers */
     }
     for (uint32_t i = 0; i < loop->sources.capacity && (i >> NKI_SLAB_BITS) < u->slabs_count; i++) {
         const nki_source *source = (const nki_source *)(void *)nki_slots_at(&loop->sources, i);
@@ -23950,7 +23966,7 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
 /* Have at least one chunk: as many again as there are, so that conns which seldom all send at once
  * do not find one missing long after the start. NETKIT_E_NOMEM: none. */
 static NKI_COLD int nki_u_stock_chunks(netkit_loop *loop) {
-    uint32_t wanted = NKI_MIN(loop->small_chunks_made, NKI_SMALL_CHUNKS_STOCK);
+    uint32_t wanted = NKI_MIN(loop->small_chunks_made, (uint32_t)NKI_SMALL_CHUNKS_STOCK);
     do {
         nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_SMALL_CHUNK_SIZE);
         if (chunk == NULL) {
@@ -24059,7 +24075,7 @@ static const nki_driver *nki_uring_driver(void) {
         nki_os_abandon,
         nki_r_udp_open,
         nki_u_udp_recv,
-        nki_r_udp_send,
+        nki_u_udp_send,
         nki_r_udp_failed,
         nki_r_udp_join,
         nki_r_local,

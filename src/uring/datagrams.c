@@ -103,4 +103,17 @@ static int nki_u_udp_recv(netkit_loop *loop, nki_udp *udp) {
     return n;
 }
 
+/* A send may take the socket's error, which tells that there are reports, and not say so when
+ * others went before it; then no receive ends by it either. Who sends less looks for reports. */
+static int nki_u_udp_send(netkit_loop *loop, nki_udp *udp, const nki_dgram_out *out,
+                          unsigned count) {
+    int n = nki_r_udp_send(loop, udp, out, count);
+    if (NKI_UNLIKELY(n < (int)count) && n != NETKIT_E_AGAIN &&
+        (udp->flags & NKI_D_TELL_ERRORS) != 0) {
+        udp->flags |= NKI_D_ERRORS;
+        nki_enqueue(loop, &udp->source);
+    }
+    return n;
+}
+
 #endif /* NKI_HAS_URING */

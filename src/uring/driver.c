@@ -131,9 +131,7 @@ static int nki_u_open(netkit_loop *loop) {
 
 static void nki_u_close(netkit_loop *loop) {
     nki_u *u = nki_u_of(loop);
-    if (!nki_u_is_child(u)) {
-        nki_u_reclaim(loop, u);
-    }
+    nki_u_reclaim(loop, u);
     if (nki_u_is_child(u)) {
         /* Its memory was not inherited; the descriptor was. */
         u->ring.map = NULL;
@@ -167,8 +165,9 @@ static int nki_u_rebind(netkit_loop *loop) {
     if (!u->ring.is_enabled || u->ring.thread == nki_os_thread_id()) {
         return NETKIT_OK;
     }
-    if (loop->udp_batch != NULL) { /* lies in the buffers */
-        return NETKIT_E_BUSY;
+    netkit_event_type out = loop->pulled.type;
+    if (loop->udp_batch != NULL || out == NETKIT_EVENT_DATA || out == NETKIT_EVENT_DATAGRAM) {
+        return NETKIT_E_BUSY; /* lies in the buffers */
     }
     for (uint32_t i = 0; i < loop->sources.capacity && (i >> NKI_SLAB_BITS) < u->slabs_count; i++) {
         const nki_source *source = (const nki_source *)(void *)nki_slots_at(&loop->sources, i);
@@ -765,7 +764,7 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
 /* Have at least one chunk: as many again as there are, so that conns which seldom all send at once
  * do not find one missing long after the start. NETKIT_E_NOMEM: none. */
 static NKI_COLD int nki_u_stock_chunks(netkit_loop *loop) {
-    uint32_t wanted = NKI_MIN(loop->small_chunks_made, NKI_SMALL_CHUNKS_STOCK);
+    uint32_t wanted = NKI_MIN(loop->small_chunks_made, (uint32_t)NKI_SMALL_CHUNKS_STOCK);
     do {
         nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_SMALL_CHUNK_SIZE);
         if (chunk == NULL) {
@@ -874,7 +873,7 @@ static const nki_driver *nki_uring_driver(void) {
         nki_os_abandon,
         nki_r_udp_open,
         nki_u_udp_recv,
-        nki_r_udp_send,
+        nki_u_udp_send,
         nki_r_udp_failed,
         nki_r_udp_join,
         nki_r_local,

@@ -204,14 +204,18 @@ static bool nki_u_begin_udp(netkit_loop *loop, nki_u *u, nki_udp *udp, nki_u_slo
             return false;
         }
     }
-    if ((events & NETKIT_POLL_READ) != 0 && (is_busy || nki_u_is_received(loop, u, udp))) {
+    /* What it has to read comes first, else one that often pauses would gather ever more. */
+    bool is_full = s->first != NKI_POOL_NONE || s->blob != NULL;
+    bool is_waiting = is_busy || is_full;
+    if ((events & NETKIT_POLL_READ) != 0 && (is_waiting || nki_u_is_received(loop, u, udp))) {
         events &= ~(uint32_t)NETKIT_POLL_READ;
-        if (!is_busy && !nki_u_begin_recv(loop, u, &udp->source, s)) {
+        if (!is_waiting && !nki_u_begin_recv(loop, u, &udp->source, s)) {
             return false;
         }
     }
-    return events == 0 || (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
-           nki_u_begin_poll(loop, u, &udp->source, s, events, false);
+    /* One for room to send may be there from when it was received for: it would not tell. */
+    bool is_polled = events == NETKIT_POLL_WRITE && (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0;
+    return events == 0 || is_polled || nki_u_begin_poll(loop, u, &udp->source, s, events, false);
 }
 
 static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
