@@ -116,16 +116,18 @@ static bool nki_u_begin_recv(netkit_loop *loop, nki_u *u, const nki_source *sour
     if (sqe == NULL) {
         return false;
     }
-    sqe->opcode = NKI_URING_RECV;
-    if (nki_id_kind(source->id) == NKI_KIND_UDP) {
+    uint32_t multishot = NKI_URING_RECV_MULTISHOT;
+    if (nki_id_kind(source->id) == NKI_KIND_UDP) { /* always multishot: else no head is written */
         sqe->opcode = NKI_URING_RECVMSG;
         sqe->addr = (uint64_t)(uintptr_t)&u->shape;
         sqe->len = 1;
+    } else {
+        sqe->opcode = NKI_URING_RECV;
+        multishot = NKI_SYS_io_uring_multishot(multishot);
     }
     sqe->flags = NKI_URING_SQE_BUFFER_SELECT;
     /* To poll first: without it an empty pool would end it at once, although nothing has come. */
-    sqe->ioprio = (uint16_t)(NKI_SYS_io_uring_multishot(NKI_URING_RECV_MULTISHOT) |
-                             NKI_URING_RECV_POLL_FIRST);
+    sqe->ioprio = (uint16_t)(multishot | NKI_URING_RECV_POLL_FIRST);
     sqe->fd = nki_os_fd(source->socket);
     sqe->buffer_group = NKI_POOL_GROUP;
     sqe->user_data = nki_u_name(source, s, NKI_U_RECV);
