@@ -22318,10 +22318,10 @@ static void nki_u_want(netkit_loop *loop, nki_u *u, const nki_source *source, nk
  * Tried and left out (Linux 6.18, loopback, 50 at a time, time of both sides). To close by an
  * operation with the next wait spares 0.5 to 0.8 of 3 to 6 us; but the descriptor would be there
  * still in on_close, in the way of who is at the limit of open files and dials anew, and a process
- * that is forked off before the wait would hold the connection for ever. To shut down by one costs
- * 4.8 us instead of 3.5, as a thread of the kernel's does it. To cancel by descriptor makes the
- * kernel look through all that waits: 2.0 us instead of 0.8 with 50 conns, 230 instead of 10 with
- * 8000. */
+ * forked off before the wait would hold the connection as long as it lives. To shut down by one
+ * costs 4.8 us instead of 3.5, as a thread of the kernel's does it. To cancel by descriptor makes
+ * the kernel look through all that waits: 2.0 us instead of 0.8 with 50 conns, 230 instead of 10
+ * with 8000. */
 
 #if NKI_HAS_URING
 
@@ -22447,7 +22447,7 @@ static bool nki_u_begin_recv(netkit_loop *loop, nki_u *u, const nki_source *sour
     return true;
 }
 
-/* The address stays where it is until the end of it, as a polling thread may read it late. */
+/* The address stays where it is until this has ended, as a polling thread may read it late. */
 static bool nki_u_begin_connect(netkit_loop *loop, nki_u *u, const nki_source *source,
                                 nki_u_slot *s) {
     if ((s->busy & NKI_U_BIT(NKI_U_CONNECT)) != 0 || (s->state & NKI_U_DIALLED) != 0) {
@@ -23682,7 +23682,6 @@ static int nki_u_dial_result(netkit_loop *loop, const nki_conn *c, nki_u_slot *s
     s->state = (uint16_t)(s->state & ~NKI_U_DIALLED);
     if (s->error != 0) {
         errno = s->error;
-        s->error = 0;
         return errno == EAGAIN ? (int)NETKIT_E_ADDRNOTAVAIL : nki_os_error();
     }
     if (NKI_FAIL(connect) && !nki_u_is_passing(errno)) {

@@ -627,7 +627,6 @@ static int nki_u_dial_result(netkit_loop *loop, const nki_conn *c, nki_u_slot *s
     s->state = (uint16_t)(s->state & ~NKI_U_DIALLED);
     if (s->error != 0) {
         errno = s->error;
-        s->error = 0;
         return errno == EAGAIN ? (int)NETKIT_E_ADDRNOTAVAIL : nki_os_error();
     }
     if (NKI_FAIL(connect) && !nki_u_is_passing(errno)) {

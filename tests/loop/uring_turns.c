@@ -214,6 +214,69 @@ NKT_TEST(uring_connects_when_it_is_not_full) {
     nkt_loop_done(loop);
 }
 
+/* UR14 I9: aborted while the kernel has not looked at the address yet: that stays until it has. */
+NKT_TEST(uring_connects_keep_their_address) {
+    netkit_loop *loop = turns_loop();
+    connect_hole hole;
+    turns_hole(&hole);
+    sup_settle(loop);
+    nkt_fault_at("io_uring_enter", 1, EAGAIN, true);
+    CHECK_OK(netkit_loop_post(loop, turns_dial, &turns_now));
+    while (!turns_now.is_done) {
+        CHECK_OK(netkit_loop_run_once(loop, 0));
+    }
+    CHECK_OK(netkit_loop_run_once(loop, 0)); /* begun, and not submitted */
+    for (int i = 0; i < turns_now.count; i++) {
+        nki_u_slot *s = safety_slot(loop, turns_now.ends[i].conn);
+        CHECK_EQ(s->busy, NKI_U_BIT(NKI_U_CONNECT));
+        CHECK_OK(netkit_conn_abort(loop, turns_now.ends[i].conn));
+        CHECK(s->blob != NULL);
+    }
+    CHECK_EQ(turns_closed(), 0);
+    nkt_fault_clear();
+    SUP_UNTIL(loop, turns_closed() == turns_now.count);
+    connect_hole_fill(&hole);
+    nkt_loop_done(loop);
+}
+
+static void turns_dial_unix(netkit_loop *loop, int status, void *user) {
+    sup_end *end = (sup_end *)user;
+    turns_dial(loop, status, &turns_now);
+    char address[64];
+    snprintf(address, sizeof(address), "unix:@netkit-turns-%d", (int)getpid());
+    netkit_connect_desc desc = sup_connect_desc(address, end);
+    nkt_calls_reset();
+    CHECK_OK(netkit_connect(loop, &desc, &end->conn));
+    CHECK_EQ(nkt_calls("connect"), 1);
+}
+
+/* UR14: beside those to an address of TCP, a dial to a unix socket is a call, answered at once. */
+NKT_TEST(uring_connects_to_unix_by_a_call) {
+    netkit_loop *loop = turns_loop();
+    netkit_handler handler = sup_handler();
+    netkit_listen_desc desc;
+    char address[64];
+    connect_hole hole;
+    sup_end end;
+    turns_hole(&hole);
+    memset(&turing, 0, sizeof(turing));
+    handler.on_open = turing_on_open;
+    snprintf(address, sizeof(address), "unix:@netkit-turns-%d", (int)getpid());
+    desc = sup_listen_desc(&handler, &turing);
+    desc.address = address;
+    CHECK_OK(netkit_listen(loop, &desc, NULL));
+    sup_end_init(&end);
+    CHECK_OK(netkit_loop_post(loop, turns_dial_unix, &end));
+    SUP_UNTIL(loop, end.opens == 1);
+    unsigned char data[1000];
+    sup_fill(data, sizeof(data), 0);
+    CHECK_OK(netkit_conn_send(loop, end.conn, data, sizeof(data)));
+    SUP_UNTIL(loop, end.bytes == 1000);
+    CHECK_EQ(turns_opened() + turns_closed(), 0);
+    nkt_loop_done(loop);
+    connect_hole_fill(&hole);
+}
+
 /* UR14 R2: a connect that fails by name is told by on_close, with the system's code. */
 NKT_TEST(uring_connects_fail_by_name) {
     static const int errors[] = {ENETUNREACH, EACCES, EADDRNOTAVAIL, ETIMEDOUT, EIO, ENOMEM};
