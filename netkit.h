@@ -15335,12 +15335,13 @@ enum {
     NKI_CHUNKS_SPARE = 64,       /* free chunks a loop keeps */
     NKI_SMALL_CHUNK_SIZE = 1024, /* the same for small messages that are in flight one by one */
     NKI_SMALL_CHUNKS_SPARE = 512,
-    NKI_SPANS_MAX = 64,         /* spans in one gathered send */
-    NKI_KEEP_COPY = 16384,      /* a span of the shared buffer up to this is kept by copying */
-    NKI_DEFER_MS_MIN = 10,      /* pause of a listener that is short of resources ... */
-    NKI_DEFER_MS_MAX = 1000,    /* ... doubling up to this */
-    NKI_WAIT_FAILURES_MAX = 16, /* in a row: then a run gives up instead of spinning */
-    NKI_NAME_MAX = 160          /* text of "why this backend" */
+    NKI_SMALL_CHUNKS_STOCK = 64, /* made at once, at most */
+    NKI_SPANS_MAX = 64,          /* spans in one gathered send */
+    NKI_KEEP_COPY = 16384,       /* a span of the shared buffer up to this is kept by copying */
+    NKI_DEFER_MS_MIN = 10,       /* pause of a listener that is short of resources ... */
+    NKI_DEFER_MS_MAX = 1000,     /* ... doubling up to this */
+    NKI_WAIT_FAILURES_MAX = 16,  /* in a row: then a run gives up instead of spinning */
+    NKI_NAME_MAX = 160           /* text of "why this backend" */
 };
 
 enum {
@@ -15744,10 +15745,11 @@ struct netkit_loop {
     nki_chunk *chunks; /* spare chunks */
     uint32_t chunks_count;
     uint32_t small_chunks_count;
-    nki_chunk *small_chunks; /* the same, for drivers that send later */
-    uint32_t token;          /* last token given out */
-    nki_block *recv;         /* the shared receive buffer */
-    netkit_span span;        /* what on_data was called with */
+    nki_chunk *small_chunks;    /* the same, for drivers that send later */
+    uint32_t small_chunks_made; /* that there are, spare or not */
+    uint32_t token;             /* last token given out */
+    nki_block *recv;            /* the shared receive buffer */
+    netkit_span span;           /* what on_data was called with */
     uint8_t span_is_carry;
     uint8_t is_inherited; /* being destroyed by a forked process: what is shared is not touched */
     netkit_event pulled;  /* pull: the event that is out */
@@ -16252,6 +16254,7 @@ static void nki_chunk_give_small(netkit_loop *loop, nki_chunk *chunk) {
         loop->small_chunks_count++;
     } else {
         nki_free(&loop->allocator, chunk, NKI_SMALL_CHUNK_SIZE);
+        loop->small_chunks_made--;
     }
 }
 
@@ -23921,17 +23924,38 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
     return error;
 }
 
+/* Have at least one chunk: as many again as there are, so that conns which seldom all send at once
+ * do not find one missing long after the start. NETKIT_E_NOMEM: none. */
+static NKI_COLD int nki_u_stock_chunks(netkit_loop *loop) {
+    uint32_t wanted = NKI_MIN(loop->small_chunks_made, NKI_SMALL_CHUNKS_STOCK);
+    do {
+        nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_SMALL_CHUNK_SIZE);
+        if (chunk == NULL) {
+            break;
+        }
+        chunk->next = loop->small_chunks;
+        loop->small_chunks = chunk;
+        loop->small_chunks_count++;
+        loop->small_chunks_made++;
+    } while (loop->small_chunks_count < wanted);
+    return loop->small_chunks == NULL ? (int)NETKIT_E_NOMEM : (int)NETKIT_OK;
+}
+
+static nki_chunk *nki_u_take_chunk(netkit_loop *loop) {
+    if (NKI_UNLIKELY(loop->small_chunks == NULL) && nki_u_stock_chunks(loop) != NETKIT_OK) {
+        return NULL;
+    }
+    nki_chunk *chunk = loop->small_chunks;
+    loop->small_chunks = chunk->next;
+    loop->small_chunks_count--;
+    return chunk;
+}
+
 /* A copy on an empty queue, in a chunk of its size. NETKIT_OK or NETKIT_E_NOMEM. */
 static int nki_u_queue(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
-    nki_chunk *chunk = loop->small_chunks;
-    if (NKI_LIKELY(chunk != NULL)) {
-        loop->small_chunks = chunk->next;
-        loop->small_chunks_count--;
-    } else {
-        chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_SMALL_CHUNK_SIZE);
-        if (chunk == NULL) {
-            return NETKIT_E_NOMEM;
-        }
+    nki_chunk *chunk = nki_u_take_chunk(loop);
+    if (chunk == NULL) {
+        return NETKIT_E_NOMEM;
     }
     chunk->next = NULL;
     chunk->last = chunk;

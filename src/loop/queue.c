@@ -41,6 +41,7 @@ static void nki_chunk_give_small(netkit_loop *loop, nki_chunk *chunk) {
         loop->small_chunks_count++;
     } else {
         nki_free(&loop->allocator, chunk, NKI_SMALL_CHUNK_SIZE);
+        loop->small_chunks_made--;
     }
 }
 

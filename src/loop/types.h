@@ -13,12 +13,13 @@ enum {
     NKI_CHUNKS_SPARE = 64,       /* free chunks a loop keeps */
     NKI_SMALL_CHUNK_SIZE = 1024, /* the same for small messages that are in flight one by one */
     NKI_SMALL_CHUNKS_SPARE = 512,
-    NKI_SPANS_MAX = 64,         /* spans in one gathered send */
-    NKI_KEEP_COPY = 16384,      /* a span of the shared buffer up to this is kept by copying */
-    NKI_DEFER_MS_MIN = 10,      /* pause of a listener that is short of resources ... */
-    NKI_DEFER_MS_MAX = 1000,    /* ... doubling up to this */
-    NKI_WAIT_FAILURES_MAX = 16, /* in a row: then a run gives up instead of spinning */
-    NKI_NAME_MAX = 160          /* text of "why this backend" */
+    NKI_SMALL_CHUNKS_STOCK = 64, /* made at once, at most */
+    NKI_SPANS_MAX = 64,          /* spans in one gathered send */
+    NKI_KEEP_COPY = 16384,       /* a span of the shared buffer up to this is kept by copying */
+    NKI_DEFER_MS_MIN = 10,       /* pause of a listener that is short of resources ... */
+    NKI_DEFER_MS_MAX = 1000,     /* ... doubling up to this */
+    NKI_WAIT_FAILURES_MAX = 16,  /* in a row: then a run gives up instead of spinning */
+    NKI_NAME_MAX = 160           /* text of "why this backend" */
 };
 
 enum {
@@ -422,10 +423,11 @@ struct netkit_loop {
     nki_chunk *chunks; /* spare chunks */
     uint32_t chunks_count;
     uint32_t small_chunks_count;
-    nki_chunk *small_chunks; /* the same, for drivers that send later */
-    uint32_t token;          /* last token given out */
-    nki_block *recv;         /* the shared receive buffer */
-    netkit_span span;        /* what on_data was called with */
+    nki_chunk *small_chunks;    /* the same, for drivers that send later */
+    uint32_t small_chunks_made; /* that there are, spare or not */
+    uint32_t token;             /* last token given out */
+    nki_block *recv;            /* the shared receive buffer */
+    netkit_span span;           /* what on_data was called with */
     uint8_t span_is_carry;
     uint8_t is_inherited; /* being destroyed by a forked process: what is shared is not touched */
     netkit_event pulled;  /* pull: the event that is out */

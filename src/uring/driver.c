@@ -866,17 +866,38 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
     return error;
 }
 
+/* Have at least one chunk: as many again as there are, so that conns which seldom all send at once
+ * do not find one missing long after the start. NETKIT_E_NOMEM: none. */
+static NKI_COLD int nki_u_stock_chunks(netkit_loop *loop) {
+    uint32_t wanted = NKI_MIN(loop->small_chunks_made, NKI_SMALL_CHUNKS_STOCK);
+    do {
+        nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_SMALL_CHUNK_SIZE);
+        if (chunk == NULL) {
+            break;
+        }
+        chunk->next = loop->small_chunks;
+        loop->small_chunks = chunk;
+        loop->small_chunks_count++;
+        loop->small_chunks_made++;
+    } while (loop->small_chunks_count < wanted);
+    return loop->small_chunks == NULL ? (int)NETKIT_E_NOMEM : (int)NETKIT_OK;
+}
+
+static nki_chunk *nki_u_take_chunk(netkit_loop *loop) {
+    if (NKI_UNLIKELY(loop->small_chunks == NULL) && nki_u_stock_chunks(loop) != NETKIT_OK) {
+        return NULL;
+    }
+    nki_chunk *chunk = loop->small_chunks;
+    loop->small_chunks = chunk->next;
+    loop->small_chunks_count--;
+    return chunk;
+}
+
 /* A copy on an empty queue, in a chunk of its size. NETKIT_OK or NETKIT_E_NOMEM. */
 static int nki_u_queue(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
-    nki_chunk *chunk = loop->small_chunks;
-    if (NKI_LIKELY(chunk != NULL)) {
-        loop->small_chunks = chunk->next;
-        loop->small_chunks_count--;
-    } else {
-        chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_SMALL_CHUNK_SIZE);
-        if (chunk == NULL) {
-            return NETKIT_E_NOMEM;
-        }
+    nki_chunk *chunk = nki_u_take_chunk(loop);
+    if (chunk == NULL) {
+        return NETKIT_E_NOMEM;
     }
     chunk->next = NULL;
     chunk->last = chunk;
