@@ -2407,7 +2407,8 @@ typedef struct netkit_udp_desc {
     const char *peer;             /* connect: only its datagrams come, sends need no address */
     const netkit_addr *peer_addr; /* or an address */
     netkit_socket socket;         /* or a datagram socket to adopt; owned from success on */
-    uint32_t recv_size;           /* longest datagram taken whole, 0 = 65,535: none is cut */
+    uint32_t recv_size;           /* longest datagram taken whole, 0 = 65,535: none is cut; up to
+                                     7,792 without gro cost less on io_uring */
     uint32_t send_max;            /* bytes that may wait to be sent, each datagram counting 64
                                      more, 0 = 262,144 */
     uint32_t recv_buffer;         /* of the system, in bytes, 0 = its default */
@@ -10608,14 +10609,13 @@ static void nki_dgram_note(netkit_datagram *out, const struct cmsghdr *c) {
 }
 
 /* Without the path, which is of unix alone: it is what costs. */
-static void nki_dgram_peer(netkit_addr *out, const nki_dgram_side *side, socklen_t len) {
-    if (NKI_UNLIKELY(side->at.name.ss_family != AF_INET ||
-                     len < (socklen_t)sizeof(struct sockaddr_in))) {
-        nki_sockaddr_to(out, &side->at.name, len);
+static void nki_dgram_peer(netkit_addr *out, const struct sockaddr_storage *name, socklen_t len) {
+    if (NKI_UNLIKELY(name->ss_family != AF_INET || len < (socklen_t)sizeof(struct sockaddr_in))) {
+        nki_sockaddr_to(out, name, len);
         return;
     }
     struct sockaddr_in in;
-    memcpy(&in, side->at.bytes, sizeof(in));
+    memcpy(&in, (const void *)name, sizeof(in));
     memset(out, 0, offsetof(netkit_addr, path));
     out->family = NETKIT_AF_IPV4;
     out->port = ntohs(in.sin_port);
@@ -10638,13 +10638,13 @@ static struct cmsghdr *nki_cmsg_next(const struct msghdr *msg, const struct cmsg
     return nki_cmsg_at(msg, at + CMSG_SPACE(len - CMSG_LEN(0)));
 }
 
-static void nki_dgram_read(netkit_datagram *out, nki_mmsg *head, const nki_dgram_side *side) {
-    struct msghdr *msg = &head->msg_hdr;
+static void nki_dgram_read(netkit_datagram *out, const struct msghdr *msg, const void *data,
+                           size_t len) {
     nki_dgram_clear(out);
-    out->data = side->iov.iov_base;
-    out->len = head->msg_len;
+    out->data = data;
+    out->len = len;
     out->is_truncated = (msg->msg_flags & MSG_TRUNC) != 0;
-    nki_dgram_peer(&out->peer, side, msg->msg_namelen);
+    nki_dgram_peer(&out->peer, (const struct sockaddr_storage *)msg->msg_name, msg->msg_namelen);
     if (msg->msg_controllen != 0) {
         for (struct cmsghdr *c = nki_cmsg_at(msg, 0); c != NULL; c = nki_cmsg_next(msg, c)) {
             nki_dgram_note(out, c);
@@ -10746,7 +10746,7 @@ static int nki_os_recv_dgrams(uintptr_t s, void *scratch, netkit_datagram *out,
         return n == 0 || errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
     }
     for (int i = 0; i < n; i++) {
-        nki_dgram_read(&out[i], &heads[i], &sides[i]);
+        nki_dgram_read(&out[i], &heads[i].msg_hdr, sides[i].iov.iov_base, heads[i].msg_len);
     }
     return n;
 }
@@ -14815,6 +14815,7 @@ NETKIT_API const char *netkit_poller_backend(const netkit_poller *poller) {
 enum {
     NKI_URING_NOP = 0,
     NKI_URING_POLL_ADD = 6,
+    NKI_URING_RECVMSG = 10,
     NKI_URING_ACCEPT = 13,
     NKI_URING_CANCEL = 14,
     NKI_URING_CONNECT = 16,
@@ -14905,6 +14906,15 @@ typedef struct nki_uring_cqe {
     int32_t res;
     uint32_t flags;
 } nki_uring_cqe;
+
+/* What a receive of messages that goes on puts in front of each, before the sender and the control
+ * messages (struct io_uring_recvmsg_out). */
+typedef struct nki_uring_came {
+    uint32_t name_len;
+    uint32_t control_len;
+    uint32_t len;
+    uint32_t flags; /* MSG_TRUNC, MSG_CTRUNC */
+} nki_uring_came;
 
 typedef struct nki_uring_offsets {
     uint32_t head, tail, mask, entries, a, b, c, d;
@@ -21989,8 +21999,6 @@ static const nki_driver *nki_readiness_driver(void) {
  * buffers spare a third of the receiver's processor in bulk, but carry 924 MB/s where recv into one
  * 64 KiB buffer carries 1114; incremental buffers change neither by more than noise; and both were
  * out of order in some kernels. Registered files spare 12 of the 857 ns of a send.
- * Not tried in the loop: datagrams by a recvmsg that goes on. A bare server saves 5 % of its
- * processor time by it (tools/bench/udp.c), with buffers that do not take the 64 KiB GRO makes.
  *
  * Each buffer is a block of its own, as the shared receive buffer is: one that a handler keeps goes
  * with it, and a new one takes its place, so what is kept never takes from what the kernel has. */
@@ -22191,6 +22199,12 @@ typedef struct nki_u_slot {
 
 NKI_STATIC_ASSERT(u_slot_size, sizeof(nki_u_slot) <= 64); /* with the conn: 192 bytes */
 
+/* A datagram in a buffer: its head, room for the sender, room for control messages, its bytes. */
+enum {
+    NKI_U_NAME_SIZE = sizeof(struct sockaddr_storage),
+    NKI_U_CAME_SIZE = sizeof(nki_uring_came) + NKI_U_NAME_SIZE + NKI_DGRAM_CONTROL
+};
+
 typedef struct nki_u {
     nki_uring ring;
     nki_pool pool;
@@ -22202,7 +22216,7 @@ typedef struct nki_u {
     uint32_t end;
     uint32_t batch;        /* how many they are */
     uint32_t begun;        /* up to here the ring holds receives, polls and connects */
-    uint16_t lent;         /* buffer that a handler has, or NKI_POOL_NONE */
+    uint16_t lent;         /* buffers that a handler has, the first, or NKI_POOL_NONE */
     nki_u_blob *lent_blob; /* or blob */
     nki_u_slot *reading;   /* whose bytes a handler has, the rest of them still being parked */
     bool is_wake_armed;
@@ -22214,6 +22228,7 @@ typedef struct nki_u {
     bool has_zerocopy; /* and it is wished for */
     uint64_t quiet_ns; /* being destroyed: since when no completion has come, 0 = not yet */
     nki_uring_wish wish;
+    struct msghdr shape;  /* of received datagrams: the room in front of their bytes */
     unsigned char *guard; /* a page that reads 0 in a forked child */
     nki_fd_table watched;
     struct sockaddr_storage to; /* of the connect that is being begun: attach takes it */
@@ -22257,34 +22272,61 @@ static size_t nki_u_blob_len(const nki_u_blob *b) {
     return b == NULL ? 0 : b->end - b->begin;
 }
 
+static uint64_t nki_u_blob_framed(size_t len) {
+    return (len + 7) & ~(uint64_t)7;
+}
+
 static void nki_u_blob_free(const netkit_allocator *a, nki_u_blob *b) {
     if (b != NULL) {
         nki_free(a, b, sizeof *b + b->capacity);
     }
 }
 
+/* Have room for `len` bytes at the end. */
+static int nki_u_blob_reserve(const netkit_allocator *a, nki_u_blob **at, size_t len) {
+    nki_u_blob *b = *at;
+    if (b != NULL && b->capacity - b->end >= len) {
+        return NETKIT_OK;
+    }
+    size_t had = nki_u_blob_len(b);
+    size_t capacity = NKI_MAX(had + len, had * 2);
+    nki_u_blob *more = (nki_u_blob *)nki_alloc(a, sizeof *more + capacity);
+    if (more == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    more->begin = 0;
+    more->end = had;
+    more->capacity = capacity;
+    if (had != 0) {
+        memcpy(more + 1, nki_u_blob_data(b), had);
+    }
+    nki_u_blob_free(a, b);
+    *at = more;
+    return NETKIT_OK;
+}
+
 /* Append; what was there stays first. */
 static int nki_u_blob_push(const netkit_allocator *a, nki_u_blob **at, const void *data,
                            size_t len) {
-    nki_u_blob *b = *at;
-    if (b == NULL || b->capacity - b->end < len) {
-        size_t had = nki_u_blob_len(b);
-        size_t capacity = NKI_MAX(had + len, had * 2);
-        nki_u_blob *more = (nki_u_blob *)nki_alloc(a, sizeof *more + capacity);
-        if (more == NULL) {
-            return NETKIT_E_NOMEM;
-        }
-        more->begin = 0;
-        more->end = had;
-        more->capacity = capacity;
-        if (had != 0) {
-            memcpy(more + 1, nki_u_blob_data(b), had);
-        }
-        nki_u_blob_free(a, b);
-        *at = b = more;
+    if (nki_u_blob_reserve(a, at, len) != NETKIT_OK) {
+        return NETKIT_E_NOMEM;
     }
-    memcpy((unsigned char *)(b + 1) + b->end, data, len);
-    b->end += len;
+    memcpy((unsigned char *)(*at + 1) + (*at)->end, data, len);
+    (*at)->end += len;
+    return NETKIT_OK;
+}
+
+/* A buffer with a datagram: how long, and then so much, the next one being aligned again. */
+static int nki_u_blob_push_dgram(const netkit_allocator *a, nki_u_blob **at, const void *data,
+                                 size_t len) {
+    uint64_t framed = nki_u_blob_framed(len);
+    if (nki_u_blob_reserve(a, at, sizeof framed + (size_t)framed) != NETKIT_OK) {
+        return NETKIT_E_NOMEM;
+    }
+    unsigned char *end = (unsigned char *)(*at + 1) + (*at)->end;
+    memcpy(end, &framed, sizeof framed);
+    memcpy(end + sizeof framed, data, len);
+    (*at)->end += sizeof framed + (size_t)framed;
     return NETKIT_OK;
 }
 
@@ -22438,6 +22480,11 @@ static bool nki_u_begin_recv(netkit_loop *loop, nki_u *u, const nki_source *sour
         return false;
     }
     sqe->opcode = NKI_URING_RECV;
+    if (nki_id_kind(source->id) == NKI_KIND_UDP) {
+        sqe->opcode = NKI_URING_RECVMSG;
+        sqe->addr = (uint64_t)(uintptr_t)&u->shape;
+        sqe->len = 1;
+    }
     sqe->flags = NKI_URING_SQE_BUFFER_SELECT;
     /* To poll first: without it an empty pool would end it at once, although nothing has come. */
     sqe->ioprio = (uint16_t)(NKI_SYS_io_uring_multishot(NKI_URING_RECV_MULTISHOT) |
@@ -22525,6 +22572,31 @@ static bool nki_u_begin_accept(netkit_loop *loop, nki_u *u, const nki_listener *
     return true;
 }
 
+/* A datagram that fits a buffer is received into one; longer ones, and rows of merged ones, which
+ * are 64 KiB long, are read when a poll says so. */
+static bool nki_u_is_received(netkit_loop *loop, nki_u *u, const nki_udp *udp) {
+    return udp->more->room.size + NKI_U_CAME_SIZE <= NKI_POOL_SIZE && nki_u_has_pool(loop, u);
+}
+
+static bool nki_u_begin_udp(netkit_loop *loop, nki_u *u, nki_udp *udp, nki_u_slot *s) {
+    uint32_t events = s->events;
+    bool is_busy = (s->busy & NKI_U_BIT(NKI_U_RECV)) != 0;
+    if ((events & NETKIT_POLL_READ) == 0 && is_busy) {
+        nki_u_turn_away(loop, u, &udp->source, s);
+        if ((s->state & NKI_U_TURNED_AWAY) == 0) {
+            return false;
+        }
+    }
+    if ((events & NETKIT_POLL_READ) != 0 && (is_busy || nki_u_is_received(loop, u, udp))) {
+        events &= ~(uint32_t)NETKIT_POLL_READ;
+        if (!is_busy && !nki_u_begin_recv(loop, u, &udp->source, s)) {
+            return false;
+        }
+    }
+    return events == 0 || (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
+           nki_u_begin_poll(loop, u, &udp->source, s, events, false);
+}
+
 static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
     switch (nki_id_kind(source->id)) {
     case NKI_KIND_CONN: return nki_u_begin_reading(loop, u, (nki_conn *)(void *)source, s);
@@ -22537,9 +22609,7 @@ static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, n
             return nki_u_begin_poll(loop, u, source, s, events, is_edge);
         }
         return true;
-    case NKI_KIND_UDP:
-        return s->events == 0 || (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
-               nki_u_begin_poll(loop, u, source, s, s->events, false);
+    case NKI_KIND_UDP: return nki_u_begin_udp(loop, u, (nki_udp *)(void *)source, s);
     default: return true;
     }
 }
@@ -22651,9 +22721,10 @@ static void nki_u_begin_all(netkit_loop *loop, nki_u *u) {
 
 /* The handler is done with what it had. */
 static void nki_u_reclaim(netkit_loop *loop, nki_u *u) {
-    if (u->lent != NKI_POOL_NONE) {
-        nki_pool_give(&u->pool, u->lent);
-        u->lent = NKI_POOL_NONE;
+    while (u->lent != NKI_POOL_NONE) {
+        uint16_t id = u->lent;
+        u->lent = u->pool.records[id].next;
+        nki_pool_give(&u->pool, id);
     }
     if (NKI_UNLIKELY(u->lent_blob != NULL)) {
         nki_u_blob_free(&loop->allocator, u->lent_blob);
@@ -22688,6 +22759,14 @@ static void nki_u_drop_blob(netkit_loop *loop, nki_u_slot *s) {
     s->blob = NULL;
 }
 
+/* The first of what is parked goes to a handler. */
+static uint16_t nki_u_lend(nki_u *u, nki_u_slot *s) {
+    uint16_t id = nki_u_unpark(u, s);
+    u->pool.records[id].next = u->lent;
+    u->lent = id;
+    return id;
+}
+
 /* Forget what was received. What the handler is looking at stays until it is done. */
 static void nki_u_forget(netkit_loop *loop, nki_u *u, nki_u_slot *s) {
     bool is_reading = u->reading == s;
@@ -22700,12 +22779,11 @@ static void nki_u_forget(netkit_loop *loop, nki_u *u, nki_u_slot *s) {
         nki_u_drop_blob(loop, s);
     }
     while (s->first != NKI_POOL_NONE) {
-        uint16_t id = nki_u_unpark(u, s);
         if (is_reading) {
-            u->lent = id;
+            (void)nki_u_lend(u, s);
             is_reading = false;
         } else {
-            nki_pool_give(&u->pool, id);
+            nki_pool_give(&u->pool, nki_u_unpark(u, s));
         }
     }
     u->reading = u->reading == s ? NULL : u->reading;
@@ -22716,12 +22794,16 @@ static void nki_u_forget(netkit_loop *loop, nki_u *u, nki_u_slot *s) {
  * memory is short it keeps them. */
 static void nki_u_evict(netkit_loop *loop, nki_u *u, uint32_t slot) {
     nki_u_slot *s = nki_u_at(u, slot);
-    nki_u_turn_away(loop, u, (nki_source *)(void *)nki_slots_at(&loop->sources, slot), s);
+    nki_source *source = (nki_source *)(void *)nki_slots_at(&loop->sources, slot);
+    bool is_udp = nki_id_kind(source->id) == NKI_KIND_UDP;
+    nki_u_turn_away(loop, u, source, s);
     while (s->first != NKI_POOL_NONE) {
         const nki_pool_record *record = &u->pool.records[s->first];
-        if (nki_u_blob_push(&loop->allocator, &s->blob,
-                            nki_pool_data(&u->pool, s->first) + record->begin,
-                            record->end - record->begin) != NETKIT_OK) {
+        const unsigned char *data = nki_pool_data(&u->pool, s->first) + record->begin;
+        size_t len = record->end - record->begin;
+        int error = is_udp ? nki_u_blob_push_dgram(&loop->allocator, &s->blob, data, len)
+                           : nki_u_blob_push(&loop->allocator, &s->blob, data, len);
+        if (error != NETKIT_OK) {
             return;
         }
         nki_pool_give(&u->pool, nki_u_unpark(u, s));
@@ -22806,6 +22888,10 @@ static NKI_HOT nki_source *nki_u_received(netkit_loop *loop, nki_u *u, nki_sourc
         return nki_u_received_odd(loop, u, source, s, res);
     }
     nki_u_park(u, s, nki_id_slot(source->id), id, (uint32_t)res);
+    if (nki_id_kind(source->id) == NKI_KIND_UDP) { /* its answers go out together */
+        nki_ready(loop, source, NETKIT_POLL_READ);
+        return NULL;
+    }
     source->ready = (uint16_t)(source->ready | NETKIT_POLL_READ);
     if (NKI_UNLIKELY((uint32_t)res == u->pool.size)) {
         s->bulk = NKI_U_BULK;
@@ -23055,6 +23141,114 @@ static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nk
 
 #endif /* NKI_HAS_URING */
 
+/* ---- src/uring/datagrams.c ---- */
+/* Datagrams. Short ones come by one receive that goes on, into provided buffers, and are handed
+ * over where they lie, which spares a bare server 5 % of its processor time (tools/bench/udp.c).
+ * The others, and those that find no buffer, are told by a poll and taken by recvmmsg. All are sent
+ * by sendmmsg: an operation for each would cost more. */
+
+#if NKI_HAS_URING
+
+/* All that has come by completions was read. */
+static void nki_u_update_ready(nki_source *source, const nki_u_slot *s) {
+    if (s->first == NKI_POOL_NONE && s->blob == NULL && s->error == 0 &&
+        (s->busy & NKI_U_BIT(NKI_U_RECV)) != 0) {
+        source->ready = 0;
+    }
+}
+
+/* What is there already completes at once. */
+static void nki_u_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
+    nki_u *u = nki_u_of(loop);
+    if (nki_id_kind(source->id) == NKI_KIND_UDP) {
+        nki_u_slot *s = nki_u_slot_of(u, source);
+        s->events = wanted;
+        nki_u_give_up_poll(loop, u, source, s);
+        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
+    }
+}
+
+/* One of at most size_max bytes out of a buffer. */
+static void nki_u_read_dgram(netkit_datagram *out, unsigned char *at, size_t size_max) {
+    nki_uring_came came;
+    struct msghdr msg;
+    memcpy(&came, at, sizeof came);
+    memset(&msg, 0, sizeof msg);
+    msg.msg_name = at + sizeof came;
+    msg.msg_namelen = NKI_MIN(came.name_len, (uint32_t)NKI_U_NAME_SIZE);
+    msg.msg_control = at + sizeof came + NKI_U_NAME_SIZE;
+    msg.msg_controllen = came.control_len;
+    msg.msg_flags = (int)came.flags;
+    nki_dgram_read(out, &msg, at + NKI_U_CAME_SIZE, NKI_MIN((size_t)came.len, size_max));
+    out->is_truncated = out->is_truncated || came.len > size_max;
+}
+
+/* Those that were taken out of their buffers, as the udp was not read. */
+static unsigned nki_u_take_kept(nki_u *u, nki_u_slot *s, netkit_datagram *out,
+                                const nki_dgram_room *room) {
+    unsigned count = 0;
+    while (nki_u_blob_len(s->blob) != 0 && count < room->count) {
+        uint64_t framed;
+        unsigned char *at = nki_u_blob_data(s->blob);
+        memcpy(&framed, at, sizeof framed);
+        nki_u_read_dgram(&out[count++], at + sizeof framed, room->size);
+        s->blob->begin += sizeof framed + (size_t)framed;
+    }
+    if (nki_u_blob_len(s->blob) == 0) {
+        u->lent_blob = s->blob;
+        s->blob = NULL;
+    } else {
+        u->reading = s;
+    }
+    return count;
+}
+
+static int nki_u_take_dgrams(netkit_loop *loop, nki_u *u, nki_udp *udp, nki_u_slot *s) {
+    const nki_dgram_room *room = &udp->more->room;
+    netkit_datagram *out = loop->dgrams->in;
+    unsigned count = 0;
+    if (NKI_FAIL(recvmmsg) && !nki_u_is_passing(errno)) {
+        return nki_os_error();
+    }
+    if (NKI_UNLIKELY(s->blob != NULL)) {
+        count = nki_u_take_kept(u, s, out, room);
+    } else {
+        while (s->first != NKI_POOL_NONE && count < room->count) {
+            uint16_t id = nki_u_lend(u, s);
+            nki_u_read_dgram(&out[count++], nki_pool_data(&u->pool, id), room->size);
+        }
+    }
+    nki_u_update_ready(&udp->source, s);
+    return (int)count;
+}
+
+static int nki_u_udp_recv(netkit_loop *loop, nki_udp *udp) {
+    nki_u *u = nki_u_of(loop);
+    nki_u_slot *s = nki_u_slot_of(u, &udp->source);
+    nki_u_reclaim(loop, u);
+    if (s->first != NKI_POOL_NONE || s->blob != NULL) {
+        return nki_u_take_dgrams(loop, u, udp, s);
+    }
+    if (s->error != 0) {
+        errno = s->error;
+        s->error = 0;
+        return nki_os_error();
+    }
+    if ((s->busy & NKI_U_BIT(NKI_U_RECV)) != 0) {
+        udp->source.ready = (uint16_t)(udp->source.ready & ~NKI_READABLE);
+        return NETKIT_E_AGAIN;
+    }
+    int n = nki_os_recv_dgrams(udp->source.socket, loop->dgrams->recv_scratch, loop->dgrams->in,
+                               &udp->more->room);
+    if (n == NETKIT_E_AGAIN || (n > 0 && (unsigned)n < udp->more->room.count)) {
+        udp->source.ready = (uint16_t)(udp->source.ready & ~NKI_READABLE);
+        nki_u_want(loop, u, &udp->source, s, NKI_U_WANT_INPUT);
+    }
+    return n;
+}
+
+#endif /* NKI_HAS_URING */
+
 /* ---- src/uring/driver.c ---- */
 /* The ring driver: the system does what it was told before, and completions say what came of it.
  *
@@ -23141,6 +23335,8 @@ static void nki_u_setup(const netkit_loop *loop, nki_u *u) {
     u->want_first = NKI_NO_SLOT;
     u->want_last = NKI_NO_SLOT;
     u->lent = NKI_POOL_NONE;
+    u->shape.msg_namelen = NKI_U_NAME_SIZE;
+    u->shape.msg_controllen = NKI_DGRAM_CONTROL;
     u->has_recv_multishot = nki_uring_has(&u->ring, NKI_URING_OP_6_0);
     u->has_accept_multishot = nki_uring_has(&u->ring, NKI_URING_OP_5_19);
     u->has_skip = (u->ring.features & NKI_URING_FEAT_CQE_SKIP) != 0;
@@ -23223,6 +23419,9 @@ static int nki_u_rebind(netkit_loop *loop) {
     }
     if (!u->ring.is_enabled || u->ring.thread == nki_os_thread_id()) {
         return NETKIT_OK;
+    }
+    if (loop->udp_batch != NULL) { /* lies in the buffers */
+        return NETKIT_E_BUSY;
     }
     for (uint32_t i = 0; i < loop->sources.capacity && (i >> NKI_SLAB_BITS) < u->slabs_count; i++) {
         const nki_source *source = (const nki_source *)(void *)nki_slots_at(&loop->sources, i);
@@ -23349,9 +23548,11 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
     }
     int os_code = nki_uring_enable(&u->ring);
     if (os_code == 0) {
-        nki_u_reclaim(loop, u);
-        if (NKI_UNLIKELY(u->pool.held != 0)) {
-            nki_u_evict_all(loop, u);
+        if (NKI_LIKELY(loop->udp_batch == NULL)) { /* else a run was stopped in the middle of it */
+            nki_u_reclaim(loop, u);
+            if (NKI_UNLIKELY(u->pool.held != 0)) {
+                nki_u_evict_all(loop, u);
+            }
         }
         if (NKI_UNLIKELY(!u->is_wake_armed)) {
             nki_u_arm_wake(loop, u);
@@ -23573,33 +23774,6 @@ static void nki_u_unwatch(netkit_loop *loop, nki_source *source) {
     source->token = 0;
 }
 
-/* ---- datagrams ----
- *
- * They are told by a poll and moved by recvmmsg and sendmmsg: a multishot recvmsg wins nothing
- * there, as each datagram costs a completion and a buffer. */
-
-/* Asked for anew: what is there already completes at once. */
-static void nki_u_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
-    nki_u *u = nki_u_of(loop);
-    if (nki_id_kind(source->id) == NKI_KIND_UDP) {
-        nki_u_slot *s = nki_u_slot_of(u, source);
-        s->events = wanted;
-        nki_u_give_up_poll(loop, u, source, s);
-        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
-    }
-}
-
-static int nki_u_udp_recv(netkit_loop *loop, nki_udp *udp) {
-    nki_u *u = nki_u_of(loop);
-    int n = nki_os_recv_dgrams(udp->source.socket, loop->dgrams->recv_scratch, loop->dgrams->in,
-                               &udp->more->room);
-    if (n == NETKIT_E_AGAIN || (n > 0 && (unsigned)n < udp->more->room.count)) {
-        udp->source.ready = (uint16_t)(udp->source.ready & ~NKI_READABLE);
-        nki_u_want(loop, u, &udp->source, nki_u_slot_of(u, &udp->source), NKI_U_WANT_INPUT);
-    }
-    return n;
-}
-
 /* ---- streams ---- */
 
 /* Tests fail calls by name: one that a completion stands for fails where it would have been. */
@@ -23717,14 +23891,6 @@ static int nki_u_failed(netkit_loop *loop, nki_conn *c) {
     return nki_os_connect_result(c->source.socket);
 }
 
-/* All that has come by completions was read. */
-static void nki_u_update_ready(nki_conn *c, const nki_u_slot *s) {
-    if (s->first == NKI_POOL_NONE && s->blob == NULL && s->error == 0 &&
-        (s->busy & NKI_U_BIT(NKI_U_RECV)) != 0) {
-        c->source.ready = 0;
-    }
-}
-
 /* From the socket itself, while no receive is in flight. */
 static int nki_u_read_now(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *s, size_t max) {
     unsigned char *buffer = nki_block_data(loop->recv);
@@ -23778,7 +23944,7 @@ static int nki_u_read_odd(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *
         } else {
             u->reading = s;
         }
-        nki_u_update_ready(c, s);
+        nki_u_update_ready(&c->source, s);
         return (int)n;
     }
     if ((s->state & NKI_U_EOF) != 0) {
@@ -23814,12 +23980,12 @@ static int nki_u_read(netkit_loop *loop, nki_conn *c, size_t max) {
     size_t n = NKI_MIN(len, most);
     loop->span.data = nki_pool_data(&u->pool, s->first) + record->begin;
     if (NKI_LIKELY(n == len)) {
-        u->lent = nki_u_unpark(u, s);
+        (void)nki_u_lend(u, s);
     } else {
         record->begin += (uint32_t)n;
         u->reading = s;
     }
-    nki_u_update_ready(c, s);
+    nki_u_update_ready(&c->source, s);
     return (int)n;
 }
 

@@ -105,6 +105,7 @@ extern "C" {
 #include "uring/buffers.c"
 #include "uring/state.h"
 #include "uring/operations.c"
+#include "uring/datagrams.c"
 #include "uring/driver.c"
 #include "loop/loop.c"
 #include "base/end.h"

@@ -403,6 +403,14 @@ static inline void nkt_fault_at(const char *name, uint64_t nth, int os_error, bo
     nkt_rule_add(rule);
 }
 
+/* Fail the next wake of a poller or a loop: under the name that it has with each backend. */
+static inline void nkt_fault_wake(int os_error) {
+    static const char *const names[] = {"write", "kevent_trigger", "port_post", "send"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        nkt_fault_at(names[i], 1, os_error, false);
+    }
+}
+
 /* Fail that many calls in a hundred. */
 static inline void nkt_fault_prob(const char *name, unsigned percent, int os_error) {
     nkt_rule rule = {name, NKT_RULE_FAIL_PERCENT, percent, 0, os_error, false};

@@ -157,14 +157,13 @@ static void nki_dgram_note(netkit_datagram *out, const struct cmsghdr *c) {
 }
 
 /* Without the path, which is of unix alone: it is what costs. */
-static void nki_dgram_peer(netkit_addr *out, const nki_dgram_side *side, socklen_t len) {
-    if (NKI_UNLIKELY(side->at.name.ss_family != AF_INET ||
-                     len < (socklen_t)sizeof(struct sockaddr_in))) {
-        nki_sockaddr_to(out, &side->at.name, len);
+static void nki_dgram_peer(netkit_addr *out, const struct sockaddr_storage *name, socklen_t len) {
+    if (NKI_UNLIKELY(name->ss_family != AF_INET || len < (socklen_t)sizeof(struct sockaddr_in))) {
+        nki_sockaddr_to(out, name, len);
         return;
     }
     struct sockaddr_in in;
-    memcpy(&in, side->at.bytes, sizeof(in));
+    memcpy(&in, (const void *)name, sizeof(in));
     memset(out, 0, offsetof(netkit_addr, path));
     out->family = NETKIT_AF_IPV4;
     out->port = ntohs(in.sin_port);
@@ -187,13 +186,13 @@ static struct cmsghdr *nki_cmsg_next(const struct msghdr *msg, const struct cmsg
     return nki_cmsg_at(msg, at + CMSG_SPACE(len - CMSG_LEN(0)));
 }
 
-static void nki_dgram_read(netkit_datagram *out, nki_mmsg *head, const nki_dgram_side *side) {
-    struct msghdr *msg = &head->msg_hdr;
+static void nki_dgram_read(netkit_datagram *out, const struct msghdr *msg, const void *data,
+                           size_t len) {
     nki_dgram_clear(out);
-    out->data = side->iov.iov_base;
-    out->len = head->msg_len;
+    out->data = data;
+    out->len = len;
     out->is_truncated = (msg->msg_flags & MSG_TRUNC) != 0;
-    nki_dgram_peer(&out->peer, side, msg->msg_namelen);
+    nki_dgram_peer(&out->peer, (const struct sockaddr_storage *)msg->msg_name, msg->msg_namelen);
     if (msg->msg_controllen != 0) {
         for (struct cmsghdr *c = nki_cmsg_at(msg, 0); c != NULL; c = nki_cmsg_next(msg, c)) {
             nki_dgram_note(out, c);
@@ -295,7 +294,7 @@ static int nki_os_recv_dgrams(uintptr_t s, void *scratch, netkit_datagram *out,
         return n == 0 || errno == EAGAIN ? (int)NETKIT_E_AGAIN : nki_os_error();
     }
     for (int i = 0; i < n; i++) {
-        nki_dgram_read(&out[i], &heads[i], &sides[i]);
+        nki_dgram_read(&out[i], &heads[i].msg_hdr, sides[i].iov.iov_base, heads[i].msg_len);
     }
     return n;
 }

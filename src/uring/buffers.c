@@ -10,8 +10,6 @@
  * buffers spare a third of the receiver's processor in bulk, but carry 924 MB/s where recv into one
  * 64 KiB buffer carries 1114; incremental buffers change neither by more than noise; and both were
  * out of order in some kernels. Registered files spare 12 of the 857 ns of a send.
- * Not tried in the loop: datagrams by a recvmsg that goes on. A bare server saves 5 % of its
- * processor time by it (tools/bench/udp.c), with buffers that do not take the 64 KiB GRO makes.
  *
  * Each buffer is a block of its own, as the shared receive buffer is: one that a handler keeps goes
  * with it, and a new one takes its place, so what is kept never takes from what the kernel has. */

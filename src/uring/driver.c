@@ -83,6 +83,8 @@ static void nki_u_setup(const netkit_loop *loop, nki_u *u) {
     u->want_first = NKI_NO_SLOT;
     u->want_last = NKI_NO_SLOT;
     u->lent = NKI_POOL_NONE;
+    u->shape.msg_namelen = NKI_U_NAME_SIZE;
+    u->shape.msg_controllen = NKI_DGRAM_CONTROL;
     u->has_recv_multishot = nki_uring_has(&u->ring, NKI_URING_OP_6_0);
     u->has_accept_multishot = nki_uring_has(&u->ring, NKI_URING_OP_5_19);
     u->has_skip = (u->ring.features & NKI_URING_FEAT_CQE_SKIP) != 0;
@@ -165,6 +167,9 @@ static int nki_u_rebind(netkit_loop *loop) {
     }
     if (!u->ring.is_enabled || u->ring.thread == nki_os_thread_id()) {
         return NETKIT_OK;
+    }
+    if (loop->udp_batch != NULL) { /* lies in the buffers */
+        return NETKIT_E_BUSY;
     }
     for (uint32_t i = 0; i < loop->sources.capacity && (i >> NKI_SLAB_BITS) < u->slabs_count; i++) {
         const nki_source *source = (const nki_source *)(void *)nki_slots_at(&loop->sources, i);
@@ -291,9 +296,11 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
     }
     int os_code = nki_uring_enable(&u->ring);
     if (os_code == 0) {
-        nki_u_reclaim(loop, u);
-        if (NKI_UNLIKELY(u->pool.held != 0)) {
-            nki_u_evict_all(loop, u);
+        if (NKI_LIKELY(loop->udp_batch == NULL)) { /* else a run was stopped in the middle of it */
+            nki_u_reclaim(loop, u);
+            if (NKI_UNLIKELY(u->pool.held != 0)) {
+                nki_u_evict_all(loop, u);
+            }
         }
         if (NKI_UNLIKELY(!u->is_wake_armed)) {
             nki_u_arm_wake(loop, u);
@@ -515,33 +522,6 @@ static void nki_u_unwatch(netkit_loop *loop, nki_source *source) {
     source->token = 0;
 }
 
-/* ---- datagrams ----
- *
- * They are told by a poll and moved by recvmmsg and sendmmsg: a multishot recvmsg wins nothing
- * there, as each datagram costs a completion and a buffer. */
-
-/* Asked for anew: what is there already completes at once. */
-static void nki_u_arm(netkit_loop *loop, nki_source *source, uint32_t wanted) {
-    nki_u *u = nki_u_of(loop);
-    if (nki_id_kind(source->id) == NKI_KIND_UDP) {
-        nki_u_slot *s = nki_u_slot_of(u, source);
-        s->events = wanted;
-        nki_u_give_up_poll(loop, u, source, s);
-        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
-    }
-}
-
-static int nki_u_udp_recv(netkit_loop *loop, nki_udp *udp) {
-    nki_u *u = nki_u_of(loop);
-    int n = nki_os_recv_dgrams(udp->source.socket, loop->dgrams->recv_scratch, loop->dgrams->in,
-                               &udp->more->room);
-    if (n == NETKIT_E_AGAIN || (n > 0 && (unsigned)n < udp->more->room.count)) {
-        udp->source.ready = (uint16_t)(udp->source.ready & ~NKI_READABLE);
-        nki_u_want(loop, u, &udp->source, nki_u_slot_of(u, &udp->source), NKI_U_WANT_INPUT);
-    }
-    return n;
-}
-
 /* ---- streams ---- */
 
 /* Tests fail calls by name: one that a completion stands for fails where it would have been. */
@@ -659,14 +639,6 @@ static int nki_u_failed(netkit_loop *loop, nki_conn *c) {
     return nki_os_connect_result(c->source.socket);
 }
 
-/* All that has come by completions was read. */
-static void nki_u_update_ready(nki_conn *c, const nki_u_slot *s) {
-    if (s->first == NKI_POOL_NONE && s->blob == NULL && s->error == 0 &&
-        (s->busy & NKI_U_BIT(NKI_U_RECV)) != 0) {
-        c->source.ready = 0;
-    }
-}
-
 /* From the socket itself, while no receive is in flight. */
 static int nki_u_read_now(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *s, size_t max) {
     unsigned char *buffer = nki_block_data(loop->recv);
@@ -720,7 +692,7 @@ static int nki_u_read_odd(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *
         } else {
             u->reading = s;
         }
-        nki_u_update_ready(c, s);
+        nki_u_update_ready(&c->source, s);
         return (int)n;
     }
     if ((s->state & NKI_U_EOF) != 0) {
@@ -756,12 +728,12 @@ static int nki_u_read(netkit_loop *loop, nki_conn *c, size_t max) {
     size_t n = NKI_MIN(len, most);
     loop->span.data = nki_pool_data(&u->pool, s->first) + record->begin;
     if (NKI_LIKELY(n == len)) {
-        u->lent = nki_u_unpark(u, s);
+        (void)nki_u_lend(u, s);
     } else {
         record->begin += (uint32_t)n;
         u->reading = s;
     }
-    nki_u_update_ready(c, s);
+    nki_u_update_ready(&c->source, s);
     return (int)n;
 }
 

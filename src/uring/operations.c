@@ -125,6 +125,11 @@ static bool nki_u_begin_recv(netkit_loop *loop, nki_u *u, const nki_source *sour
         return false;
     }
     sqe->opcode = NKI_URING_RECV;
+    if (nki_id_kind(source->id) == NKI_KIND_UDP) {
+        sqe->opcode = NKI_URING_RECVMSG;
+        sqe->addr = (uint64_t)(uintptr_t)&u->shape;
+        sqe->len = 1;
+    }
     sqe->flags = NKI_URING_SQE_BUFFER_SELECT;
     /* To poll first: without it an empty pool would end it at once, although nothing has come. */
     sqe->ioprio = (uint16_t)(NKI_SYS_io_uring_multishot(NKI_URING_RECV_MULTISHOT) |
@@ -212,6 +217,31 @@ static bool nki_u_begin_accept(netkit_loop *loop, nki_u *u, const nki_listener *
     return true;
 }
 
+/* A datagram that fits a buffer is received into one; longer ones, and rows of merged ones, which
+ * are 64 KiB long, are read when a poll says so. */
+static bool nki_u_is_received(netkit_loop *loop, nki_u *u, const nki_udp *udp) {
+    return udp->more->room.size + NKI_U_CAME_SIZE <= NKI_POOL_SIZE && nki_u_has_pool(loop, u);
+}
+
+static bool nki_u_begin_udp(netkit_loop *loop, nki_u *u, nki_udp *udp, nki_u_slot *s) {
+    uint32_t events = s->events;
+    bool is_busy = (s->busy & NKI_U_BIT(NKI_U_RECV)) != 0;
+    if ((events & NETKIT_POLL_READ) == 0 && is_busy) {
+        nki_u_turn_away(loop, u, &udp->source, s);
+        if ((s->state & NKI_U_TURNED_AWAY) == 0) {
+            return false;
+        }
+    }
+    if ((events & NETKIT_POLL_READ) != 0 && (is_busy || nki_u_is_received(loop, u, udp))) {
+        events &= ~(uint32_t)NETKIT_POLL_READ;
+        if (!is_busy && !nki_u_begin_recv(loop, u, &udp->source, s)) {
+            return false;
+        }
+    }
+    return events == 0 || (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
+           nki_u_begin_poll(loop, u, &udp->source, s, events, false);
+}
+
 static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
     switch (nki_id_kind(source->id)) {
     case NKI_KIND_CONN: return nki_u_begin_reading(loop, u, (nki_conn *)(void *)source, s);
@@ -224,9 +254,7 @@ static bool nki_u_begin_input(netkit_loop *loop, nki_u *u, nki_source *source, n
             return nki_u_begin_poll(loop, u, source, s, events, is_edge);
         }
         return true;
-    case NKI_KIND_UDP:
-        return s->events == 0 || (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
-               nki_u_begin_poll(loop, u, source, s, s->events, false);
+    case NKI_KIND_UDP: return nki_u_begin_udp(loop, u, (nki_udp *)(void *)source, s);
     default: return true;
     }
 }
@@ -338,9 +366,10 @@ static void nki_u_begin_all(netkit_loop *loop, nki_u *u) {
 
 /* The handler is done with what it had. */
 static void nki_u_reclaim(netkit_loop *loop, nki_u *u) {
-    if (u->lent != NKI_POOL_NONE) {
-        nki_pool_give(&u->pool, u->lent);
-        u->lent = NKI_POOL_NONE;
+    while (u->lent != NKI_POOL_NONE) {
+        uint16_t id = u->lent;
+        u->lent = u->pool.records[id].next;
+        nki_pool_give(&u->pool, id);
     }
     if (NKI_UNLIKELY(u->lent_blob != NULL)) {
         nki_u_blob_free(&loop->allocator, u->lent_blob);
@@ -375,6 +404,14 @@ static void nki_u_drop_blob(netkit_loop *loop, nki_u_slot *s) {
     s->blob = NULL;
 }
 
+/* The first of what is parked goes to a handler. */
+static uint16_t nki_u_lend(nki_u *u, nki_u_slot *s) {
+    uint16_t id = nki_u_unpark(u, s);
+    u->pool.records[id].next = u->lent;
+    u->lent = id;
+    return id;
+}
+
 /* Forget what was received. What the handler is looking at stays until it is done. */
 static void nki_u_forget(netkit_loop *loop, nki_u *u, nki_u_slot *s) {
     bool is_reading = u->reading == s;
@@ -387,12 +424,11 @@ static void nki_u_forget(netkit_loop *loop, nki_u *u, nki_u_slot *s) {
         nki_u_drop_blob(loop, s);
     }
     while (s->first != NKI_POOL_NONE) {
-        uint16_t id = nki_u_unpark(u, s);
         if (is_reading) {
-            u->lent = id;
+            (void)nki_u_lend(u, s);
             is_reading = false;
         } else {
-            nki_pool_give(&u->pool, id);
+            nki_pool_give(&u->pool, nki_u_unpark(u, s));
         }
     }
     u->reading = u->reading == s ? NULL : u->reading;
@@ -403,12 +439,16 @@ static void nki_u_forget(netkit_loop *loop, nki_u *u, nki_u_slot *s) {
  * memory is short it keeps them. */
 static void nki_u_evict(netkit_loop *loop, nki_u *u, uint32_t slot) {
     nki_u_slot *s = nki_u_at(u, slot);
-    nki_u_turn_away(loop, u, (nki_source *)(void *)nki_slots_at(&loop->sources, slot), s);
+    nki_source *source = (nki_source *)(void *)nki_slots_at(&loop->sources, slot);
+    bool is_udp = nki_id_kind(source->id) == NKI_KIND_UDP;
+    nki_u_turn_away(loop, u, source, s);
     while (s->first != NKI_POOL_NONE) {
         const nki_pool_record *record = &u->pool.records[s->first];
-        if (nki_u_blob_push(&loop->allocator, &s->blob,
-                            nki_pool_data(&u->pool, s->first) + record->begin,
-                            record->end - record->begin) != NETKIT_OK) {
+        const unsigned char *data = nki_pool_data(&u->pool, s->first) + record->begin;
+        size_t len = record->end - record->begin;
+        int error = is_udp ? nki_u_blob_push_dgram(&loop->allocator, &s->blob, data, len)
+                           : nki_u_blob_push(&loop->allocator, &s->blob, data, len);
+        if (error != NETKIT_OK) {
             return;
         }
         nki_pool_give(&u->pool, nki_u_unpark(u, s));
@@ -493,6 +533,10 @@ static NKI_HOT nki_source *nki_u_received(netkit_loop *loop, nki_u *u, nki_sourc
         return nki_u_received_odd(loop, u, source, s, res);
     }
     nki_u_park(u, s, nki_id_slot(source->id), id, (uint32_t)res);
+    if (nki_id_kind(source->id) == NKI_KIND_UDP) { /* its answers go out together */
+        nki_ready(loop, source, NETKIT_POLL_READ);
+        return NULL;
+    }
     source->ready = (uint16_t)(source->ready | NETKIT_POLL_READ);
     if (NKI_UNLIKELY((uint32_t)res == u->pool.size)) {
         s->bulk = NKI_U_BULK;

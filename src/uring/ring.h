@@ -10,6 +10,7 @@
 enum {
     NKI_URING_NOP = 0,
     NKI_URING_POLL_ADD = 6,
+    NKI_URING_RECVMSG = 10,
     NKI_URING_ACCEPT = 13,
     NKI_URING_CANCEL = 14,
     NKI_URING_CONNECT = 16,
@@ -100,6 +101,15 @@ typedef struct nki_uring_cqe {
     int32_t res;
     uint32_t flags;
 } nki_uring_cqe;
+
+/* What a receive of messages that goes on puts in front of each, before the sender and the control
+ * messages (struct io_uring_recvmsg_out). */
+typedef struct nki_uring_came {
+    uint32_t name_len;
+    uint32_t control_len;
+    uint32_t len;
+    uint32_t flags; /* MSG_TRUNC, MSG_CTRUNC */
+} nki_uring_came;
 
 typedef struct nki_uring_offsets {
     uint32_t head, tail, mask, entries, a, b, c, d;

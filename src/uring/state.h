@@ -68,6 +68,12 @@ typedef struct nki_u_slot {
 
 NKI_STATIC_ASSERT(u_slot_size, sizeof(nki_u_slot) <= 64); /* with the conn: 192 bytes */
 
+/* A datagram in a buffer: its head, room for the sender, room for control messages, its bytes. */
+enum {
+    NKI_U_NAME_SIZE = sizeof(struct sockaddr_storage),
+    NKI_U_CAME_SIZE = sizeof(nki_uring_came) + NKI_U_NAME_SIZE + NKI_DGRAM_CONTROL
+};
+
 typedef struct nki_u {
     nki_uring ring;
     nki_pool pool;
@@ -79,7 +85,7 @@ typedef struct nki_u {
     uint32_t end;
     uint32_t batch;        /* how many they are */
     uint32_t begun;        /* up to here the ring holds receives, polls and connects */
-    uint16_t lent;         /* buffer that a handler has, or NKI_POOL_NONE */
+    uint16_t lent;         /* buffers that a handler has, the first, or NKI_POOL_NONE */
     nki_u_blob *lent_blob; /* or blob */
     nki_u_slot *reading;   /* whose bytes a handler has, the rest of them still being parked */
     bool is_wake_armed;
@@ -91,6 +97,7 @@ typedef struct nki_u {
     bool has_zerocopy; /* and it is wished for */
     uint64_t quiet_ns; /* being destroyed: since when no completion has come, 0 = not yet */
     nki_uring_wish wish;
+    struct msghdr shape;  /* of received datagrams: the room in front of their bytes */
     unsigned char *guard; /* a page that reads 0 in a forked child */
     nki_fd_table watched;
     struct sockaddr_storage to; /* of the connect that is being begun: attach takes it */
@@ -134,34 +141,61 @@ static size_t nki_u_blob_len(const nki_u_blob *b) {
     return b == NULL ? 0 : b->end - b->begin;
 }
 
+static uint64_t nki_u_blob_framed(size_t len) {
+    return (len + 7) & ~(uint64_t)7;
+}
+
 static void nki_u_blob_free(const netkit_allocator *a, nki_u_blob *b) {
     if (b != NULL) {
         nki_free(a, b, sizeof *b + b->capacity);
     }
 }
 
+/* Have room for `len` bytes at the end. */
+static int nki_u_blob_reserve(const netkit_allocator *a, nki_u_blob **at, size_t len) {
+    nki_u_blob *b = *at;
+    if (b != NULL && b->capacity - b->end >= len) {
+        return NETKIT_OK;
+    }
+    size_t had = nki_u_blob_len(b);
+    size_t capacity = NKI_MAX(had + len, had * 2);
+    nki_u_blob *more = (nki_u_blob *)nki_alloc(a, sizeof *more + capacity);
+    if (more == NULL) {
+        return NETKIT_E_NOMEM;
+    }
+    more->begin = 0;
+    more->end = had;
+    more->capacity = capacity;
+    if (had != 0) {
+        memcpy(more + 1, nki_u_blob_data(b), had);
+    }
+    nki_u_blob_free(a, b);
+    *at = more;
+    return NETKIT_OK;
+}
+
 /* Append; what was there stays first. */
 static int nki_u_blob_push(const netkit_allocator *a, nki_u_blob **at, const void *data,
                            size_t len) {
-    nki_u_blob *b = *at;
-    if (b == NULL || b->capacity - b->end < len) {
-        size_t had = nki_u_blob_len(b);
-        size_t capacity = NKI_MAX(had + len, had * 2);
-        nki_u_blob *more = (nki_u_blob *)nki_alloc(a, sizeof *more + capacity);
-        if (more == NULL) {
-            return NETKIT_E_NOMEM;
-        }
-        more->begin = 0;
-        more->end = had;
-        more->capacity = capacity;
-        if (had != 0) {
-            memcpy(more + 1, nki_u_blob_data(b), had);
-        }
-        nki_u_blob_free(a, b);
-        *at = b = more;
+    if (nki_u_blob_reserve(a, at, len) != NETKIT_OK) {
+        return NETKIT_E_NOMEM;
     }
-    memcpy((unsigned char *)(b + 1) + b->end, data, len);
-    b->end += len;
+    memcpy((unsigned char *)(*at + 1) + (*at)->end, data, len);
+    (*at)->end += len;
+    return NETKIT_OK;
+}
+
+/* A buffer with a datagram: how long, and then so much, the next one being aligned again. */
+static int nki_u_blob_push_dgram(const netkit_allocator *a, nki_u_blob **at, const void *data,
+                                 size_t len) {
+    uint64_t framed = nki_u_blob_framed(len);
+    if (nki_u_blob_reserve(a, at, sizeof framed + (size_t)framed) != NETKIT_OK) {
+        return NETKIT_E_NOMEM;
+    }
+    unsigned char *end = (unsigned char *)(*at + 1) + (*at)->end;
+    memcpy(end, &framed, sizeof framed);
+    memcpy(end + sizeof framed, data, len);
+    (*at)->end += sizeof framed + (size_t)framed;
     return NETKIT_OK;
 }
 

@@ -281,10 +281,10 @@ static void review_on_post(netkit_loop *loop, int status, void *user) {
 
 static void *review_poster(void *user) {
     netkit_loop *loop = (netkit_loop *)user;
-    nkt_fault_at("write", 1, EIO, false);
-    nkt_fault_at("kevent_trigger", 1, EIO, false);
+    nkt_fault_wake(EIO);
     nkt_sleep_ms(20);
     CHECK_OK(netkit_loop_post(loop, review_on_post, NULL)); /* its wake is lost */
+    CHECK_EQ(nkt_faults(), 1);
     CHECK_OK(netkit_loop_post(loop, review_on_post, NULL));
     nkt_fault_clear();
     return NULL;

@@ -75,7 +75,12 @@ NKT_LOOP_TEST(udp_longest) {
     netkit_loop *loop = nkt_loop();
     static ud_end a, b;
     static unsigned char data[65508];
-    netkit_addr to_a = ud_open(loop, &a), to_b = ud_open(loop, &b);
+    netkit_udp_desc desc = ud_desc(&a, "127.0.0.1:0");
+    desc.recv_size = 0;
+    netkit_addr to_a = ud_open_with(loop, &a, &desc);
+    desc = ud_desc(&b, "127.0.0.1:0");
+    desc.recv_size = 0;
+    netkit_addr to_b = ud_open_with(loop, &b, &desc);
     sup_fill(data, sizeof(data), 0);
     b.is_echo = true;
     CHECK_ERR(netkit_udp_send(loop, a.udp, &to_b, data, 65508), NETKIT_E_TOOBIG);

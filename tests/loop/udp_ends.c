@@ -481,6 +481,7 @@ NKT_LOOP_TEST(udp_longest_of_each_family) {
         desc.gro = true;
         netkit_addr to_b = ud_open_with(loop, &b, &desc);
         desc = ud_desc(&a, addresses[i]);
+        desc.recv_size = 0;
         ud_open_with(loop, &a, &desc);
         b.is_echo = true;
         memset(&d, 0, sizeof(d));

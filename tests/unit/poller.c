@@ -692,10 +692,7 @@ NKT_TEST(poller_wake_coalesced) {
             CHECK_EQ(events[0].data, 9);
             CHECK_EQ(events[0].events, NETKIT_POLL_WRITE);
         }
-        nkt_fault_at("write", 1, EIO, false);
-        nkt_fault_at("kevent_trigger", 1, EIO, false);
-        nkt_fault_at("port_post", 1, EIO, false);
-        nkt_fault_at("send", 1, EIO, false);
+        nkt_fault_wake(EIO);
         CHECK_ERR(netkit_poller_wake(p), NETKIT_E_IO);
         nkt_fault_clear();
         CHECK_OK(netkit_poller_wake(p)); /* the failed one does not stand for it */
