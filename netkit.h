@@ -24093,7 +24093,7 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
 /* Have at least one chunk: as many again as there are, so that conns which seldom all send at once
  * do not find one missing long after the start. NETKIT_E_NOMEM: none. */
 static NKI_COLD int nki_u_stock_chunks(netkit_loop *loop) {
-    uint32_t wanted = NKI_MIN(loop->small_chunks_made, NKI_SMALL_CHUNKS_STOCK);
+    uint32_t wanted = NKI_MIN(loop->small_chunks_made, (uint32_t)NKI_SMALL_CHUNKS_STOCK);
     do {
         nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_SMALL_CHUNK_SIZE);
         if (chunk == NULL) {
