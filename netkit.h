@@ -21995,10 +21995,11 @@ static const nki_driver *nki_readiness_driver(void) {
  * cheaply whether there is anything to look after. Kernel side: io_uring_register_buf_ring(3);
  * an empty ring ends a multishot receive at once with ENOBUFS.
  *
- * Tried and left out (Linux 6.18, loopback, a receiver that looks at every byte): bundles of 8 KiB
- * buffers spare a third of the receiver's processor in bulk, but carry 924 MB/s where recv into one
- * 64 KiB buffer carries 1114; incremental buffers change neither by more than noise; and both were
- * out of order in some kernels. Registered files spare 12 of the 857 ns of a send.
+ * Tried and left out (Linux 6.18, loopback, a receiver that looks at every byte; make bench
+ * ROW=tried): bundles of 8 KiB buffers spare a third of the receiver's processor in bulk, but carry
+ * 924 MB/s where recv into one 64 KiB buffer carries 1114; incremental buffers change neither by
+ * more than noise; and both were out of order in some kernels. Registered files spare 12 of the 857
+ * ns of a send.
  *
  * Each buffer is a block of its own, as the shared receive buffer is: one that a handler keeps goes
  * with it, and a new one takes its place, so what is kept never takes from what the kernel has. */
@@ -23106,8 +23107,9 @@ static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nk
         if (cqe->user_data == NKI_U_WAKE) {
             /* Each write to the eventfd ends in a completion, whether the ones before it were read
              * or not; only a poll that begins looks at what has been there before. So this is one
-             * call for a post, as a message from ring to ring is, and costs the same: 1.08 us of
-             * both processors against 1.09 (Linux 6.18), and 1.27 if it were read each time. */
+             * call for a post, as a message from ring to ring is, and costs less: 0.71 us with the
+             * wait against 1.10, and 1.05 if it were read each time (Linux 6.18; make bench
+             * ROW=tried-wake). */
             u->is_wake_armed = (cqe->flags & NKI_URING_CQE_MORE) != 0;
             if (!u->is_wake_armed) {
                 nki_os_wake_drain(&loop->wake);

@@ -6,10 +6,11 @@
  * cheaply whether there is anything to look after. Kernel side: io_uring_register_buf_ring(3);
  * an empty ring ends a multishot receive at once with ENOBUFS.
  *
- * Tried and left out (Linux 6.18, loopback, a receiver that looks at every byte): bundles of 8 KiB
- * buffers spare a third of the receiver's processor in bulk, but carry 924 MB/s where recv into one
- * 64 KiB buffer carries 1114; incremental buffers change neither by more than noise; and both were
- * out of order in some kernels. Registered files spare 12 of the 857 ns of a send.
+ * Tried and left out (Linux 6.18, loopback, a receiver that looks at every byte; make bench
+ * ROW=tried): bundles of 8 KiB buffers spare a third of the receiver's processor in bulk, but carry
+ * 924 MB/s where recv into one 64 KiB buffer carries 1114; incremental buffers change neither by
+ * more than noise; and both were out of order in some kernels. Registered files spare 12 of the 857
+ * ns of a send.
  *
  * Each buffer is a block of its own, as the shared receive buffer is: one that a handler keeps goes
  * with it, and a new one takes its place, so what is kept never takes from what the kernel has. */

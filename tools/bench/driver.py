@@ -27,6 +27,10 @@ FILE_TARGET = 0.95
 TIMER_TARGETS = {"insert": 1.35, "restart": 1.06, "cancel": 1.08, "fire": 1.02}
 
 
+def is_tried(word):
+    return word.lower().startswith("tried")
+
+
 class Bench:
     def __init__(self, root):
         self.began = time.monotonic()
@@ -48,6 +52,10 @@ class Bench:
     def wanted(self, name, title):
         return not self.words or any(w.lower() in (name + " " + title).lower() for w in self.words)
 
+    def wanted_tried(self, name):
+        """What was tried and left out is measured only when it is asked for."""
+        return any(is_tried(w) and w.lower() in name.lower() for w in self.words)
+
     def skip(self, name, why):
         self.skipped.append("%s: %s" % (name, why))
 
@@ -57,8 +65,10 @@ class Bench:
             [s for s in servers.SERVERS if s.role != "floor"]
         bases = {servers.floor_of(s) for s in everything if s.role == "netkit"} | {"floor"}
         everything = [s for s in everything if s.role != "floor" or s.name in bases]
+        if self.words and all(is_tried(w) for w in self.words):
+            everything = []
         for program in servers.PROGRAMS:
-            if program.name != "timers" or self.wanted("timers", "timers"):
+            if self.needs(program, everything):
                 self.builder.build(program)
         for name in ("load", "floor"):
             if name in self.builder.missing:
@@ -77,6 +87,13 @@ class Bench:
         self.meter = rows.Meter(self.builder, 15 if self.long else 7, 5 if self.long else 3,
                                 2000 if self.long else 700, self.began + self.limit * 0.7)
         self.structure = structure.Structure(self.builder)
+
+    def needs(self, program, everything):
+        if program.name in ("floor_tried", "wake"):
+            return any(is_tried(w) for w in self.words)
+        if program.name == "timers":
+            return self.wanted("timers", "timers")
+        return everything or program.name in ("load", "floor")
 
     def try_start(self, server):
         try:
@@ -120,7 +137,8 @@ class Bench:
     def trouble(self, what, failure):
         self.say("%-12s %s" % (what, failure))
         self.skip(what, str(failure))
-        self.failed = self.failed or "not found" not in str(failure)
+        known = "not found" in str(failure) or "needs Linux" in str(failure)
+        self.failed = self.failed or not known
 
     def annotate(self, name, result):
         """What stands behind a figure; whether the floor is a floor."""
@@ -300,6 +318,64 @@ class Bench:
                  None, "<=", row.cost_target)
         self.say(report.rate_line(result))
 
+    # ---- tried and left out -----------------------------------------------------
+
+    def tried(self):
+        """What netkit's ring does not use of io_uring: the bare ring with it and without."""
+        found = [row for row in rows.TRIED_ROWS if self.wanted_tried(row.name)]
+        wakes = [row for row in rows.WAKE_ROWS if self.wanted_tried(row[0])]
+        if found:
+            self.say("\ntried and left out: the bare ring with / without, %d pairs\nby: rate, "
+                     "bytes; us/msg: CPU time of a message (one way: of a byte), less is better\n\n"
+                     "%s" % (self.meter.pairs, report.HEAD))
+            able = self.able([s for s in servers.TRIED
+                              if any(s.name in row.tried for row in found)])
+            for row in found:
+                self.say("\n" + row.title)
+                for server in able:
+                    if server.name in row.tried:
+                        self.try_row(row, server)
+        if wakes:
+            self.say("\ntried and left out: wakes by other means / by an eventfd and a poll that "
+                     "goes on\nus/msg: CPU time of a wake, less is better; rate: wakes\n\n%s" %
+                     report.HEAD)
+        for name, title, posts in wakes:
+            self.say("\n" + title)
+            for means in rows.WAKE_MEANS:
+                self.wake(name, title, means, posts)
+
+    def able(self, candidates):
+        """Those that the kernel knows; the others are skipped."""
+        able = []
+        for server in candidates:
+            why = self.builder.missing.get(server.program) or self.try_start(server)
+            if why:
+                self.trouble("tried, " + server.name, why)
+            else:
+                able.append(server)
+        return able
+
+    def try_row(self, row, server):
+        base = next(s for s in servers.SERVERS + servers.TRIED if s.name == row.base)
+        try:
+            result = self.meter.compare(row, server, base)
+        except (Failed, subprocess.SubprocessError, ZeroDivisionError) as failure:
+            self.trouble("%s, %s" % (row.name, server.name), failure)
+            return
+        result["base"] = base.name
+        self.add(result, server.name, row.name, row.title, None, row.sense)
+        self.say(report.rate_line(result))
+        self.cost(row, result)
+
+    def wake(self, name, title, means, posts):
+        try:
+            result = self.structure.wake_pairs(means, posts, self.meter.pairs, self.meter.time_ms)
+        except (Failed, subprocess.SubprocessError, ZeroDivisionError) as failure:
+            self.trouble("%s, %s" % (name, means), failure)
+            return
+        self.add(result, means, name, title, None, "<=")
+        self.say(report.rate_line(result))
+
     def machine(self):
         with open("/proc/cpuinfo") as f:
             model = [line.split(":", 1)[1].strip() for line in f if line.startswith("model name")]
@@ -326,6 +402,7 @@ class Bench:
                      "ours to theirs\n\n%s" %
                      (self.meter.pairs, self.meter.peer_pairs, report.HEAD))
         self.pairs()
+        self.tried()
         out = os.path.join(self.root, "build")
         report.write_json(os.path.join(out, "bench.json"), machine, self.results, self.skipped)
         report.write_svg(os.path.join(out, "bench.svg"), self.results,

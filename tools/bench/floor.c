@@ -119,6 +119,9 @@ static void on_readable(int fd) {
     }
     conns[fd].received += (uint64_t)n;
     if (server_opt.sink) {
+        if (server_opt.look) {
+            server_look(buffer, (size_t)n);
+        }
         return;
     }
     ssize_t sent = send_some(fd, buffer, (size_t)n);
@@ -168,7 +171,7 @@ static void run(int listener) {
 
 int main(int argc, char **argv) {
     struct sigaction action;
-    server_parse(argc, argv, "");
+    server_parse(argc, argv, "--look");
     memset(&action, 0, sizeof action);
     action.sa_handler = on_term; /* without SA_RESTART: the wait ends */
     sigaction(SIGTERM, &action, NULL);

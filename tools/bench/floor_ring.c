@@ -3,9 +3,8 @@
  * One multishot accept, one multishot receive a connection into provided buffers
  * of netkit's own number and size (servers.py reads them from netkit.h), answers
  * sent straight out of these buffers, one submit-and-wait a turn, on a ring with
- * the flags of netkit's: SINGLE_ISSUER, DEFER_TASKRUN, SUBMIT_ALL, NO_SQARRAY,
- * its descriptor registered. Sound means that the duties nobody may skip are
- * done: one send at a time of a connection, so that its bytes stay in order, and
+ * the flags of netkit's (bare_ring.h). Sound means that the duties nobody may skip
+ * are done: one send at a time of a connection, so that its bytes stay in order, and
  * all that has come meanwhile gathered into the next one; a descriptor is closed
  * only when nothing of it is in flight, so no completion can reach its successor;
  * a receive that ended is begun again, one that found no buffer when there are
@@ -13,12 +12,15 @@
  * that came went back. The bench holds it to at most 0.04 system calls for each
  * message of 64 bytes at 50 connections.
  *
- * The kernel's interface stands here in numbers of its own, since the headers of
- * old systems know only half of it. Needs Linux 6.1. */
+ * With -DTRIED it has options for what netkit's ring leaves out, to be held against
+ * the same without (make bench ROW=tried):
+ *   --fixed        connections live in the ring's own table of files
+ *   --bundle       a receive may fill several buffers for one completion (6.10)
+ *   --incremental  few large buffers, each used up piece by piece (6.12)
+ *   --large        buffers of that size that are not, to tell the two apart */
 #include "server.h"
+#include "bare_ring.h"
 
-#include <sys/mman.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 
 #ifndef POOL_COUNT
@@ -28,81 +30,23 @@
 #define POOL_SIZE 8192
 #endif
 
+#ifdef TRIED
+#define OPTIONS "--look --fixed --bundle --incremental --large"
+#define HAS(option) (server_opt.option)
+#else
+#define OPTIONS ""
+#define HAS(option) false
+#endif
+
 enum {
     FD_MAX = 1 << 20,
-    SQ_ENTRIES = 256,
-    CQ_ENTRIES = 4096,
-    NR_SETUP = 425,
-    NR_ENTER = 426,
-    NR_REGISTER = 427,
-    /* operations */
-    OP_SENDMSG = 9,
-    OP_ACCEPT = 13,
-    OP_CLOSE = 19,
-    OP_SEND = 26,
-    OP_RECV = 27,
-    /* of a submission */
-    SQE_BUFFER_SELECT = 1 << 5,
-    SQE_SKIP_SUCCESS = 1 << 6,
-    ACCEPT_MULTISHOT = 1 << 0,
-    RECV_MULTISHOT = 1 << 1,
-    /* of a completion */
-    CQE_BUFFER = 1 << 0,
-    CQE_MORE = 1 << 1,
-    /* of enter and register */
-    ENTER_GETEVENTS = 1 << 0,
-    ENTER_REGISTERED = 1 << 4,
-    REGISTER_RING = 20,
-    REGISTER_BUFFERS = 22
+    FIXED_MAX = 1000,   /* the usual limit on descriptors, 1024, holds for the table, too */
+    LARGE_SIZE = 65536, /* of a large buffer; as many as make the same memory */
+    PIECES_MAX = 1 << 15,
+    SEND_PIECES_MAX = 1024 /* the kernel's limit */
 };
 
-#define SETUP_FLAGS                                                                   \
-    (1u << 3 /* CQSIZE */ | 1u << 7 /* SUBMIT_ALL */ | 1u << 12 /* SINGLE_ISSUER */ | \
-     1u << 13 /* DEFER_TASKRUN */)
-#define SETUP_NO_SQARRAY (1u << 16) /* 6.6 */
-#define SQES_OFFSET 0x10000000
-#define NO_BUFFER UINT16_MAX
-
-typedef struct ring_sqe {
-    uint8_t opcode;
-    uint8_t flags;
-    uint16_t ioprio;
-    int32_t fd;
-    uint64_t off;
-    uint64_t addr;
-    uint32_t len;
-    uint32_t op_flags;
-    uint64_t user_data;
-    uint16_t buffer_group;
-    uint16_t personality;
-    uint32_t file_index;
-    uint64_t pad[2];
-} ring_sqe;
-
-typedef struct ring_cqe {
-    uint64_t user_data;
-    int32_t res;
-    uint32_t flags;
-} ring_cqe;
-
-typedef struct ring_offsets {
-    uint32_t head, tail, mask, entries, a, b, c, d;
-    uint64_t user_addr;
-} ring_offsets;
-
-typedef struct ring_params {
-    uint32_t sq_entries, cq_entries, flags, sq_thread_cpu, sq_thread_idle, features, wq_fd;
-    uint32_t reserved[3];
-    ring_offsets sq; /* c: its array */
-    ring_offsets cq; /* b: its entries */
-} ring_params;
-
-typedef struct ring_buffer {
-    uint64_t addr;
-    uint32_t len;
-    uint16_t id;
-    uint16_t tail; /* of the ring, in its first place */
-} ring_buffer;
+#define NO_PIECE UINT16_MAX
 
 typedef struct floor_conn {
     uint64_t received;
@@ -110,7 +54,7 @@ typedef struct floor_conn {
     uint32_t want;    /* bytes of the send in flight, 0 = none */
     int next_dirty;   /* the connection after it that has something to send */
     int next_starved; /* or waits for a buffer */
-    uint16_t first;   /* buffers to be sent */
+    uint16_t first;   /* pieces to be sent */
     uint16_t last;
     uint16_t sending; /* and those under way */
     bool dirty;
@@ -128,25 +72,32 @@ static uint64_t received; /* by connections that have ended */
 static uint64_t sent_back;
 static volatile sig_atomic_t stopping;
 
-/* The ring. */
-static int ring_fd;
-static uint32_t *sq_head, *sq_tail, *cq_head, *cq_tail;
-static uint32_t sqe_tail, sq_mask, cq_mask;
-static ring_sqe *sqes;
-static ring_cqe *cqes;
+static bare_ring ring;
+static uint8_t conn_flags;                   /* of all submissions for a connection */
+static uint16_t recv_flags = RECV_MULTISHOT; /* and of its receive */
 
 /* The buffers. */
-static char memory[POOL_COUNT][POOL_SIZE];
+static char memory[POOL_COUNT * POOL_SIZE];
 static ring_buffer *pool;
 static uint16_t pool_tail;
-static uint32_t pool_held; /* not with the kernel, as far as is known here */
-static uint16_t next_of[POOL_COUNT];
-static uint32_t len_of[POOL_COUNT];
+static uint16_t pool_last;          /* the buffer given last */
+static uint16_t behind[POOL_COUNT]; /* and the one given after each */
+static uint32_t pool_held;          /* not with the kernel, as far as is known here */
+
+/* What is in them. A piece is a buffer and has its number, unless they are incremental: then a
+ * buffer has many, and it is given back when it is used up and all of them are sent. */
+static char *at_of[PIECES_MAX];
+static uint32_t len_of[PIECES_MAX];
+static uint16_t next_of[PIECES_MAX]; /* in a connection's queue, or among the free ones */
+static uint16_t buffer_of[PIECES_MAX];
+static uint16_t free_piece = NO_PIECE;
+static uint32_t used_of[POOL_COUNT]; /* bytes that have come into a buffer */
+static uint32_t kept_of[POOL_COUNT]; /* its pieces, and 1 while the kernel has it */
 
 /* What the kernel reads while it takes submissions, not longer. */
-static struct iovec pieces[POOL_COUNT];
-static struct msghdr messages[POOL_COUNT];
-static uint32_t pieces_used;
+static struct iovec vectors[PIECES_MAX];
+static struct msghdr messages[PIECES_MAX];
+static uint32_t vectors_used;
 static uint32_t messages_used;
 
 static void on_term(int sig) {
@@ -157,90 +108,104 @@ static void on_term(int sig) {
 /* ---- the ring ---- */
 
 static void enter(uint32_t wait) {
-    uint32_t count = sqe_tail - __atomic_load_n(sq_head, __ATOMIC_ACQUIRE);
-    __atomic_store_n(sq_tail, sqe_tail, __ATOMIC_RELEASE);
-    long n = syscall(NR_ENTER, ring_fd, count, wait, ENTER_GETEVENTS | ENTER_REGISTERED, NULL, 0);
-    if (n < 0 && errno != EINTR && errno != EBUSY && errno != EAGAIN) {
-        server_die("io_uring_enter");
-    }
-    if (__atomic_load_n(sq_head, __ATOMIC_ACQUIRE) == sqe_tail) {
-        pieces_used = 0;
+    bare_enter(&ring, wait, ENTER_GETEVENTS);
+    if (bare_unsubmitted(&ring) == 0) {
+        vectors_used = 0;
         messages_used = 0;
     }
 }
 
 static ring_sqe *take(int op, int fd) {
-    while (sqe_tail - __atomic_load_n(sq_head, __ATOMIC_ACQUIRE) > sq_mask) {
+    while (bare_unsubmitted(&ring) > ring.sq_mask) {
         enter(0);
     }
-    ring_sqe *sqe = &sqes[sqe_tail++ & sq_mask];
-    memset(sqe, 0, sizeof *sqe);
-    sqe->opcode = (uint8_t)op;
-    sqe->fd = fd;
+    ring_sqe *sqe = bare_take(&ring, op, fd);
     sqe->user_data = (uint64_t)op << 32 | (uint32_t)fd;
     return sqe;
 }
 
-static int setup(ring_params *p) {
-    for (uint32_t more = SETUP_NO_SQARRAY;; more = 0) {
-        memset(p, 0, sizeof *p);
-        p->flags = SETUP_FLAGS | more;
-        p->cq_entries = CQ_ENTRIES;
-        int fd = (int)syscall(NR_SETUP, SQ_ENTRIES, p);
-        if (fd >= 0) {
-            return fd;
-        }
-        if (errno != EINVAL || more == 0) {
-            server_die("io_uring_setup");
-        }
+static void open_files(void) {
+    ring_files_reg files;
+    memset(&files, 0, sizeof files);
+    files.count = FIXED_MAX;
+    files.flags = FILES_SPARSE;
+    if (bare_register(&ring, REGISTER_FILES2, &files, sizeof files) != 0) {
+        server_die("registering a table of files");
     }
+    conn_flags = SQE_FIXED_FILE;
 }
 
-static void *map(int fd, size_t size, long offset) {
-    int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED | MAP_POPULATE;
-    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, offset);
-    if (at == MAP_FAILED) {
-        server_die("mmap");
+static void open_bundles(void) {
+    if ((ring.features & FEAT_BUNDLE) == 0) {
+        errno = EOPNOTSUPP;
+        server_die("needs Linux 6.10: receive bundles");
     }
-    return at;
-}
-
-static void open_ring(void) {
-    ring_params p;
-    int fd = setup(&p);
-    bool has_array = (p.flags & SETUP_NO_SQARRAY) == 0;
-    size_t sq_size = has_array ? p.sq.c + p.sq_entries * sizeof(uint32_t) : 0;
-    size_t cq_size = p.cq.b + p.cq_entries * sizeof(ring_cqe);
-    char *at = (char *)map(fd, sq_size > cq_size ? sq_size : cq_size, 0);
-    sqes = (ring_sqe *)map(fd, p.sq_entries * sizeof(ring_sqe), SQES_OFFSET);
-    sq_head = (uint32_t *)(void *)(at + p.sq.head);
-    sq_tail = (uint32_t *)(void *)(at + p.sq.tail);
-    cq_head = (uint32_t *)(void *)(at + p.cq.head);
-    cq_tail = (uint32_t *)(void *)(at + p.cq.tail);
-    cqes = (ring_cqe *)(void *)(at + p.cq.b);
-    sq_mask = p.sq_entries - 1;
-    cq_mask = p.cq_entries - 1;
-    for (uint32_t i = 0; has_array && i < p.sq_entries; i++) {
-        ((uint32_t *)(void *)(at + p.sq.c))[i] = i;
-    }
-    ring_fd = fd;
+    recv_flags |= RECV_BUNDLE;
 }
 
 /* ---- buffers ---- */
 
+static uint32_t pool_size(void) {
+    return HAS(incremental) || HAS(large) ? LARGE_SIZE : POOL_SIZE;
+}
+
+static uint32_t pool_count(void) {
+    return (uint32_t)sizeof memory / pool_size();
+}
+
+static char *at(uint16_t piece) {
+    return HAS(incremental) ? at_of[piece] : memory + piece * pool_size();
+}
+
 static void give(uint16_t id) {
-    ring_buffer *place = &pool[pool_tail++ & (POOL_COUNT - 1)];
-    place->addr = (uint64_t)(uintptr_t)memory[id];
-    place->len = POOL_SIZE;
+    ring_buffer *place = &pool[pool_tail++ & (pool_count() - 1)];
+    place->addr = (uint64_t)(uintptr_t)(memory + id * pool_size());
+    place->len = pool_size();
     place->id = id;
+    if (HAS(bundle)) {
+        behind[pool_last] = id;
+        pool_last = id;
+    }
     pool_held--;
 }
 
-static void give_all(uint16_t id) {
-    while (id != NO_BUFFER) {
-        uint16_t next = next_of[id];
+/* Incremental: what has come is the next piece of its buffer. The completions of a buffer are in
+ * the order of its bytes as long as the completion queue is not full. */
+static uint16_t cut(uint16_t id, uint32_t len, bool is_used_up) {
+    uint16_t piece = free_piece;
+    if (piece == NO_PIECE) {
+        errno = ENOBUFS;
+        server_die("pieces");
+    }
+    free_piece = next_of[piece];
+    at_of[piece] = memory + id * pool_size() + used_of[id];
+    buffer_of[piece] = id;
+    used_of[id] += len;
+    kept_of[id] += is_used_up ? 0 : 1;
+    pool_held += is_used_up ? 1 : 0;
+    return piece;
+}
+
+static void put_back(uint16_t piece) {
+    if (!HAS(incremental)) {
+        give(piece);
+        return;
+    }
+    uint16_t id = buffer_of[piece];
+    next_of[piece] = free_piece;
+    free_piece = piece;
+    if (--kept_of[id] == 0) {
+        used_of[id] = 0;
+        kept_of[id] = 1;
         give(id);
-        id = next;
+    }
+}
+
+static void put_all_back(uint16_t piece) {
+    while (piece != NO_PIECE) {
+        uint16_t next = next_of[piece];
+        put_back(piece);
+        piece = next;
     }
 }
 
@@ -249,37 +214,26 @@ static void publish(void) {
 }
 
 static void open_buffers(void) {
-    struct {
-        uint64_t addr;
-        uint32_t entries;
-        uint16_t group;
-        uint16_t flags;
-        uint64_t reserved[3];
-    } buffers;
-    struct {
-        uint32_t offset;
-        uint32_t reserved;
-        uint64_t fd;
-    } ring;
+    ring_buffers_reg buffers;
     memset(&buffers, 0, sizeof buffers);
-    pool = (ring_buffer *)map(-1, POOL_COUNT * sizeof *pool, 0);
+    pool = (ring_buffer *)bare_map(-1, pool_count() * sizeof *pool, 0);
     buffers.addr = (uint64_t)(uintptr_t)pool;
-    buffers.entries = POOL_COUNT;
-    if (syscall(NR_REGISTER, ring_fd, REGISTER_BUFFERS, &buffers, 1) != 0) {
-        server_die("registering buffers");
+    buffers.entries = pool_count();
+    buffers.flags = HAS(incremental) ? BUFFERS_INCREMENTAL : 0;
+    if (bare_register(&ring, REGISTER_BUFFERS, &buffers, 1) != 0) {
+        server_die(HAS(incremental) ? "needs Linux 6.12: incremental buffers"
+                                    : "registering buffers");
     }
-    pool_held = POOL_COUNT;
-    for (uint32_t i = 0; i < POOL_COUNT; i++) {
-        give((uint16_t)i);
+    pool_held = pool_count();
+    for (uint16_t i = 0; i < pool_count(); i++) {
+        kept_of[i] = 1;
+        give(i);
+    }
+    for (uint16_t i = 0; HAS(incremental) && i < PIECES_MAX; i++) {
+        next_of[i] = free_piece;
+        free_piece = i;
     }
     publish();
-    ring.offset = UINT32_MAX;
-    ring.reserved = 0;
-    ring.fd = (uint64_t)ring_fd;
-    if (syscall(NR_REGISTER, ring_fd, REGISTER_RING, &ring, 1) != 1) {
-        server_die("registering the ring");
-    }
-    ring_fd = (int)ring.offset;
 }
 
 /* ---- operations ---- */
@@ -287,39 +241,44 @@ static void open_buffers(void) {
 static void begin_accept(int listener) {
     ring_sqe *sqe = take(OP_ACCEPT, listener);
     sqe->ioprio = ACCEPT_MULTISHOT;
-    sqe->op_flags = SOCK_CLOEXEC;
+    sqe->op_flags = HAS(fixed) ? 0 : SOCK_CLOEXEC;
+    sqe->file_index = HAS(fixed) ? FILE_INDEX_ALLOC : 0;
 }
 
 static void begin_recv(int fd) {
     ring_sqe *sqe = take(OP_RECV, fd);
-    sqe->flags = SQE_BUFFER_SELECT;
-    sqe->ioprio = RECV_MULTISHOT;
+    sqe->flags = (uint8_t)(conn_flags | SQE_BUFFER_SELECT);
+    sqe->ioprio = recv_flags;
 }
 
 /* Everything that has come so far in one send. MSG_WAITALL: the kernel goes on
  * after a short one by itself. */
 static void begin_send(int fd) {
     floor_conn *c = &conns[fd];
-    uint16_t id = c->first;
-    bool one = next_of[id] == NO_BUFFER;
+    uint16_t piece = c->first;
+    bool one = next_of[piece] == NO_PIECE;
     ring_sqe *sqe = take(one ? OP_SEND : OP_SENDMSG, fd);
+    sqe->flags = conn_flags;
     sqe->op_flags = MSG_NOSIGNAL | MSG_WAITALL;
-    c->sending = id;
-    c->first = NO_BUFFER;
-    c->want = len_of[id];
+    c->sending = piece;
+    c->first = NO_PIECE;
+    c->want = len_of[piece];
     if (one) {
-        sqe->addr = (uint64_t)(uintptr_t)memory[id];
+        sqe->addr = (uint64_t)(uintptr_t)at(piece);
         sqe->len = c->want;
         return;
     }
     struct msghdr *message = &messages[messages_used++];
     memset(message, 0, sizeof *message);
-    message->msg_iov = &pieces[pieces_used];
-    for (c->want = 0; id != NO_BUFFER; id = next_of[id]) {
-        pieces[pieces_used].iov_base = memory[id];
-        pieces[pieces_used++].iov_len = len_of[id];
-        message->msg_iovlen++;
-        c->want += len_of[id];
+    message->msg_iov = &vectors[vectors_used];
+    for (c->want = 0; piece != NO_PIECE; piece = next_of[piece]) {
+        vectors[vectors_used].iov_base = at(piece);
+        vectors[vectors_used++].iov_len = len_of[piece];
+        c->want += len_of[piece];
+        if (++message->msg_iovlen == SEND_PIECES_MAX) {
+            c->first = next_of[piece];
+            next_of[piece] = NO_PIECE;
+        }
     }
     sqe->addr = (uint64_t)(uintptr_t)message;
     sqe->len = 1;
@@ -354,7 +313,9 @@ static void drop(int fd) {
     received += c->received;
     sent_back += c->sent;
     memset(c, 0, sizeof *c);
-    take(OP_CLOSE, fd)->flags = SQE_SKIP_SUCCESS;
+    ring_sqe *sqe = take(OP_CLOSE, HAS(fixed) ? 0 : fd);
+    sqe->flags = SQE_SKIP_SUCCESS;
+    sqe->file_index = HAS(fixed) ? (uint32_t)fd + 1 : 0;
 }
 
 static void starve(int fd) {
@@ -369,7 +330,7 @@ static void starve(int fd) {
 
 /* As many as are likely to find buffers: a receive that finds none is for nothing. */
 static void feed(void) {
-    uint32_t count = (POOL_COUNT - pool_held + 7) / 8;
+    uint32_t count = ((pool_count() - pool_held) * (pool_size() / POOL_SIZE) + 7) / 8;
     for (; starved_first >= 0 && count > 0; count--) {
         int fd = starved_first;
         starved_first = conns[fd].next_starved;
@@ -385,7 +346,7 @@ static void on_accepted(int listener, const ring_cqe *cqe) {
         close(fd);
     } else if (fd >= 0) {
         fd_top = fd > fd_top ? fd : fd_top;
-        conns[fd].first = NO_BUFFER;
+        conns[fd].first = NO_PIECE;
         begin_recv(fd);
     } else if (fd != -EAGAIN && fd != -EINTR && fd != -ECONNABORTED) {
         errno = -fd;
@@ -396,24 +357,57 @@ static void on_accepted(int listener, const ring_cqe *cqe) {
     }
 }
 
+static void on_bytes(int fd, uint16_t piece, uint32_t len) {
+    floor_conn *c = &conns[fd];
+    c->received += len;
+    if (len == 0 || c->failed || server_opt.sink) {
+        if (HAS(look)) {
+            server_look(at(piece), len);
+        }
+        put_back(piece);
+        return;
+    }
+    len_of[piece] = len;
+    next_of[piece] = NO_PIECE;
+    if (c->first == NO_PIECE) {
+        c->first = piece;
+    } else {
+        next_of[c->last] = piece;
+    }
+    c->last = piece;
+    mark(fd);
+}
+
+/* Of a bundle the completion names the first buffer. All but the last are full, and they are
+ * in the order in which they were given. */
+static void on_buffers(int fd, uint16_t id, uint32_t len) {
+    pool_held++;
+    while (HAS(bundle) && len > pool_size()) {
+        uint16_t next = behind[id];
+        on_bytes(fd, id, pool_size());
+        id = next;
+        len -= pool_size();
+        pool_held++;
+    }
+    on_bytes(fd, id, len);
+}
+
+/* A completion with nothing in it leaves the buffer with the kernel, whatever it says. */
+static void on_part(int fd, uint16_t id, const ring_cqe *cqe) {
+    if (cqe->res > 0) {
+        uint32_t len = (uint32_t)cqe->res;
+        on_bytes(fd, cut(id, len, (cqe->flags & CQE_BUF_MORE) == 0), len);
+    }
+}
+
 static void on_received(int fd, const ring_cqe *cqe) {
     floor_conn *c = &conns[fd];
     if (cqe->flags & CQE_BUFFER) {
         uint16_t id = (uint16_t)(cqe->flags >> 16);
-        pool_held++;
-        c->received += cqe->res > 0 ? (uint32_t)cqe->res : 0;
-        if (cqe->res <= 0 || c->failed || server_opt.sink) {
-            give(id);
+        if (HAS(incremental)) {
+            on_part(fd, id, cqe);
         } else {
-            len_of[id] = (uint32_t)cqe->res;
-            next_of[id] = NO_BUFFER;
-            if (c->first == NO_BUFFER) {
-                c->first = id;
-            } else {
-                next_of[c->last] = id;
-            }
-            c->last = id;
-            mark(fd);
+            on_buffers(fd, id, cqe->res > 0 ? (uint32_t)cqe->res : 0);
         }
     }
     if (cqe->flags & CQE_MORE) {
@@ -425,7 +419,7 @@ static void on_received(int fd, const ring_cqe *cqe) {
         begin_recv(fd);
     } else {
         c->ended = true;
-        if (c->want == 0 && c->first == NO_BUFFER) {
+        if (c->want == 0 && c->first == NO_PIECE) {
             drop(fd);
         }
     }
@@ -433,15 +427,15 @@ static void on_received(int fd, const ring_cqe *cqe) {
 
 static void on_sent(int fd, int res) {
     floor_conn *c = &conns[fd];
-    give_all(c->sending);
+    put_all_back(c->sending);
     c->sent += res > 0 ? (uint32_t)res : 0;
     if (res != (int)c->want) { /* the receive will end, too */
         c->failed = true;
-        give_all(c->first);
-        c->first = NO_BUFFER;
+        put_all_back(c->first);
+        c->first = NO_PIECE;
     }
     c->want = 0;
-    if (c->first != NO_BUFFER) {
+    if (c->first != NO_PIECE) {
         mark(fd);
     } else if (c->ended) {
         drop(fd);
@@ -464,12 +458,12 @@ static void run(int listener) {
     while (!stopping) {
         publish();
         enter(1);
-        uint32_t head = *cq_head;
-        uint32_t tail = __atomic_load_n(cq_tail, __ATOMIC_ACQUIRE);
+        uint32_t head = *ring.cq_head;
+        uint32_t tail = __atomic_load_n(ring.cq_tail, __ATOMIC_ACQUIRE);
         for (; head != tail; head++) {
-            on_completed(&cqes[head & cq_mask]);
+            on_completed(&ring.cqes[head & ring.cq_mask]);
         }
-        __atomic_store_n(cq_head, head, __ATOMIC_RELEASE);
+        __atomic_store_n(ring.cq_head, head, __ATOMIC_RELEASE);
         answer();
         feed();
     }
@@ -477,13 +471,23 @@ static void run(int listener) {
 
 int main(int argc, char **argv) {
     struct sigaction action;
-    server_parse(argc, argv, "");
+    server_parse(argc, argv, OPTIONS);
     server_opt.backend = "uring";
+    if (HAS(bundle) && HAS(incremental)) { /* out of order in some kernels */
+        fputs("server: --bundle or --incremental\n", stderr);
+        return 2;
+    }
     memset(&action, 0, sizeof action);
     action.sa_handler = on_term; /* the wait ends */
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
-    open_ring();
+    bare_open(&ring);
+    if (HAS(fixed)) {
+        open_files();
+    }
+    if (HAS(bundle)) {
+        open_bundles();
+    }
     open_buffers();
     int listener = server_socket();
     server_announce(listener);

@@ -11,18 +11,20 @@ OTHERS_MAX = 0.10
 
 class Row:
     def __init__(self, name, title, load, server=(), target=None, metric="rate", base="floor",
-                 sense=">=", ring_target=None, pairs=None, cost_target=None):
+                 sense=">=", ring_target=None, pairs=None, cost_target=None, tried=()):
         self.name = name
         self.title = title
         self.load = load      # arguments of the generator
         self.server = server  # arguments of both servers
         self.target = target
         self.metric = metric  # rate, p50_us, bytes_per_s, or cost: CPU time a message
-        self.base = base      # floor; joined: the same without --pieces; epoll: ring alone
+        self.base = base      # floor; joined: the same without --pieces; epoll: ring alone;
+                              # of tried rows the name of a server
         self.sense = sense
         self.ring_target = ring_target  # of netkit-uring
         self.pairs = pairs              # at least so many, None = the usual
         self.cost_target = cost_target  # of the CPU time a message takes, by the same pairs
+        self.tried = tried    # servers.TRIED: rate and cost of these, whoever is the limit
 
 
 def echo(name, title, conns, inflight, size, target, **more):
@@ -37,6 +39,10 @@ def to_epoll(name, title, load, target, **more):
     """netkit on the ring against netkit on epoll."""
     return Row("ring-" + name, "ring to epoll: " + title, load, base="epoll", ring_target=target,
                **more)
+
+
+def tried(name, title, load, servers, base="plain", **more):
+    return Row("tried-" + name, title, load, base=base, tried=servers, **more)
 
 
 K = 1024
@@ -74,6 +80,27 @@ ROWS = [
     to_epoll("bulk", "one way, 50 connections, cubic", BULK, 0.97, server=["--sink"] + CUBIC,
              metric="bytes_per_s"),
     to_epoll("churn", "connect, one echo, close", CHURN, 0.95, metric="cost", sense="<="),
+]
+
+LOOK = ["--sink", "--look"] + CUBIC  # a receiver that discards unseen would hide the caches
+TRIED_ROWS = [
+    tried("64B-50c", "64 B, 50 connections", ECHO + ["--inflight", 1, "--size", 64],
+          ("fixed", "bundle", "incremental")),
+    tried("4K-50c-16p", "4 KiB, 50 connections, 16 in flight",
+          ECHO + ["--inflight", 16, "--size", 4 * K], ("fixed", "bundle", "incremental")),
+    tried("bulk", "one way, every byte looked at, 50 connections, cubic", BULK,
+          ("bundle", "incremental", "large"), server=LOOK, metric="bytes_per_s"),
+    tried("64K-bulk", "one way, looked at: / recv into one buffer of 64 KiB (epoll)", BULK,
+          ("bundle", "incremental", "large"), server=LOOK, metric="bytes_per_s", base="floor"),
+    tried("churn", "connect, one echo, close", CHURN, ("fixed",)),
+]
+
+# name, title, posts a turn (wake.c)
+WAKE_MEANS = ("read", "message", "register")
+WAKE_ROWS = [
+    ("tried-wake-calls", "a wake, one thread doing both sides: the calls alone", 0),
+    ("tried-wake", "a wake of a thread that sleeps: CPU time of both", 1),
+    ("tried-wake-busy", "16 wakes in a row: CPU time of both threads", 16),
 ]
 
 
@@ -133,7 +160,7 @@ class Meter:
 
     def compare(self, row, server, base, more=(), base_more=()):
         """Adjacent pairs, A B then B A: both see the same state of the machine."""
-        count = self.count_for(row) if server.role == "netkit" else self.peer_pairs
+        count = self.peer_pairs if server.role == "peer" else self.count_for(row)
         ours, theirs = [], []
         for i in range(count):
             if i % 2 == 0:
@@ -148,9 +175,9 @@ class Meter:
 def check_counts(server, row, said):
     """The floor counts its bytes: what came must have gone back."""
     found = re.search(r"bytes received=(\d+) sent=(\d+)", said)
-    if server.role == "floor" and row.load[1] == "echo" and \
+    if server.role in ("floor", "tried") and row.load[1] == "echo" and \
             (found is None or found.group(1) != found.group(2)):
-        raise process.Failed("the floor lost bytes: " + said.strip())
+        raise process.Failed("%s lost bytes: %s" % (server.name, said.strip()))
 
 
 def summarize(row, ours, theirs):
@@ -162,7 +189,7 @@ def summarize(row, ours, theirs):
     """
     metric = row.metric
     disturbed = sum(r["others"] > OTHERS_MAX for r in ours + theirs)
-    if metric in ("rate", "bytes_per_s"):
+    if metric in ("rate", "bytes_per_s") and not row.tried:
         load = median([t["server_cpu_s"] / t["seconds"] for t in theirs])
         spare = load < 0.93 and median([t["own_load"] for t in theirs]) > 0.95
         if spare or disturbed > len(ours):

@@ -29,14 +29,36 @@ typedef struct server_options {
     size_t pieces;  /* requests of so many bytes, each answered by its own send */
     uint32_t idle_timeout_ms;
     bool sink;  /* read and discard instead of echoing */
+    bool look;  /* but look at every byte */
     bool plain; /* the library's idiomatic way instead of its fastest */
+    bool fixed; /* what floor_ring.c can do */
+    bool bundle;
+    bool incremental;
+    bool large;
 } server_options;
 
 static server_options server_opt;
+static volatile uint64_t server_seen; /* by server_look() */
 
 static void server_die(const char *what) {
     fprintf(stderr, "server: %s: %s\n", what, strerror(errno));
     exit(1);
+}
+
+static bool *server_switch(const char *name) {
+    static const struct {
+        const char *name;
+        bool *is_on;
+    } all[] = {{"--sink", &server_opt.sink},     {"--look", &server_opt.look},
+               {"--plain", &server_opt.plain},   {"--fixed", &server_opt.fixed},
+               {"--bundle", &server_opt.bundle}, {"--incremental", &server_opt.incremental},
+               {"--large", &server_opt.large}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        if (strcmp(name, all[i].name) == 0) {
+            return all[i].is_on;
+        }
+    }
+    return NULL;
 }
 
 /* What a server cannot do is refused with status 2; `can` lists what it can. */
@@ -46,10 +68,9 @@ static void server_parse(int argc, char **argv, const char *can) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         bool known = strcmp(argv[i], "--life") == 0 || strcmp(argv[i], "--cc") == 0 ||
                      strcmp(argv[i], "--sink") == 0 || strstr(can, argv[i]) != NULL;
-        if (known && strcmp(argv[i], "--sink") == 0) {
-            server_opt.sink = true;
-        } else if (known && strcmp(argv[i], "--plain") == 0) {
-            server_opt.plain = true;
+        bool *is_on = known ? server_switch(argv[i]) : NULL;
+        if (is_on != NULL) {
+            *is_on = true;
         } else if (known && value != NULL) {
             i++;
             if (strcmp(argv[i - 1], "--backend") == 0) {
@@ -99,6 +120,17 @@ static int server_socket(void) {
         server_die("listen");
     }
     return fd;
+}
+
+/* What a receiver does that reads what it gets. */
+static inline void server_look(const char *data, size_t len) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i + sizeof sum <= len; i += sizeof sum) {
+        uint64_t word;
+        memcpy(&word, data + i, sizeof word);
+        sum += word;
+    }
+    server_seen = sum;
 }
 
 static void server_ready(unsigned port, const char *backend) {

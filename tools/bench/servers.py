@@ -12,13 +12,14 @@ from collections import namedtuple
 
 # name, sources, libraries, a header that must be found, what to install for it
 Program = namedtuple("Program", "name sources libs header package")
-# name, program, arguments, role: floor, netkit or peer; pieces: knows --pieces
+# name, program, arguments, role: floor, netkit, peer or tried; pieces: knows --pieces
 Server = namedtuple("Server", "name program args role pieces")
 
 PROGRAMS = [
     Program("load", ["load.c", "load_echo.c", "load_more.c"], [], None, None),
     Program("floor", ["floor.c"], [], None, None),
     Program("floor_ring", ["floor_ring.c"], [], None, None),
+    Program("floor_tried", ["floor_ring.c"], [], None, None),
     Program("server_netkit", ["server_netkit.c"], ["-pthread"], None, None),
     Program("server_uv", ["server_uv.c"], ["-luv"], "uv.h", "libuv1-dev"),
     Program("server_ev", ["server_ev.c"], ["-lev"], "ev.h", "libev-dev"),
@@ -26,6 +27,7 @@ PROGRAMS = [
     Program("server_asio", ["server_asio.cpp"], ["-pthread"], "asio.hpp", "libasio-dev"),
     Program("udp", ["udp.c"], ["-pthread"], None, None),
     Program("file", ["file.c"], ["-pthread"], None, None),
+    Program("wake", ["wake.c"], ["-pthread"], None, None),
     Program("timers", ["timers.c"], ["-lev", "-pthread"], "ev.h", "libev-dev"),
 ]
 
@@ -38,6 +40,15 @@ SERVERS = [
     Server("libuv-plain", "server_uv", ["--plain"], "peer", False),
     Server("libevent", "server_event", [], "peer", False),
     Server("asio", "server_asio", [], "peer", False),
+]
+
+# What netkit's ring leaves out: measured for ROW=tried alone.
+TRIED = [
+    Server("plain", "floor_tried", [], "floor", False),
+    Server("fixed", "floor_tried", ["--fixed"], "tried", False),
+    Server("bundle", "floor_tried", ["--bundle"], "tried", False),
+    Server("incremental", "floor_tried", ["--incremental"], "tried", False),
+    Server("large", "floor_tried", ["--large"], "tried", False),
 ]
 
 # netkit's backend -> the server it is compared with
@@ -90,13 +101,14 @@ class Builder:
 
     def defines(self, program):
         """The bare ring has buffers of the number and size that netkit's ring has."""
-        if program.name != "floor_ring":
+        if program.sources != ["floor_ring.c"]:
             return []
         with open(os.path.join(self.include, "netkit.h")) as f:
             text = f.read()
         found = [(name, re.search(r"\bNKI_%s = (\d+)" % name, text))
                  for name in ("POOL_COUNT", "POOL_SIZE")]
-        return ["-D%s=%s" % (name, match.group(1)) for name, match in found if match]
+        return ["-D%s=%s" % (name, match.group(1)) for name, match in found if match] + \
+            (["-DTRIED"] if program.name == "floor_tried" else [])
 
     def build(self, program):
         compiler = self.compiler(program.sources)

@@ -216,18 +216,22 @@ class Structure:
             raise Failed(err.decode().strip() or "%s: status %d" % (program, child.returncode))
         return json.loads(out)
 
-    def in_pairs(self, run, pairs):
+    def in_pairs(self, run, pairs, metric=None):
         """Ratios of netkit to the bare loop in adjacent pairs of run(True) and run(False): rates,
-        or where the server had time to spare, the CPU time of a piece, the bare loop's first."""
+        or where the server had time to spare, the CPU time of a piece, the bare loop's first;
+        by cost netkit's first."""
         ours, theirs = [], []
         for i in range(pairs):
             for mine in ((False, True) if i % 2 == 0 else (True, False)):
                 (ours if mine else theirs).append(run(mine))
-        metric = "rate" if median([t["server_load"] for t in theirs]) > 0.93 else "cpu"
+        if metric is None:
+            metric = "rate" if median([t["server_load"] for t in theirs]) > 0.93 else "cpu"
         if metric == "rate":
             ratios = [o["rate"] / t["rate"] for o, t in zip(ours, theirs)]
         else:
             ratios = [t["server_us"] / o["server_us"] for o, t in zip(ours, theirs)]
+        if metric == "cost":
+            ratios = [1 / ratio for ratio in ratios]
         return {"metric": metric, "ratio": median(ratios), "q1": quantile(ratios, 0.25),
                 "q3": quantile(ratios, 0.75), "ratios": ratios, "pairs": pairs, "disturbed": 0,
                 "rate": median([o["rate"] for o in ours]),
@@ -251,6 +255,15 @@ class Structure:
                                                               mib]), pairs)
         result["grown_kib"] = max(o["grown_kib"] for o in result["runs"])
         result["bytes_per_s"] = median([o["bytes_per_s"] for o in result.pop("runs")])
+        return result
+
+    # ---- wakes
+
+    def wake_pairs(self, means, posts, pairs, time_ms):
+        """CPU time of a post by these means to that of netkit's way."""
+        result = self.in_pairs(lambda mine: self.one("wake", [means if mine else "eventfd", posts,
+                                                              time_ms]), pairs, "cost")
+        del result["runs"]
         return result
 
     # ---- timers
