@@ -2137,7 +2137,9 @@ typedef struct netkit_connect_desc {
  * says why connecting failed.
  * Returns NETKIT_OK, or an error that could be told at once and then nothing is
  * called: NETKIT_E_INVALID, NETKIT_E_FULL, NETKIT_E_NOMEM, NETKIT_E_MFILE, what the
- * system says of `source`, ... `out` may be NULL. Thread: the loop's. */
+ * system says of `source`, ... What it says of the address itself may come in either
+ * way: NETKIT_E_UNREACHABLE, NETKIT_E_ADDRNOTAVAIL, NETKIT_E_ACCESS, ... `out` may be
+ * NULL. Thread: the loop's. */
 NETKIT_API int netkit_connect(netkit_loop *loop, const netkit_connect_desc *desc, netkit_conn *out);
 
 typedef struct netkit_adopt_desc {
@@ -2275,7 +2277,8 @@ NETKIT_API int netkit_conn_unread(netkit_loop *loop, netkit_conn conn, size_t *o
 /* Returns NETKIT_PHASE_* of a conn, or an error. Thread: the loop's. */
 NETKIT_API int netkit_conn_phase(netkit_loop *loop, netkit_conn conn);
 
-/* Addresses of both ends, written to the caller's *out. Thread: the loop's. */
+/* Addresses of both ends, written to the caller's *out. Before on_open the system may
+ * not have chosen ours: then its port is 0. Thread: the loop's. */
 NETKIT_API int netkit_conn_local(netkit_loop *loop, netkit_conn conn, netkit_addr *out);
 NETKIT_API int netkit_conn_remote(netkit_loop *loop, netkit_conn conn, netkit_addr *out);
 
@@ -14815,6 +14818,7 @@ enum {
     NKI_URING_RECVMSG = 10,
     NKI_URING_ACCEPT = 13,
     NKI_URING_CANCEL = 14,
+    NKI_URING_CONNECT = 16,
     NKI_URING_SEND = 26,
     NKI_URING_RECV = 27,
     NKI_URING_OP_5_19 = 45, /* SOCKET: multishot accept is there */
@@ -21638,11 +21642,10 @@ static int nki_r_adopt(netkit_loop *loop, uintptr_t socket, bool *is_tcp) {
     return error;
 }
 
-static int nki_r_connect(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
-                         const netkit_addr *source) {
-    NKI_UNUSED(loop);
+/* A socket to connect with. */
+static int nki_r_connecting(nki_conn *c, int family, const netkit_addr *source) {
     uintptr_t s;
-    int error = nki_os_socket(to->family, NETKIT_SOCK_STREAM, false, &s);
+    int error = nki_os_socket(family, NETKIT_SOCK_STREAM, false, &s);
     if (error != NETKIT_OK) {
         return error;
     }
@@ -21650,14 +21653,25 @@ static int nki_r_connect(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
     if (error == NETKIT_OK && source != NULL) {
         error = nki_os_bind(s, source, 0);
     }
-    if (error == NETKIT_OK) {
-        error = nki_os_connect(s, to);
-    }
-    if (error != NETKIT_OK && error != NETKIT_E_AGAIN) {
+    if (error != NETKIT_OK) {
         (void)nki_os_close(s);
         return error;
     }
     c->source.socket = s;
+    return NETKIT_OK;
+}
+
+static int nki_r_connect(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
+                         const netkit_addr *source) {
+    NKI_UNUSED(loop);
+    int error = nki_r_connecting(c, to->family, source);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    error = nki_os_connect(c->source.socket, to);
+    if (error != NETKIT_OK && error != NETKIT_E_AGAIN) {
+        (void)nki_os_close(c->source.socket);
+    }
     return error;
 }
 
@@ -22126,7 +22140,8 @@ enum {
     NKI_U_RECV = 0,
     NKI_U_SEND = 1,
     NKI_U_ACCEPT = 2,
-    NKI_U_POLL = 3
+    NKI_U_POLL = 3,
+    NKI_U_CONNECT = 4
 };
 
 #define NKI_U_BIT(op) ((uint8_t)(1u << (op)))
@@ -22151,7 +22166,8 @@ enum {
     NKI_U_POLLED = 64,      /* never by a multishot receive */
     NKI_U_COPIED = 128,     /* no zero-copy sends: the kernel copied, or has refused */
     NKI_U_ROOM = 256,       /* there is room to send: the poll for that is to be cancelled */
-    NKI_U_DEAF = 512 /* a watch that is told of a peer's end alone, and does not ask for it */
+    NKI_U_DEAF = 512,    /* a watch that is told of a peer's end alone, and does not ask for it */
+    NKI_U_DIALLED = 1024 /* the operation that connects has ended, and `error` says how */
 };
 
 /* Bytes taken out of the buffers, or accepted sockets, that wait: first in, first out. */
@@ -22171,7 +22187,7 @@ typedef struct nki_u_slot {
     uint16_t state;
     uint16_t first; /* buffers that are parked */
     uint16_t last;
-    uint16_t error;      /* errno that reading or accepting will say, 0 = none */
+    uint16_t error;      /* errno that reading, accepting or connecting will say, 0 = none */
     uint16_t send_error; /* and sending */
     uint32_t events;     /* of a watch */
     uint32_t bulk;       /* reads that go past the buffers because the last ones were large */
@@ -22179,7 +22195,7 @@ typedef struct nki_u_slot {
     uint32_t taken;      /* bytes have come in by completions */
     int32_t sent;        /* what a zero-copy send has said, whose memory is still out */
     uint64_t owed;       /* a poll that the ring, being full, has not been told to cancel; or 0 */
-    nki_u_blob *blob;    /* older than what is parked */
+    nki_u_blob *blob;    /* older than what is parked; while connecting, the address */
 } nki_u_slot;
 
 NKI_STATIC_ASSERT(u_slot_size, sizeof(nki_u_slot) <= 64); /* with the conn: 192 bytes */
@@ -22200,6 +22216,7 @@ typedef struct nki_u {
     uint32_t next; /* completions of this turn */
     uint32_t end;
     uint32_t batch;        /* how many they are */
+    uint32_t begun;        /* up to here the ring holds receives, polls and connects */
     uint16_t lent;         /* buffers that a handler has, the first, or NKI_POOL_NONE */
     nki_u_blob *lent_blob; /* or blob */
     nki_u_slot *reading;   /* whose bytes a handler has, the rest of them still being parked */
@@ -22208,16 +22225,19 @@ typedef struct nki_u {
     bool has_recv_multishot;
     bool has_accept_multishot;
     bool has_skip;
+    bool has_connect;
     bool has_zerocopy; /* and it is wished for */
     uint64_t quiet_ns; /* being destroyed: since when no completion has come, 0 = not yet */
     nki_uring_wish wish;
     struct msghdr shape;  /* of received datagrams: the room in front of their bytes */
     unsigned char *guard; /* a page that reads 0 in a forked child */
     nki_fd_table watched;
-    uint64_t overflows; /* times the kernel had more completions than places */
-    uint64_t starved;   /* receives that found no buffer */
-    uint64_t arms;      /* receives begun */
-    uint64_t lendings;  /* zero-copy sends that kept their memory for a while */
+    struct sockaddr_storage to; /* of the connect that is being begun: attach takes it */
+    socklen_t to_len;           /* 0 = it was a call */
+    uint64_t overflows;         /* times the kernel had more completions than places */
+    uint64_t starved;           /* receives that found no buffer */
+    uint64_t arms;              /* receives begun */
+    uint64_t lendings;          /* zero-copy sends that kept their memory for a while */
 } nki_u;
 
 static nki_u *nki_u_of(const netkit_loop *loop) {
@@ -22339,7 +22359,15 @@ static void nki_u_want(netkit_loop *loop, nki_u *u, const nki_source *source, nk
  * There is at most one receive, send and accept of a descriptor at a time, and the next one is
  * begun only after the terminal completion (the one without F_MORE) of the one before. A cancelled
  * operation completes all the same, so memory and descriptor wait for that: close(2) alone would
- * neither end it nor send a FIN. */
+ * neither end it nor send a FIN. (What may go before: nki_u_may_leave.)
+ *
+ * Tried and left out (Linux 6.18, loopback, 50 at a time, time of both sides). To close by an
+ * operation with the next wait spares 0.5 to 0.8 of 3 to 6 us; but the descriptor would be there
+ * still in on_close, in the way of who is at the limit of open files and dials anew, and a process
+ * forked off before the wait would hold the connection as long as it lives. To shut down by one
+ * costs 4.8 us instead of 3.5, as a thread of the kernel's does it. To cancel by descriptor makes
+ * the kernel look through all that waits: 2.0 us instead of 0.8 with 50 conns, 230 instead of 10
+ * with 8000. */
 
 #if NKI_HAS_URING
 
@@ -22376,7 +22404,7 @@ static bool nki_u_cancel(netkit_loop *loop, nki_u *u, uint64_t name) {
 
 static bool nki_u_cancel_all(netkit_loop *loop, nki_u *u, const nki_source *source,
                              const nki_u_slot *s) {
-    for (unsigned op = NKI_U_RECV; op <= NKI_U_POLL; op++) {
+    for (unsigned op = NKI_U_RECV; op <= NKI_U_CONNECT; op++) {
         if ((s->busy & NKI_U_BIT(op)) != 0 && !nki_u_cancel(loop, u, nki_u_name(source, s, op))) {
             return false;
         }
@@ -22472,6 +22500,25 @@ static bool nki_u_begin_recv(netkit_loop *loop, nki_u *u, const nki_source *sour
     return true;
 }
 
+/* The address stays where it is until this has ended, as a polling thread may read it late. */
+static bool nki_u_begin_connect(netkit_loop *loop, nki_u *u, const nki_source *source,
+                                nki_u_slot *s) {
+    if ((s->busy & NKI_U_BIT(NKI_U_CONNECT)) != 0 || (s->state & NKI_U_DIALLED) != 0) {
+        return true;
+    }
+    nki_uring_sqe *sqe = nki_u_take(loop, u);
+    if (sqe == NULL) {
+        return false;
+    }
+    sqe->opcode = NKI_URING_CONNECT;
+    sqe->fd = nki_os_fd(source->socket);
+    sqe->addr = (uint64_t)(uintptr_t)nki_u_blob_data(s->blob);
+    sqe->off = nki_u_blob_len(s->blob);
+    sqe->user_data = nki_u_name(source, s, NKI_U_CONNECT);
+    s->busy |= NKI_U_BIT(NKI_U_CONNECT);
+    return true;
+}
+
 /* The pool, made at first use: smaller where memory is short, never where the kernel cannot. */
 static bool nki_u_has_pool(netkit_loop *loop, nki_u *u) {
     while (u->has_recv_multishot && u->pool.ring == NULL) {
@@ -22489,8 +22536,9 @@ static bool nki_u_has_pool(netkit_loop *loop, nki_u *u) {
  * Unix sockets are always read so: of bytes and an end that come together a multishot receive
  * reports only the bytes there, and never the end (seen on 6.18; liburing#1549). */
 static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, nki_u_slot *s) {
-    if ((c->flags & NKI_C_CONNECTING) != 0) {
-        return nki_u_begin_poll(loop, u, &c->source, s, NETKIT_POLL_WRITE, false);
+    if (NKI_UNLIKELY((c->flags & NKI_C_CONNECTING) != 0)) {
+        return s->blob != NULL ? nki_u_begin_connect(loop, u, &c->source, s)
+                               : nki_u_begin_poll(loop, u, &c->source, s, NETKIT_POLL_WRITE, false);
     }
     if ((s->state & NKI_U_ENDED) != 0) { /* PEER_END is always told: by one that goes on, once */
         return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
@@ -22713,6 +22761,11 @@ static uint16_t nki_u_unpark(nki_u *u, nki_u_slot *s) {
     return id;
 }
 
+static void nki_u_drop_blob(netkit_loop *loop, nki_u_slot *s) {
+    nki_u_blob_free(&loop->allocator, s->blob);
+    s->blob = NULL;
+}
+
 /* The first of what is parked goes to a handler. */
 static uint16_t nki_u_lend(nki_u *u, nki_u_slot *s) {
     uint16_t id = nki_u_unpark(u, s);
@@ -22727,11 +22780,10 @@ static void nki_u_forget(netkit_loop *loop, nki_u *u, nki_u_slot *s) {
     if (s->blob != NULL) {
         if (is_reading) {
             u->lent_blob = s->blob;
+            s->blob = NULL;
             is_reading = false;
-        } else {
-            nki_u_blob_free(&loop->allocator, s->blob);
         }
-        s->blob = NULL;
+        nki_u_drop_blob(loop, s);
     }
     while (s->first != NKI_POOL_NONE) {
         if (is_reading) {
@@ -22778,7 +22830,8 @@ static void nki_u_evict_all(netkit_loop *loop, nki_u *u) {
 
 /* Nothing is in flight any more. */
 static void nki_u_finish(netkit_loop *loop, nki_source *source, nki_u_slot *s) {
-    source->token = 0; /* a poll that was given up may still say something */
+    source->token = 0;        /* a poll that was given up may still say something */
+    nki_u_drop_blob(loop, s); /* the address of a connect that was in flight */
     if (source->socket != UINTPTR_MAX) {
         (void)((s->state & NKI_U_RESET) != 0 ? nki_os_reset(source->socket)
                                              : nki_os_close(source->socket));
@@ -22950,6 +23003,21 @@ static void nki_u_accepted(netkit_loop *loop, nki_u *u, nki_source *source, nki_
     nki_ready(loop, source, NETKIT_POLL_READ); /* served when all are known, for its budget */
 }
 
+/* What is still under way after all is waited for as after a call. */
+static nki_source *nki_u_dialled(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
+                                 int res) {
+    s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_CONNECT));
+    if (res == -EINPROGRESS || res == -EALREADY || res == -EINTR) {
+        nki_u_drop_blob(loop, s);
+        nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
+        return NULL;
+    }
+    s->state |= NKI_U_DIALLED;
+    s->error = (uint16_t)(res < 0 ? -res : 0);
+    source->ready = (uint16_t)(source->ready | NETKIT_POLL_WRITE);
+    return source;
+}
+
 /* Of a conn whose peer has ended: only a reset is news. */
 static nki_source *nki_u_polled_end(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s,
                                     const nki_uring_cqe *cqe) {
@@ -23072,6 +23140,7 @@ static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nk
     case NKI_U_RECV: return nki_u_received(loop, u, source, s, cqe);
     case NKI_U_SEND: return nki_u_sent(loop, u, source, s, cqe);
     case NKI_U_ACCEPT: nki_u_accepted(loop, u, source, s, cqe); return NULL;
+    case NKI_U_CONNECT: return nki_u_dialled(loop, u, source, s, cqe->res);
     default: break;
     }
     bool is_current = cqe->user_data == nki_u_name(source, s, NKI_U_POLL);
@@ -23292,6 +23361,7 @@ static void nki_u_setup(const netkit_loop *loop, nki_u *u) {
     u->has_recv_multishot = nki_uring_has(&u->ring, NKI_URING_OP_6_0);
     u->has_accept_multishot = nki_uring_has(&u->ring, NKI_URING_OP_5_19);
     u->has_skip = (u->ring.features & NKI_URING_FEAT_CQE_SKIP) != 0;
+    u->has_connect = nki_uring_has(&u->ring, NKI_URING_CONNECT);
     u->has_zerocopy =
         loop->desc.ring_zerocopy_min != 0 && nki_uring_has(&u->ring, NKI_URING_SEND_ZC);
 }
@@ -23379,6 +23449,9 @@ static int nki_u_rebind(netkit_loop *loop) {
             return NETKIT_E_BUSY;
         }
     }
+    if (nki_uring_unsubmitted(&u->ring) != 0) {
+        return NETKIT_E_BUSY; /* among it the end of a receive perhaps, of a conn that is gone */
+    }
     nki_u_reclaim(loop, u);
     nki_u_evict_all(loop, u); /* the buffers go with the ring */
     if (u->pool.held != 0) {
@@ -23392,6 +23465,7 @@ static int nki_u_rebind(netkit_loop *loop) {
     nki_uring_close(&u->ring);
     nki_pool_free(&u->pool, &loop->allocator);
     u->ring = fresh;
+    u->begun = fresh.sqe_tail;
     u->is_wake_armed = false;
     u->next = 0;
     u->end = 0;
@@ -23415,6 +23489,7 @@ static void nki_u_arm_wake(netkit_loop *loop, nki_u *u) {
 /* Everything that is wanted goes into the ring, and with it to the kernel. */
 static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
     nki_u_begin_all(loop, u);
+    u->begun = u->ring.sqe_tail;
     nki_pool_publish(&u->pool);
     loop->is_unsubmitted = u->want_first != NKI_NO_SLOT;
     if (loop->is_unsubmitted || !u->is_wake_armed || nki_uring_unread(&u->ring) != 0) {
@@ -23530,6 +23605,12 @@ static int nki_u_native(netkit_loop *loop, uintptr_t *out) {
     return NETKIT_OK;
 }
 
+/* Whether the kernel is told soon of what is begun now, by a wait or a commit. Who pulls events may
+ * do anything between two of them. */
+static bool nki_u_is_soon(const netkit_loop *loop) {
+    return loop->is_running && !loop->desc.pull;
+}
+
 /* ---- descriptors ---- */
 
 /* A driver's half for this slot, cleared. */
@@ -23567,13 +23648,17 @@ static int nki_u_reserve(netkit_loop *loop, nki_u *u, uint32_t slot, nki_u_slot 
 static int nki_u_attach(netkit_loop *loop, nki_source *source) {
     nki_u *u = nki_u_of(loop);
     nki_u_slot *s;
+    bool is_conn = nki_id_kind(source->id) == NKI_KIND_CONN;
+    uint32_t flags = is_conn ? ((const nki_conn *)(const void *)source)->flags : 0;
     int error = nki_u_reserve(loop, u, nki_id_slot(source->id), &s);
+    if (error == NETKIT_OK && (flags & NKI_C_CONNECTING) != 0 && u->to_len != 0) {
+        error = nki_u_blob_push(&loop->allocator, &s->blob, &u->to, u->to_len);
+    }
     if (error != NETKIT_OK) {
         return error;
     }
     (void)nki_token_new(loop, source);
-    if (nki_id_kind(source->id) == NKI_KIND_CONN &&
-        (((const nki_conn *)(const void *)source)->flags & NKI_C_TCP) == 0) {
+    if (is_conn && (flags & NKI_C_TCP) == 0) {
         s->state |= NKI_U_POLLED;
     }
     s->events = NETKIT_POLL_READ; /* of a udp */
@@ -23598,6 +23683,22 @@ static void nki_u_settle(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_
     }
 }
 
+/* What is in flight is being cancelled: may the descriptor be closed before its end? Within a turn
+ * the next wait submits the cancelling, and then the peer knows; until then a receive or a poll
+ * holds the connection, but no memory of the conn's, and it must not be one that the kernel has not
+ * taken yet: that would begin on whatever has the descriptor's number by then. This spares a call
+ * of `enter`: to abort one of many costs 5.6 us instead of 8.3 (Linux 6.18, loopback). Not so a
+ * listener or a udp, which hold addresses that may be wanted again at once; and not where a polling
+ * thread has the last hold of the connection: it was seen to fall asleep over letting go. */
+static bool nki_u_may_leave(const netkit_loop *loop, const nki_u *u, const nki_source *source,
+                            const nki_u_slot *s) {
+    const uint8_t harmless = NKI_U_BIT(NKI_U_RECV) | NKI_U_BIT(NKI_U_POLL);
+    bool is_taken = (int32_t)(nki_atomic_load(u->ring.sq_head) - u->begun) >= 0;
+    bool is_polled = (u->ring.flags & NKI_URING_SETUP_SQPOLL) != 0;
+    return nki_u_is_soon(loop) && !loop->is_destroying && is_taken && !is_polled &&
+           nki_id_kind(source->id) == NKI_KIND_CONN && (s->busy & ~harmless) == 0;
+}
+
 static void nki_u_forget_sockets(netkit_loop *loop, nki_u_slot *s) {
     int fd;
     while (nki_u_blob_len(s->blob) != 0) {
@@ -23605,8 +23706,7 @@ static void nki_u_forget_sockets(netkit_loop *loop, nki_u_slot *s) {
         s->blob->begin += sizeof fd;
         (void)nki_os_reset((uintptr_t)fd);
     }
-    nki_u_blob_free(&loop->allocator, s->blob);
-    s->blob = NULL;
+    nki_u_drop_blob(loop, s);
 }
 
 static void nki_u_shut(netkit_loop *loop, nki_source *source, bool reset) {
@@ -23617,14 +23717,16 @@ static void nki_u_shut(netkit_loop *loop, nki_source *source, bool reset) {
     s->want &= NKI_U_PENDING;
     if (nki_id_kind(source->id) == NKI_KIND_LISTENER) {
         nki_u_forget_sockets(loop, s);
-    } else {
+    } else if ((s->busy & NKI_U_BIT(NKI_U_CONNECT)) == 0) { /* whose address is read perhaps */
         nki_u_forget(loop, u, s);
     }
     if (s->busy != 0 && !is_child) {
         if (!nki_u_cancel_all(loop, u, source, s)) {
             nki_u_want(loop, u, source, s, 0);
+        } else if (nki_u_may_leave(loop, u, source, s)) {
+            s->busy = 0;
         }
-        if (!loop->is_destroying) {
+        if (s->busy != 0 && !loop->is_destroying) {
             nki_u_settle(loop, u, source, s);
         }
     }
@@ -23747,10 +23849,55 @@ static int nki_u_accept(netkit_loop *loop, nki_listener *l, uintptr_t *out, netk
     return error;
 }
 
+/* Within a turn the next wait connects, which spares connect(2) and two of the three calls that ask
+ * how it ended: a connection from dialling to aborting costs 27 us instead of 29.5 (Linux 6.18,
+ * loopback, 50 at a time, both sides). What the system says of the address comes by on_close then.
+ * Between turns the call connects, as who dials there may not run the loop soon; and to unix
+ * sockets always, which answer at once. */
+static int nki_u_connect(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
+                         const netkit_addr *source) {
+    nki_u *u = nki_u_of(loop);
+    bool is_later = u->has_connect && nki_u_is_soon(loop) && (c->flags & NKI_C_TCP) != 0;
+    u->to_len = 0;
+    if (source != NULL && source->port != 0) {
+        nki_u_commit(loop); /* a conn that has just died may hold that port, see nki_u_may_leave */
+    }
+    if (!is_later || nki_u_is_child(u)) {
+        return nki_r_connect(loop, c, to, source);
+    }
+    int error = nki_sockaddr_from(&u->to, &u->to_len, to);
+    if (error == NETKIT_OK) {
+        error = nki_r_connecting(c, to->family, source);
+    }
+    return error == NETKIT_OK ? NETKIT_E_AGAIN : error;
+}
+
+/* How the operation has ended; or the call would have, for tests that fail calls by name. */
+static int nki_u_dial_result(netkit_loop *loop, const nki_conn *c, nki_u_slot *s) {
+    struct sockaddr_in to; /* its port is where that of IPv6 is */
+    netkit_addr self;
+    memcpy(&to, nki_u_blob_data(s->blob), sizeof to);
+    nki_u_drop_blob(loop, s);
+    s->state = (uint16_t)(s->state & ~NKI_U_DIALLED);
+    if (s->error != 0) {
+        errno = s->error;
+        return errno == EAGAIN ? (int)NETKIT_E_ADDRNOTAVAIL : nki_os_error();
+    }
+    if (NKI_FAIL(connect) && !nki_u_is_passing(errno)) {
+        return nki_os_error();
+    }
+    /* Connected to itself, see nki_os_check_peer? Then the ports are the same. */
+    int error = nki_os_local(c->source.socket, &self);
+    return error == NETKIT_OK && self.port == ntohs(to.sin_port)
+               ? nki_os_connect_result(c->source.socket)
+               : error;
+}
+
 static int nki_u_connected(netkit_loop *loop, nki_conn *c) {
     nki_u *u = nki_u_of(loop);
     nki_u_slot *s = nki_u_slot_of(u, &c->source);
-    int error = nki_os_connect_result(c->source.socket);
+    int error = (s->state & NKI_U_DIALLED) != 0 ? nki_u_dial_result(loop, c, s)
+                                                : nki_os_connect_result(c->source.socket);
     if (error == NETKIT_OK) {
         nki_u_give_up_poll(loop, u, &c->source, s);
     }
@@ -24065,7 +24212,7 @@ static const nki_driver *nki_uring_driver(void) {
         nki_r_listen,
         nki_u_accept,
         nki_r_adopt,
-        nki_r_connect,
+        nki_u_connect,
         nki_u_connected,
         nki_u_read,
         NULL,

@@ -168,7 +168,9 @@ typedef struct netkit_connect_desc {
  * says why connecting failed.
  * Returns NETKIT_OK, or an error that could be told at once and then nothing is
  * called: NETKIT_E_INVALID, NETKIT_E_FULL, NETKIT_E_NOMEM, NETKIT_E_MFILE, what the
- * system says of `source`, ... `out` may be NULL. Thread: the loop's. */
+ * system says of `source`, ... What it says of the address itself may come in either
+ * way: NETKIT_E_UNREACHABLE, NETKIT_E_ADDRNOTAVAIL, NETKIT_E_ACCESS, ... `out` may be
+ * NULL. Thread: the loop's. */
 NETKIT_API int netkit_connect(netkit_loop *loop, const netkit_connect_desc *desc, netkit_conn *out);
 
 typedef struct netkit_adopt_desc {
@@ -306,7 +308,8 @@ NETKIT_API int netkit_conn_unread(netkit_loop *loop, netkit_conn conn, size_t *o
 /* Returns NETKIT_PHASE_* of a conn, or an error. Thread: the loop's. */
 NETKIT_API int netkit_conn_phase(netkit_loop *loop, netkit_conn conn);
 
-/* Addresses of both ends, written to the caller's *out. Thread: the loop's. */
+/* Addresses of both ends, written to the caller's *out. Before on_open the system may
+ * not have chosen ours: then its port is 0. Thread: the loop's. */
 NETKIT_API int netkit_conn_local(netkit_loop *loop, netkit_conn conn, netkit_addr *out);
 NETKIT_API int netkit_conn_remote(netkit_loop *loop, netkit_conn conn, netkit_addr *out);
 

@@ -277,11 +277,10 @@ static int nki_r_adopt(netkit_loop *loop, uintptr_t socket, bool *is_tcp) {
     return error;
 }
 
-static int nki_r_connect(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
-                         const netkit_addr *source) {
-    NKI_UNUSED(loop);
+/* A socket to connect with. */
+static int nki_r_connecting(nki_conn *c, int family, const netkit_addr *source) {
     uintptr_t s;
-    int error = nki_os_socket(to->family, NETKIT_SOCK_STREAM, false, &s);
+    int error = nki_os_socket(family, NETKIT_SOCK_STREAM, false, &s);
     if (error != NETKIT_OK) {
         return error;
     }
@@ -289,14 +288,25 @@ static int nki_r_connect(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
     if (error == NETKIT_OK && source != NULL) {
         error = nki_os_bind(s, source, 0);
     }
-    if (error == NETKIT_OK) {
-        error = nki_os_connect(s, to);
-    }
-    if (error != NETKIT_OK && error != NETKIT_E_AGAIN) {
+    if (error != NETKIT_OK) {
         (void)nki_os_close(s);
         return error;
     }
     c->source.socket = s;
+    return NETKIT_OK;
+}
+
+static int nki_r_connect(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
+                         const netkit_addr *source) {
+    NKI_UNUSED(loop);
+    int error = nki_r_connecting(c, to->family, source);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    error = nki_os_connect(c->source.socket, to);
+    if (error != NETKIT_OK && error != NETKIT_E_AGAIN) {
+        (void)nki_os_close(c->source.socket);
+    }
     return error;
 }
 

@@ -88,6 +88,7 @@ static void nki_u_setup(const netkit_loop *loop, nki_u *u) {
     u->has_recv_multishot = nki_uring_has(&u->ring, NKI_URING_OP_6_0);
     u->has_accept_multishot = nki_uring_has(&u->ring, NKI_URING_OP_5_19);
     u->has_skip = (u->ring.features & NKI_URING_FEAT_CQE_SKIP) != 0;
+    u->has_connect = nki_uring_has(&u->ring, NKI_URING_CONNECT);
     u->has_zerocopy =
         loop->desc.ring_zerocopy_min != 0 && nki_uring_has(&u->ring, NKI_URING_SEND_ZC);
 }
@@ -175,6 +176,9 @@ static int nki_u_rebind(netkit_loop *loop) {
             return NETKIT_E_BUSY;
         }
     }
+    if (nki_uring_unsubmitted(&u->ring) != 0) {
+        return NETKIT_E_BUSY; /* among it the end of a receive perhaps, of a conn that is gone */
+    }
     nki_u_reclaim(loop, u);
     nki_u_evict_all(loop, u); /* the buffers go with the ring */
     if (u->pool.held != 0) {
@@ -188,6 +192,7 @@ static int nki_u_rebind(netkit_loop *loop) {
     nki_uring_close(&u->ring);
     nki_pool_free(&u->pool, &loop->allocator);
     u->ring = fresh;
+    u->begun = fresh.sqe_tail;
     u->is_wake_armed = false;
     u->next = 0;
     u->end = 0;
@@ -211,6 +216,7 @@ static void nki_u_arm_wake(netkit_loop *loop, nki_u *u) {
 /* Everything that is wanted goes into the ring, and with it to the kernel. */
 static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
     nki_u_begin_all(loop, u);
+    u->begun = u->ring.sqe_tail;
     nki_pool_publish(&u->pool);
     loop->is_unsubmitted = u->want_first != NKI_NO_SLOT;
     if (loop->is_unsubmitted || !u->is_wake_armed || nki_uring_unread(&u->ring) != 0) {
@@ -326,6 +332,12 @@ static int nki_u_native(netkit_loop *loop, uintptr_t *out) {
     return NETKIT_OK;
 }
 
+/* Whether the kernel is told soon of what is begun now, by a wait or a commit. Who pulls events may
+ * do anything between two of them. */
+static bool nki_u_is_soon(const netkit_loop *loop) {
+    return loop->is_running && !loop->desc.pull;
+}
+
 /* ---- descriptors ---- */
 
 /* A driver's half for this slot, cleared. */
@@ -363,13 +375,17 @@ static int nki_u_reserve(netkit_loop *loop, nki_u *u, uint32_t slot, nki_u_slot 
 static int nki_u_attach(netkit_loop *loop, nki_source *source) {
     nki_u *u = nki_u_of(loop);
     nki_u_slot *s;
+    bool is_conn = nki_id_kind(source->id) == NKI_KIND_CONN;
+    uint32_t flags = is_conn ? ((const nki_conn *)(const void *)source)->flags : 0;
     int error = nki_u_reserve(loop, u, nki_id_slot(source->id), &s);
+    if (error == NETKIT_OK && (flags & NKI_C_CONNECTING) != 0 && u->to_len != 0) {
+        error = nki_u_blob_push(&loop->allocator, &s->blob, &u->to, u->to_len);
+    }
     if (error != NETKIT_OK) {
         return error;
     }
     (void)nki_token_new(loop, source);
-    if (nki_id_kind(source->id) == NKI_KIND_CONN &&
-        (((const nki_conn *)(const void *)source)->flags & NKI_C_TCP) == 0) {
+    if (is_conn && (flags & NKI_C_TCP) == 0) {
         s->state |= NKI_U_POLLED;
     }
     s->events = NETKIT_POLL_READ; /* of a udp */
@@ -394,6 +410,22 @@ static void nki_u_settle(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_
     }
 }
 
+/* What is in flight is being cancelled: may the descriptor be closed before its end? Within a turn
+ * the next wait submits the cancelling, and then the peer knows; until then a receive or a poll
+ * holds the connection, but no memory of the conn's, and it must not be one that the kernel has not
+ * taken yet: that would begin on whatever has the descriptor's number by then. This spares a call
+ * of `enter`: to abort one of many costs 5.6 us instead of 8.3 (Linux 6.18, loopback). Not so a
+ * listener or a udp, which hold addresses that may be wanted again at once; and not where a polling
+ * thread has the last hold of the connection: it was seen to fall asleep over letting go. */
+static bool nki_u_may_leave(const netkit_loop *loop, const nki_u *u, const nki_source *source,
+                            const nki_u_slot *s) {
+    const uint8_t harmless = NKI_U_BIT(NKI_U_RECV) | NKI_U_BIT(NKI_U_POLL);
+    bool is_taken = (int32_t)(nki_atomic_load(u->ring.sq_head) - u->begun) >= 0;
+    bool is_polled = (u->ring.flags & NKI_URING_SETUP_SQPOLL) != 0;
+    return nki_u_is_soon(loop) && !loop->is_destroying && is_taken && !is_polled &&
+           nki_id_kind(source->id) == NKI_KIND_CONN && (s->busy & ~harmless) == 0;
+}
+
 static void nki_u_forget_sockets(netkit_loop *loop, nki_u_slot *s) {
     int fd;
     while (nki_u_blob_len(s->blob) != 0) {
@@ -401,8 +433,7 @@ static void nki_u_forget_sockets(netkit_loop *loop, nki_u_slot *s) {
         s->blob->begin += sizeof fd;
         (void)nki_os_reset((uintptr_t)fd);
     }
-    nki_u_blob_free(&loop->allocator, s->blob);
-    s->blob = NULL;
+    nki_u_drop_blob(loop, s);
 }
 
 static void nki_u_shut(netkit_loop *loop, nki_source *source, bool reset) {
@@ -413,14 +444,16 @@ static void nki_u_shut(netkit_loop *loop, nki_source *source, bool reset) {
     s->want &= NKI_U_PENDING;
     if (nki_id_kind(source->id) == NKI_KIND_LISTENER) {
         nki_u_forget_sockets(loop, s);
-    } else {
+    } else if ((s->busy & NKI_U_BIT(NKI_U_CONNECT)) == 0) { /* whose address is read perhaps */
         nki_u_forget(loop, u, s);
     }
     if (s->busy != 0 && !is_child) {
         if (!nki_u_cancel_all(loop, u, source, s)) {
             nki_u_want(loop, u, source, s, 0);
+        } else if (nki_u_may_leave(loop, u, source, s)) {
+            s->busy = 0;
         }
-        if (!loop->is_destroying) {
+        if (s->busy != 0 && !loop->is_destroying) {
             nki_u_settle(loop, u, source, s);
         }
     }
@@ -543,10 +576,55 @@ static int nki_u_accept(netkit_loop *loop, nki_listener *l, uintptr_t *out, netk
     return error;
 }
 
+/* Within a turn the next wait connects, which spares connect(2) and two of the three calls that ask
+ * how it ended: a connection from dialling to aborting costs 27 us instead of 29.5 (Linux 6.18,
+ * loopback, 50 at a time, both sides). What the system says of the address comes by on_close then.
+ * Between turns the call connects, as who dials there may not run the loop soon; and to unix
+ * sockets always, which answer at once. */
+static int nki_u_connect(netkit_loop *loop, nki_conn *c, const netkit_addr *to,
+                         const netkit_addr *source) {
+    nki_u *u = nki_u_of(loop);
+    bool is_later = u->has_connect && nki_u_is_soon(loop) && (c->flags & NKI_C_TCP) != 0;
+    u->to_len = 0;
+    if (source != NULL && source->port != 0) {
+        nki_u_commit(loop); /* a conn that has just died may hold that port, see nki_u_may_leave */
+    }
+    if (!is_later || nki_u_is_child(u)) {
+        return nki_r_connect(loop, c, to, source);
+    }
+    int error = nki_sockaddr_from(&u->to, &u->to_len, to);
+    if (error == NETKIT_OK) {
+        error = nki_r_connecting(c, to->family, source);
+    }
+    return error == NETKIT_OK ? NETKIT_E_AGAIN : error;
+}
+
+/* How the operation has ended; or the call would have, for tests that fail calls by name. */
+static int nki_u_dial_result(netkit_loop *loop, const nki_conn *c, nki_u_slot *s) {
+    struct sockaddr_in to; /* its port is where that of IPv6 is */
+    netkit_addr self;
+    memcpy(&to, nki_u_blob_data(s->blob), sizeof to);
+    nki_u_drop_blob(loop, s);
+    s->state = (uint16_t)(s->state & ~NKI_U_DIALLED);
+    if (s->error != 0) {
+        errno = s->error;
+        return errno == EAGAIN ? (int)NETKIT_E_ADDRNOTAVAIL : nki_os_error();
+    }
+    if (NKI_FAIL(connect) && !nki_u_is_passing(errno)) {
+        return nki_os_error();
+    }
+    /* Connected to itself, see nki_os_check_peer? Then the ports are the same. */
+    int error = nki_os_local(c->source.socket, &self);
+    return error == NETKIT_OK && self.port == ntohs(to.sin_port)
+               ? nki_os_connect_result(c->source.socket)
+               : error;
+}
+
 static int nki_u_connected(netkit_loop *loop, nki_conn *c) {
     nki_u *u = nki_u_of(loop);
     nki_u_slot *s = nki_u_slot_of(u, &c->source);
-    int error = nki_os_connect_result(c->source.socket);
+    int error = (s->state & NKI_U_DIALLED) != 0 ? nki_u_dial_result(loop, c, s)
+                                                : nki_os_connect_result(c->source.socket);
     if (error == NETKIT_OK) {
         nki_u_give_up_poll(loop, u, &c->source, s);
     }
@@ -861,7 +939,7 @@ static const nki_driver *nki_uring_driver(void) {
         nki_r_listen,
         nki_u_accept,
         nki_r_adopt,
-        nki_r_connect,
+        nki_u_connect,
         nki_u_connected,
         nki_u_read,
         NULL,

@@ -13,6 +13,7 @@ enum {
     NKI_URING_RECVMSG = 10,
     NKI_URING_ACCEPT = 13,
     NKI_URING_CANCEL = 14,
+    NKI_URING_CONNECT = 16,
     NKI_URING_SEND = 26,
     NKI_URING_RECV = 27,
     NKI_URING_OP_5_19 = 45, /* SOCKET: multishot accept is there */

@@ -8,7 +8,8 @@ enum {
     NKI_U_RECV = 0,
     NKI_U_SEND = 1,
     NKI_U_ACCEPT = 2,
-    NKI_U_POLL = 3
+    NKI_U_POLL = 3,
+    NKI_U_CONNECT = 4
 };
 
 #define NKI_U_BIT(op) ((uint8_t)(1u << (op)))
@@ -33,7 +34,8 @@ enum {
     NKI_U_POLLED = 64,      /* never by a multishot receive */
     NKI_U_COPIED = 128,     /* no zero-copy sends: the kernel copied, or has refused */
     NKI_U_ROOM = 256,       /* there is room to send: the poll for that is to be cancelled */
-    NKI_U_DEAF = 512 /* a watch that is told of a peer's end alone, and does not ask for it */
+    NKI_U_DEAF = 512,    /* a watch that is told of a peer's end alone, and does not ask for it */
+    NKI_U_DIALLED = 1024 /* the operation that connects has ended, and `error` says how */
 };
 
 /* Bytes taken out of the buffers, or accepted sockets, that wait: first in, first out. */
@@ -53,7 +55,7 @@ typedef struct nki_u_slot {
     uint16_t state;
     uint16_t first; /* buffers that are parked */
     uint16_t last;
-    uint16_t error;      /* errno that reading or accepting will say, 0 = none */
+    uint16_t error;      /* errno that reading, accepting or connecting will say, 0 = none */
     uint16_t send_error; /* and sending */
     uint32_t events;     /* of a watch */
     uint32_t bulk;       /* reads that go past the buffers because the last ones were large */
@@ -61,7 +63,7 @@ typedef struct nki_u_slot {
     uint32_t taken;      /* bytes have come in by completions */
     int32_t sent;        /* what a zero-copy send has said, whose memory is still out */
     uint64_t owed;       /* a poll that the ring, being full, has not been told to cancel; or 0 */
-    nki_u_blob *blob;    /* older than what is parked */
+    nki_u_blob *blob;    /* older than what is parked; while connecting, the address */
 } nki_u_slot;
 
 NKI_STATIC_ASSERT(u_slot_size, sizeof(nki_u_slot) <= 64); /* with the conn: 192 bytes */
@@ -82,6 +84,7 @@ typedef struct nki_u {
     uint32_t next; /* completions of this turn */
     uint32_t end;
     uint32_t batch;        /* how many they are */
+    uint32_t begun;        /* up to here the ring holds receives, polls and connects */
     uint16_t lent;         /* buffers that a handler has, the first, or NKI_POOL_NONE */
     nki_u_blob *lent_blob; /* or blob */
     nki_u_slot *reading;   /* whose bytes a handler has, the rest of them still being parked */
@@ -90,16 +93,19 @@ typedef struct nki_u {
     bool has_recv_multishot;
     bool has_accept_multishot;
     bool has_skip;
+    bool has_connect;
     bool has_zerocopy; /* and it is wished for */
     uint64_t quiet_ns; /* being destroyed: since when no completion has come, 0 = not yet */
     nki_uring_wish wish;
     struct msghdr shape;  /* of received datagrams: the room in front of their bytes */
     unsigned char *guard; /* a page that reads 0 in a forked child */
     nki_fd_table watched;
-    uint64_t overflows; /* times the kernel had more completions than places */
-    uint64_t starved;   /* receives that found no buffer */
-    uint64_t arms;      /* receives begun */
-    uint64_t lendings;  /* zero-copy sends that kept their memory for a while */
+    struct sockaddr_storage to; /* of the connect that is being begun: attach takes it */
+    socklen_t to_len;           /* 0 = it was a call */
+    uint64_t overflows;         /* times the kernel had more completions than places */
+    uint64_t starved;           /* receives that found no buffer */
+    uint64_t arms;              /* receives begun */
+    uint64_t lendings;          /* zero-copy sends that kept their memory for a while */
 } nki_u;
 
 static nki_u *nki_u_of(const netkit_loop *loop) {

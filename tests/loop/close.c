@@ -53,6 +53,84 @@ NKT_LOOP_TEST(close_delivers_behind_unread_input) {
     }
 }
 
+enum {
+    CLOSE_ORDER = 12
+};
+
+/* Conns that one callback ends, one after the other, and the order in which they hear of it. */
+typedef struct close_order {
+    sup_end ends[CLOSE_ORDER];
+    uint64_t told[CLOSE_ORDER];
+    int count;
+} close_order;
+
+static close_order close_orders;
+
+static void close_order_on_close(netkit_loop *loop, netkit_conn conn, const netkit_close_info *info,
+                                 void *user) {
+    close_order *o = &close_orders;
+    sup_on_close(loop, conn, info, user);
+    o->told[o->count++] = conn.id;
+}
+
+/* Every other from the back, the rest from the front: none in the order of its making. */
+static int close_order_at(int i) {
+    return i % 2 == 0 ? CLOSE_ORDER - 1 - i : i - 1;
+}
+
+static void close_order_post(netkit_loop *loop, int status, void *user) {
+    close_order *o = (close_order *)user;
+    CHECK_OK(status);
+    for (int i = 0; i < CLOSE_ORDER; i++) {
+        CHECK_OK(netkit_conn_abort(loop, o->ends[close_order_at(i)].conn));
+    }
+    CHECK_EQ(o->count, 0);
+}
+
+/* I13 I2 SK18 UR15: aborted in one callback, conns hear of their end in that order, whether they
+ * were reading, paused with bytes waiting, ended by their peer or stuck in sending; and each peer
+ * knows as soon as that turn is over. */
+NKT_LOOP_TEST(close_order_within_a_turn) {
+    static char big[4 << 20];
+    netkit_loop *loop = nkt_loop();
+    close_order *o = &close_orders;
+    sup_peer peers[CLOSE_ORDER];
+    memset(o, 0, sizeof(*o));
+    for (int i = 0; i < CLOSE_ORDER; i++) {
+        sup_setup setup = sup_setup_default();
+        setup.handler.on_close = close_order_on_close;
+        setup.options.send_max = sizeof(big);
+        setup.rcvbuf = 4096;
+        sup_end_init(&o->ends[i]);
+        peers[i] = sup_open(loop, &o->ends[i], &setup);
+        if (i % 4 == 1) {
+            CHECK_OK(netkit_conn_pause(loop, o->ends[i].conn));
+            peers[i].to_send = 100;
+            sup_peer_send(&peers[i]);
+        } else if (i % 4 == 2) {
+            CHECK_EQ(shutdown(peers[i].fd, SHUT_WR), 0);
+            SUP_UNTIL(loop, o->ends[i].eofs == 1);
+        } else if (i % 4 == 3) {
+            CHECK_OK(netkit_conn_send(loop, o->ends[i].conn, big, sizeof(big)));
+        }
+    }
+    sup_settle(loop);
+    CHECK_OK(netkit_loop_post(loop, close_order_post, o));
+    SUP_UNTIL(loop, o->count == CLOSE_ORDER);
+    uint64_t began = nkt_now_ns();
+    for (int i = 0; i < CLOSE_ORDER; i++) {
+        char byte;
+        ssize_t got;
+        CHECK_EQ(o->told[i], o->ends[close_order_at(i)].conn.id);
+        do {
+            got = recv(peers[i].fd, &byte, 1, 0);
+        } while (got == 1 || (got < 0 && errno == EAGAIN && nkt_now_ns() - began < 100000000));
+        CHECK(got < 0 && errno == ECONNRESET);
+        sup_peer_close(&peers[i]);
+    }
+    nkt_loop_done(loop);
+}
+
 /* SD02 C5: closing with a read under way: the peer sees the end at once; on_close waits for the
  * peer's own end */
 NKT_LOOP_TEST(close_ends_the_stream_at_once) {

@@ -261,6 +261,213 @@ NKT_LOOP_TEST(connect_is_ended_while_connecting) {
     }
 }
 
+/* A dial from inside a callback, and what the callback does next. */
+typedef struct connect_dial {
+    const netkit_connect_desc *desc;
+    sup_end *end;
+    int code;
+    bool is_done, closes, aborts;
+} connect_dial;
+
+static void connect_on_post(netkit_loop *loop, int status, void *user) {
+    connect_dial *d = (connect_dial *)user;
+    CHECK_OK(status);
+    d->code = netkit_connect(loop, d->desc, &d->end->conn);
+    if (d->closes) {
+        CHECK_OK(netkit_conn_close(loop, d->end->conn));
+    }
+    if (d->aborts) {
+        CHECK_OK(netkit_conn_abort(loop, d->end->conn));
+    }
+    CHECK_EQ(d->end->opens + d->end->closes, 0);
+    d->is_done = true;
+}
+
+static int connect_in_turn(netkit_loop *loop, connect_dial *d, const netkit_connect_desc *desc,
+                           sup_end *end) {
+    d->desc = desc;
+    d->end = end;
+    CHECK_OK(netkit_loop_post(loop, connect_on_post, d));
+    SUP_UNTIL(loop, d->is_done);
+    return d->code;
+}
+
+/* Dial; the code that is returned, or on_close's: then with all of the reason. */
+static int connect_outcome(netkit_loop *loop, const char *to, const netkit_addr *source,
+                           bool is_in_turn) {
+    netkit_connect_desc desc;
+    connect_dial dial;
+    sup_end end;
+    memset(&dial, 0, sizeof(dial));
+    sup_end_init(&end);
+    desc = sup_connect_desc(to, &end);
+    desc.source = source;
+    desc.timeout_ms = 3000;
+    int code = is_in_turn ? connect_in_turn(loop, &dial, &desc, &end)
+                          : netkit_connect(loop, &desc, &end.conn);
+    if (code != NETKIT_OK) {
+        sup_settle(loop);
+        CHECK_EQ(end.opens + end.closes, 0);
+        return code;
+    }
+    SUP_UNTIL(loop, end.closes == 1);
+    CHECK_STR(end.trace, "c");
+    CHECK_EQ(end.info.op, NETKIT_OP_CONNECT);
+    CHECK_EQ(end.info.phase, NETKIT_PHASE_CONNECTING);
+    if (end.info.os_code != 0) {
+        CHECK_EQ(end.info.code, netkit_error_from_os(end.info.os_code));
+    }
+    return end.info.code;
+}
+
+/* T-08 SD04 SK10 UR14 C-07: what cannot be connected to is told with the same code from inside a
+ * callback and from outside, once, and no descriptor is left: nobody listens, no way there, a
+ * source that is not ours, and the very port it comes from. */
+NKT_LOOP_TEST(connect_fails_in_a_callback) {
+    netkit_loop *loop = nkt_loop();
+    netkit_addr foreign, own;
+    char refused[32];
+    uint16_t port = connect_closed_port();
+    snprintf(refused, sizeof(refused), "127.0.0.1:%u", port);
+    CHECK_OK(netkit_addr_parse(&foreign, "192.0.2.7:0", NULL));
+    CHECK_OK(netkit_addr_parse(&own, refused, NULL));
+    sup_settle(loop);
+    int fds = nkt_open_fds();
+    for (int i = 0; i < 4; i++) {
+        bool is_in_turn = i % 2 == 0;
+        CHECK_ERR(connect_outcome(loop, refused, NULL, is_in_turn), NETKIT_E_REFUSED);
+        CHECK_ERR(connect_outcome(loop, refused, &foreign, is_in_turn), NETKIT_E_ADDRNOTAVAIL);
+        int code = connect_outcome(loop, "224.0.0.1:9", NULL, is_in_turn);
+        CHECK(code < 0 && (!NKI_LINUX || code == NETKIT_E_UNREACHABLE));
+        if (NKI_LINUX) {
+            CHECK_ERR(connect_outcome(loop, refused, &own, is_in_turn), NETKIT_E_REFUSED);
+        }
+        CHECK_EQ(netkit_loop_objects(loop), 0);
+    }
+    sup_settle(loop);
+    CHECK_EQ(nkt_open_fds(), fds);
+    nkt_loop_done(loop);
+}
+
+static void connect_close_on_post(netkit_loop *loop, int status, void *user) {
+    connect_dial *d = (connect_dial *)user;
+    CHECK_OK(status);
+    CHECK_OK(netkit_conn_close(loop, d->end->conn));
+}
+
+/* T-09 SK12 SK16 UR14 UR15 C5: dialled in a callback and ended before it is connected: in the same
+ * callback, in a later one, between turns, by its time, or by the end of the loop; one on_close, no
+ * on_open, and no descriptor is left. */
+NKT_LOOP_TEST(connect_in_a_callback_is_ended) {
+    connect_hole hole;
+    char address[32];
+    connect_hole_dig(&hole);
+    snprintf(address, sizeof(address), "127.0.0.1:%u", hole.port);
+    int fds = nkt_open_fds();
+    for (int way = 0; way < 8; way++) {
+        netkit_loop *loop = nkt_loop();
+        netkit_connect_desc desc;
+        connect_dial dial;
+        sup_end end;
+        memset(&dial, 0, sizeof(dial));
+        sup_end_init(&end);
+        desc = sup_connect_desc(address, &end);
+        desc.timeout_ms = way == 4 ? 50 : 0;
+        dial.closes = way == 0;
+        dial.aborts = way == 1;
+        CHECK_OK(connect_in_turn(loop, &dial, &desc, &end));
+        if (way == 5) {
+            sup_settle(loop);
+        } else if (way == 6) {
+            CHECK_OK(netkit_conn_abort(loop, end.conn));
+        }
+        if (way == 2) {
+            CHECK_OK(netkit_loop_post(loop, connect_close_on_post, &dial));
+        } else if (way == 3) {
+            CHECK_OK(netkit_conn_close(loop, end.conn));
+        }
+        if (way < 5) {
+            SUP_UNTIL(loop, end.closes == 1);
+            CHECK_EQ(netkit_loop_objects(loop), 0);
+        }
+        nkt_loop_done(loop);
+        CHECK_STR(end.trace, "c");
+        CHECK_ERR(end.info.code, way == 1 || way == 6 ? NETKIT_E_ABORTED
+                                 : way == 4           ? NETKIT_E_TIMEOUT
+                                                      : NETKIT_E_CANCELLED);
+        CHECK_EQ(end.info.phase, NETKIT_PHASE_CONNECTING);
+        CHECK_EQ(nkt_open_fds(), fds);
+    }
+    connect_hole_fill(&hole);
+}
+
+/* A dial from a port of its own in the on_close of the one that had it. */
+typedef struct connect_again {
+    sup_end ends[2];
+    netkit_connect_desc desc;
+    netkit_addr source;
+    int code;
+} connect_again;
+
+static void connect_again_on_close(netkit_loop *loop, netkit_conn conn,
+                                   const netkit_close_info *info, void *user) {
+    connect_again *again = (connect_again *)user;
+    (void)conn;
+    CHECK_ERR(info->code, NETKIT_E_ABORTED);
+    again->ends[0].closes++;
+    again->desc.handler = sup_handler();
+    again->desc.user = &again->ends[1];
+    again->code = netkit_connect(loop, &again->desc, NULL);
+}
+
+static void connect_again_abort(netkit_loop *loop, int status, void *user) {
+    connect_again *again = (connect_again *)user;
+    CHECK_OK(status);
+    CHECK_OK(netkit_conn_abort(loop, again->ends[0].conn));
+}
+
+static void connect_again_on_open(netkit_loop *loop, netkit_conn conn, void *user) {
+    (void)loop;
+    (void)conn;
+    ((connect_again *)user)->ends[0].opens++;
+}
+
+/* SK15 UR15: the port that a conn came from is free again in its on_close. */
+NKT_LOOP_TEST(connect_again_from_the_same_port) {
+    netkit_loop *loop = nkt_loop();
+    for (int round = 0; round < 5; round++) {
+        connect_again again;
+        char address[32], from[32];
+        uint16_t port;
+        int listener = sup_raw_listen(&port, 10), code = NETKIT_E_ADDRINUSE;
+        memset(&again, 0, sizeof(again));
+        sup_end_init(&again.ends[1]);
+        snprintf(address, sizeof(address), "127.0.0.1:%u", port);
+        again.desc.address = address;
+        again.desc.source = &again.source;
+        again.desc.handler.on_open = connect_again_on_open;
+        again.desc.handler.on_close = connect_again_on_close;
+        again.desc.user = &again;
+        again.code = -1;
+        for (int tries = 0; tries < 20 && code == NETKIT_E_ADDRINUSE; tries++) { /* somebody's? */
+            snprintf(from, sizeof(from), "127.0.0.1:%u", connect_closed_port());
+            CHECK_OK(netkit_addr_parse(&again.source, from, NULL));
+            code = netkit_connect(loop, &again.desc, &again.ends[0].conn);
+        }
+        CHECK_OK(code);
+        SUP_UNTIL(loop, again.ends[0].opens == 1);
+        sup_settle(loop); /* it reads */
+        CHECK_OK(netkit_loop_post(loop, connect_again_abort, &again));
+        SUP_UNTIL(loop, again.ends[0].closes == 1);
+        CHECK_OK(again.code);
+        SUP_UNTIL(loop, again.ends[1].opens == 1);
+        CHECK_OK(netkit_conn_abort(loop, again.ends[1].conn));
+        SUP_UNTIL(loop, again.ends[1].closes == 1);
+        CHECK_EQ(close(listener), 0);
+    }
+    nkt_loop_done(loop);
+}
+
 /* T-12 I2: a peer that resets as soon as it has accepted: one on_close, an on_open at most before
  * it, RESET */
 NKT_LOOP_TEST(connect_is_reset_at_once) {

@@ -141,6 +141,35 @@ static void same_step(netkit_loop *loop, same_run *run, same_side *side, bool is
     }
 }
 
+typedef struct same_dial {
+    same_side *side;
+    uint16_t port;
+} same_dial;
+
+static void same_on_post(netkit_loop *loop, int status, void *user) {
+    same_dial *dial = (same_dial *)user;
+    unsigned char byte = sup_byte(0);
+    CHECK_OK(status);
+    sup_connect(loop, &dial->side->end, dial->port, NULL);
+    CHECK_OK(netkit_conn_send(loop, dial->side->end.conn, &byte, 1)); /* goes out after on_open */
+    dial->side->sent = 1;
+}
+
+/* A conn that a callback has dialled; its peer is what a raw listener accepts. */
+static void same_open_dialled(netkit_loop *loop, same_side *side) {
+    same_dial dial;
+    int listener = sup_raw_listen(&dial.port, 10), fd;
+    dial.side = side;
+    sup_end_init(&side->end);
+    CHECK_OK(netkit_loop_post(loop, same_on_post, &dial));
+    SUP_UNTIL(loop, side->end.opens == 1);
+    fd = accept(listener, NULL, NULL);
+    CHECK(fd >= 0);
+    sup_nonblocking(fd);
+    side->peer = sup_peer_of(fd);
+    CHECK_EQ(close(listener), 0);
+}
+
 static void same_play(same_run *run, int backend, uint64_t seed) {
     netkit_loop_desc desc;
     netkit_loop *loop;
@@ -151,7 +180,11 @@ static void same_play(same_run *run, int backend, uint64_t seed) {
     run->backend = netkit_backend_name(backend);
     run->random = seed;
     for (int i = 0; i < SAME_CONNS; i++) {
-        run->sides[i].peer = sup_open_default(loop, &run->sides[i].end);
+        if (i % 2 == 0) {
+            run->sides[i].peer = sup_open_default(loop, &run->sides[i].end);
+        } else {
+            same_open_dialled(loop, &run->sides[i]);
+        }
     }
     for (int step = 0; step < SAME_STEPS; step++) {
         for (int i = 0; i < SAME_CONNS; i++) {
