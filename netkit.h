@@ -717,6 +717,11 @@
    one takes its place, so keeping never takes from what others receive into. It
    counts against keep_max with its whole size.
 
+   The datagrams of a udp whose recv_size is 7,792 or less, without gro, come into
+   the same buffers by one receive for all of them; others are read by recvmmsg
+   when a poll says so. A conn that is dialled within a callback connects with the
+   loop's next wait.
+
    What differs, and what to know:
 
      - The kernel ties the ring to the thread that first runs the loop.
