@@ -21,10 +21,13 @@ static uint32_t afd_handles(void) {
 }
 
 /* A datagram socket on loopback, and its address; or -1. */
+/* On an address that no other test uses: some send to a port of 127.0.0.1 that nobody has, and
+ * thousands of sockets may well have it. */
 static int afd_udp(struct sockaddr_in *at) {
     socklen_t len = (socklen_t)sizeof(*at);
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
     *at = nkt_loopback();
+    at->sin_addr.s_addr = htonl(0x7F000002);
     bool is_well = fd >= 0 && bind(fd, (const struct sockaddr *)at, len) == 0 &&
                    getsockname(fd, (struct sockaddr *)at, &len) == 0;
     return is_well ? fd : -1;
