@@ -22,6 +22,13 @@ static netkit_loop *turing_loop(void) {
     return turing_loop_of(NETKIT_BACKEND_URING);
 }
 
+/* For what only receives that go on can show (Linux 6.0). */
+static void turing_need_buffers(const netkit_loop *loop) {
+    if (!nki_u_of(loop)->has_recv_multishot) {
+        SKIP("no provided buffers here");
+    }
+}
+
 enum {
     TURING_PEERS = 100
 };
@@ -131,6 +138,7 @@ NKT_TEST(uring_completions_overflow) {
     nkt_fault_at("io_uring_setup", 1, ENOMEM, false);
     loop = turing_loop();
     nkt_fault_clear();
+    turing_need_buffers(loop);
     u = nki_u_of(loop);
     CHECK_EQ(u->ring.cq_mask, 255);
     port = turing_listen(loop);
@@ -167,6 +175,7 @@ NKT_TEST(uring_completions_overflow) {
  * without an error, are begun again, and no byte is lost or out of its place. */
 NKT_TEST(uring_receives_that_end_at_random) {
     netkit_loop *loop = turing_loop();
+    turing_need_buffers(loop);
     nki_u *u = nki_u_of(loop);
     uint16_t port = turing_listen(loop);
     sup_peer peers[20];
