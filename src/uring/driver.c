@@ -842,8 +842,8 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
 /* Have at least one chunk: as many again as there are, so that conns which seldom all send at once
  * do not find one missing long after the start. NETKIT_E_NOMEM: none. */
 static NKI_COLD int nki_u_stock_chunks(netkit_loop *loop) {
-    uint32_t wanted = NKI_MIN(loop->small_chunks_made, (uint32_t)NKI_SMALL_CHUNKS_STOCK);
-    do {
+    uint32_t more = NKI_MIN(loop->small_chunks_made, (uint32_t)NKI_SMALL_CHUNKS_STOCK);
+    for (uint32_t i = 0; i == 0 || i < more; i++) {
         nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_SMALL_CHUNK_SIZE);
         if (chunk == NULL) {
             break;
@@ -852,7 +852,7 @@ static NKI_COLD int nki_u_stock_chunks(netkit_loop *loop) {
         loop->small_chunks = chunk;
         loop->small_chunks_count++;
         loop->small_chunks_made++;
-    } while (loop->small_chunks_count < wanted);
+    }
     return loop->small_chunks == NULL ? (int)NETKIT_E_NOMEM : (int)NETKIT_OK;
 }
 

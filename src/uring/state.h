@@ -166,7 +166,7 @@ static int nki_u_blob_reserve(const netkit_allocator *a, nki_u_blob **at, size_t
     more->begin = 0;
     more->end = had;
     more->capacity = capacity;
-    if (had != 0) {
+    if (b != NULL) {
         memcpy(more + 1, nki_u_blob_data(b), had);
     }
     nki_u_blob_free(a, b);
