@@ -67,7 +67,7 @@ typedef struct netkit_udp_desc {
     const netkit_addr *peer_addr; /* or an address */
     netkit_socket socket;         /* or a datagram socket to adopt; owned from success on */
     uint32_t recv_size;           /* longest datagram taken whole, 0 = 65,535: none is cut; up to
-                                     7,792 without gro cost less on io_uring */
+                                     7,792 without gro come uncopied on io_uring */
     uint32_t send_max;            /* bytes that may wait to be sent, each datagram counting 64
                                      more, 0 = 262,144 */
     uint32_t recv_buffer;         /* of the system, in bytes, 0 = its default */

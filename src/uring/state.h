@@ -141,10 +141,6 @@ static size_t nki_u_blob_len(const nki_u_blob *b) {
     return b == NULL ? 0 : b->end - b->begin;
 }
 
-static uint64_t nki_u_blob_framed(size_t len) {
-    return (len + 7) & ~(uint64_t)7;
-}
-
 static void nki_u_blob_free(const netkit_allocator *a, nki_u_blob *b) {
     if (b != NULL) {
         nki_free(a, b, sizeof *b + b->capacity);
@@ -188,7 +184,7 @@ static int nki_u_blob_push(const netkit_allocator *a, nki_u_blob **at, const voi
 /* A buffer with a datagram: how long, and then so much, the next one being aligned again. */
 static int nki_u_blob_push_dgram(const netkit_allocator *a, nki_u_blob **at, const void *data,
                                  size_t len) {
-    uint64_t framed = nki_u_blob_framed(len);
+    uint64_t framed = (len + 7) & ~(uint64_t)7;
     if (nki_u_blob_reserve(a, at, sizeof framed + (size_t)framed) != NETKIT_OK) {
         return NETKIT_E_NOMEM;
     }
