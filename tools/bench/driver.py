@@ -300,7 +300,7 @@ class Bench:
                     continue
                 result["decide"] = "structure" if server.name == "netkit" else "median"
                 result["base"] = base.name
-                sense = ">=" if result["metric"] == "cpu" else row.sense
+                sense = ">=" if result["metric"] in ("cpu", "both") else row.sense
                 self.add(result, server.name, row.name, row.title, row.target, sense,
                          row.ring_target)
                 self.say(report.rate_line(result))
@@ -398,8 +398,9 @@ class Bench:
         if any(self.wanted(row.name, row.title) for row in rows.ROWS):
             self.say("\nratios to the floor in adjacent pairs (%d, peers %d); netkit-uring's is "
                      "the bare ring\nby: rate, bytes, p50, or cpu: time a message takes, where "
-                     "the generator was the limit\nor most runs were disturbed; us/msg: the same, "
-                     "ours to theirs\n\n%s" %
+                     "the generator was the limit\nor most runs were disturbed; both: that of server and "
+                     "generator, where now one was the\nlimit and now the other; us/msg: the "
+                     "server's, ours to theirs\n\n%s" %
                      (self.meter.pairs, self.meter.peer_pairs, report.HEAD))
         self.pairs()
         self.tried()
