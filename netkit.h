@@ -5646,12 +5646,16 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
          : (int)syscall(NKI_NR_IO_URING + 1, (fd), (submit), (wait), (flags), (arg), (size)))
 #define NKI_SYS_io_uring_register(fd, op, arg, n) \
     (NKI_FAIL(io_uring_register) ? -1 : (int)syscall(NKI_NR_IO_URING + 2, (fd), (op), (arg), (n)))
+/* A message to the ring of another, by who needs none to send it. */
+#define NKI_SYS_io_uring_message(op, sqe) \
+    (NKI_FAIL(io_uring_message) ? -1 : (int)syscall(NKI_NR_IO_URING + 2, -1, (op), (sqe), 1u))
 /* The reader of completions: how many are there. In tests they sometimes come to light later. */
 #define NKI_SYS_io_uring_cqes(count) ((uint32_t)NKI_MASK(io_uring_cqes, (count)))
 /* The flag by which an operation goes on. In tests some are begun without it, so that the kernel
  * itself ends them at their first completion, which then comes without F_MORE. (To clear F_MORE in
  * what is read would be a lie: that operation would go on taking bytes out of the socket.) */
 #define NKI_SYS_io_uring_multishot(flag) ((uint16_t)NKI_MASK(io_uring_multishot, (flag)))
+#define NKI_SYS_dup3(from, to, flags) (NKI_FAIL(dup3) ? -1 : dup3((from), (to), (flags)))
 #define NKI_SYS_mmap(size, flags, fd, offset) \
     (NKI_FAIL(mmap) ? MAP_FAILED              \
                     : mmap(NULL, (size), PROT_READ | PROT_WRITE, (flags), (fd), (offset)))
@@ -14828,7 +14832,8 @@ enum {
     NKI_URING_RECV = 27,
     NKI_URING_OP_5_19 = 45, /* SOCKET: multishot accept is there */
     NKI_URING_SEND_ZC = 47,
-    NKI_URING_OP_6_0 = 47 /* SEND_ZC: multishot receive is there */
+    NKI_URING_OP_6_0 = 47, /* SEND_ZC: multishot receive is there */
+    NKI_URING_MESSAGE = 40
 };
 
 /* io_uring_params.flags */
@@ -14867,7 +14872,8 @@ enum {
     NKI_URING_UNREGISTER_RING = 21,
     NKI_URING_REGISTER_BUFFERS = 22,
     NKI_URING_UNREGISTER_BUFFERS = 23,
-    NKI_URING_REGISTER_NAPI = 27 /* 6.9 */
+    NKI_URING_REGISTER_NAPI = 27,   /* 6.9 */
+    NKI_URING_REGISTER_MESSAGE = 31 /* 6.13: a message to a ring by who has none */
 };
 
 #define NKI_URING_SQES_OFFSET 0x10000000
@@ -15273,6 +15279,34 @@ static int nki_uring_enable(nki_uring *r) {
 }
 
 /* ---- using ---- */
+
+/* From any thread: have a completion with that user_data appear in the ring of this descriptor.
+ * Returns 0 or an errno: EBADFD says that it is not enabled yet, EINVAL that the kernel cannot. */
+static int nki_uring_message(int fd, uint64_t user_data) {
+    nki_uring_sqe sqe;
+    memset(&sqe, 0, sizeof sqe);
+    sqe.opcode = NKI_URING_MESSAGE;
+    sqe.fd = fd;
+    sqe.off = user_data;
+    return NKI_SYS_io_uring_message(NKI_URING_REGISTER_MESSAGE, &sqe) != 0 ? errno : 0;
+}
+
+/* A fresh ring takes the place and the descriptor of the old one, so that who sends it a message
+ * meanwhile never meets a stranger's. Returns 0, or an errno and has closed the fresh one. */
+static int nki_uring_replace(nki_uring *old, nki_uring *fresh) {
+    int fd = old->fd;
+    if (NKI_SYS_dup3(fresh->fd, fd, O_CLOEXEC) < 0) {
+        int os_code = errno;
+        nki_uring_close(fresh);
+        return os_code;
+    }
+    nki_os_abandon((uintptr_t)fresh->fd);
+    old->fd = -1;
+    nki_uring_close(old);
+    *old = *fresh;
+    old->fd = fd;
+    return 0;
+}
 
 static uint32_t nki_uring_unsubmitted(const nki_uring *r) {
     return r->sqe_tail - nki_atomic_load(r->sq_head);
@@ -22000,11 +22034,11 @@ static const nki_driver *nki_readiness_driver(void) {
  * cheaply whether there is anything to look after. Kernel side: io_uring_register_buf_ring(3);
  * an empty ring ends a multishot receive at once with ENOBUFS.
  *
- * Tried and left out (Linux 6.18, loopback, a receiver that looks at every byte; make bench
- * ROW=tried): bundles of 8 KiB buffers spare a third of the receiver's processor in bulk, but carry
- * 924 MB/s where recv into one 64 KiB buffer carries 1114; incremental buffers change neither by
- * more than noise; and both were out of order in some kernels. Registered files spare 12 of the 857
- * ns of a send.
+ * Tried and left out (Linux 6.18, loopback; make bench ROW=tried): bundles spare a bare ring a
+ * quarter of its processor in bulk and a tenth with pipelined messages of 4 KiB; to read such by
+ * recv into 64 KiB spares as much in bulk and a quarter there. Incremental buffers gain nothing
+ * that this does not, and both were out of order in some kernels. A table of files of the ring's
+ * own spares 0.7 to 0.9 % of a message or a connection, and close(2) would not end a socket then.
  *
  * Each buffer is a block of its own, as the shared receive buffer is: one that a handler keeps goes
  * with it, and a new one takes its place, so what is kept never takes from what the kernel has. */
@@ -22225,6 +22259,7 @@ typedef struct nki_u {
     uint16_t lent;         /* buffers that a handler has, the first, or NKI_POOL_NONE */
     nki_u_blob *lent_blob; /* or blob */
     nki_u_slot *reading;   /* whose bytes a handler has, the rest of them still being parked */
+    int message_fd; /* of the ring, whose number stays, for who wakes it; -1: by the eventfd */
     bool is_wake_armed;
     bool is_lost; /* the ring failed while the loop was being destroyed, and is closed */
     bool has_recv_multishot;
@@ -23113,10 +23148,7 @@ static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nk
     if (NKI_UNLIKELY(source == NULL)) {
         if (cqe->user_data == NKI_U_WAKE) {
             /* Each write to the eventfd ends in a completion, whether the ones before it were read
-             * or not; only a poll that begins looks at what has been there before. So this is one
-             * call for a post, as a message from ring to ring is, and costs less: 0.71 us with the
-             * wait against 1.10, and 1.05 if it were read each time (Linux 6.18; make bench
-             * ROW=tried-wake). */
+             * or not; only a poll that begins looks at what has been there before. */
             u->is_wake_armed = (cqe->flags & NKI_URING_CQE_MORE) != 0;
             if (!u->is_wake_armed) {
                 nki_os_wake_drain(&loop->wake);
@@ -23363,6 +23395,9 @@ static void nki_u_setup(const netkit_loop *loop, nki_u *u) {
     u->has_accept_multishot = nki_uring_has(&u->ring, NKI_URING_OP_5_19);
     u->has_skip = (u->ring.features & NKI_URING_FEAT_CQE_SKIP) != 0;
     u->has_connect = nki_uring_has(&u->ring, NKI_URING_CONNECT);
+    /* A ring that is not enabled says so, where messages are known. */
+    bool has_message = nki_uring_message(u->ring.fd, NKI_U_IGNORED) == EBADFD;
+    u->message_fd = has_message ? u->ring.fd : -1;
     u->has_zerocopy =
         loop->desc.ring_zerocopy_min != 0 && nki_uring_has(&u->ring, NKI_URING_SEND_ZC);
 }
@@ -23463,9 +23498,12 @@ static int nki_u_rebind(netkit_loop *loop) {
         errno = os_code;
         return nki_os_error();
     }
-    nki_uring_close(&u->ring);
+    os_code = nki_uring_replace(&u->ring, &fresh);
+    if (os_code != 0) {
+        errno = os_code;
+        return nki_os_error();
+    }
     nki_pool_free(&u->pool, &loop->allocator);
-    u->ring = fresh;
     u->begun = fresh.sqe_tail;
     u->is_wake_armed = false;
     u->next = 0;
@@ -23474,6 +23512,19 @@ static int nki_u_rebind(netkit_loop *loop) {
 }
 
 /* ---- waiting ---- */
+
+/* A message to the ring wakes a thread that waits there for two thirds of the processor time of an
+ * eventfd: 9.9 us of both threads instead of 16 (Linux 6.18; make bench ROW=tried). The eventfd is
+ * for kernels that cannot (before 6.13), a ring that is not enabled yet, and messages that fail. */
+static int nki_u_wake(netkit_loop *loop) {
+    const nki_u *u = nki_u_of(loop);
+    int fd = nki_atomic_load_relaxed(&u->message_fd);
+    int os_code = errno;
+    nki_atomic_fence(); /* what it is woken for comes first, whichever ring this meets */
+    bool is_sent = fd >= 0 && !nki_u_is_child(u) && nki_uring_message(fd, NKI_U_IGNORED) == 0;
+    errno = os_code;
+    return is_sent ? (int)NETKIT_OK : nki_os_wake_signal(&loop->wake);
+}
 
 static void nki_u_arm_wake(netkit_loop *loop, nki_u *u) {
     nki_uring_sqe *sqe = nki_u_take(loop, u);
@@ -23531,6 +23582,7 @@ static void nki_u_lose(netkit_loop *loop, nki_u *u) {
     u->end = u->next + nki_uring_unread(&u->ring);
     while (nki_u_next(loop) != NULL) { /* accepted connections are among what has completed */
     }
+    nki_atomic_store_relaxed(&u->message_fd, -1);
     nki_uring_close(&u->ring);
     u->is_lost = true;
     u->next = u->end;
@@ -24200,7 +24252,7 @@ static const nki_driver *nki_uring_driver(void) {
         nki_r_random,
         nki_u_wait,
         nki_u_next,
-        nki_r_wake,
+        nki_u_wake,
         nki_u_native,
         nki_u_commit,
         nki_u_rebind,

@@ -405,7 +405,8 @@ static inline void nkt_fault_at(const char *name, uint64_t nth, int os_error, bo
 
 /* Fail the next wake of a poller or a loop: under the name that it has with each backend. */
 static inline void nkt_fault_wake(int os_error) {
-    static const char *const names[] = {"write", "kevent_trigger", "port_post", "send"};
+    static const char *const names[] = {"io_uring_message", "write", "kevent_trigger", "port_post",
+                                        "send"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         nkt_fault_at(names[i], 1, os_error, false);
     }

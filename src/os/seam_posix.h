@@ -146,12 +146,16 @@
          : (int)syscall(NKI_NR_IO_URING + 1, (fd), (submit), (wait), (flags), (arg), (size)))
 #define NKI_SYS_io_uring_register(fd, op, arg, n) \
     (NKI_FAIL(io_uring_register) ? -1 : (int)syscall(NKI_NR_IO_URING + 2, (fd), (op), (arg), (n)))
+/* A message to the ring of another, by who needs none to send it. */
+#define NKI_SYS_io_uring_message(op, sqe) \
+    (NKI_FAIL(io_uring_message) ? -1 : (int)syscall(NKI_NR_IO_URING + 2, -1, (op), (sqe), 1u))
 /* The reader of completions: how many are there. In tests they sometimes come to light later. */
 #define NKI_SYS_io_uring_cqes(count) ((uint32_t)NKI_MASK(io_uring_cqes, (count)))
 /* The flag by which an operation goes on. In tests some are begun without it, so that the kernel
  * itself ends them at their first completion, which then comes without F_MORE. (To clear F_MORE in
  * what is read would be a lie: that operation would go on taking bytes out of the socket.) */
 #define NKI_SYS_io_uring_multishot(flag) ((uint16_t)NKI_MASK(io_uring_multishot, (flag)))
+#define NKI_SYS_dup3(from, to, flags) (NKI_FAIL(dup3) ? -1 : dup3((from), (to), (flags)))
 #define NKI_SYS_mmap(size, flags, fd, offset) \
     (NKI_FAIL(mmap) ? MAP_FAILED              \
                     : mmap(NULL, (size), PROT_READ | PROT_WRITE, (flags), (fd), (offset)))

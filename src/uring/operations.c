@@ -756,10 +756,7 @@ static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nk
     if (NKI_UNLIKELY(source == NULL)) {
         if (cqe->user_data == NKI_U_WAKE) {
             /* Each write to the eventfd ends in a completion, whether the ones before it were read
-             * or not; only a poll that begins looks at what has been there before. So this is one
-             * call for a post, as a message from ring to ring is, and costs less: 0.71 us with the
-             * wait against 1.10, and 1.05 if it were read each time (Linux 6.18; make bench
-             * ROW=tried-wake). */
+             * or not; only a poll that begins looks at what has been there before. */
             u->is_wake_armed = (cqe->flags & NKI_URING_CQE_MORE) != 0;
             if (!u->is_wake_armed) {
                 nki_os_wake_drain(&loop->wake);

@@ -238,6 +238,34 @@ static int nki_uring_enable(nki_uring *r) {
 
 /* ---- using ---- */
 
+/* From any thread: have a completion with that user_data appear in the ring of this descriptor.
+ * Returns 0 or an errno: EBADFD says that it is not enabled yet, EINVAL that the kernel cannot. */
+static int nki_uring_message(int fd, uint64_t user_data) {
+    nki_uring_sqe sqe;
+    memset(&sqe, 0, sizeof sqe);
+    sqe.opcode = NKI_URING_MESSAGE;
+    sqe.fd = fd;
+    sqe.off = user_data;
+    return NKI_SYS_io_uring_message(NKI_URING_REGISTER_MESSAGE, &sqe) != 0 ? errno : 0;
+}
+
+/* A fresh ring takes the place and the descriptor of the old one, so that who sends it a message
+ * meanwhile never meets a stranger's. Returns 0, or an errno and has closed the fresh one. */
+static int nki_uring_replace(nki_uring *old, nki_uring *fresh) {
+    int fd = old->fd;
+    if (NKI_SYS_dup3(fresh->fd, fd, O_CLOEXEC) < 0) {
+        int os_code = errno;
+        nki_uring_close(fresh);
+        return os_code;
+    }
+    nki_os_abandon((uintptr_t)fresh->fd);
+    old->fd = -1;
+    nki_uring_close(old);
+    *old = *fresh;
+    old->fd = fd;
+    return 0;
+}
+
 static uint32_t nki_uring_unsubmitted(const nki_uring *r) {
     return r->sqe_tail - nki_atomic_load(r->sq_head);
 }

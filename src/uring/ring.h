@@ -18,7 +18,8 @@ enum {
     NKI_URING_RECV = 27,
     NKI_URING_OP_5_19 = 45, /* SOCKET: multishot accept is there */
     NKI_URING_SEND_ZC = 47,
-    NKI_URING_OP_6_0 = 47 /* SEND_ZC: multishot receive is there */
+    NKI_URING_OP_6_0 = 47, /* SEND_ZC: multishot receive is there */
+    NKI_URING_MESSAGE = 40
 };
 
 /* io_uring_params.flags */
@@ -57,7 +58,8 @@ enum {
     NKI_URING_UNREGISTER_RING = 21,
     NKI_URING_REGISTER_BUFFERS = 22,
     NKI_URING_UNREGISTER_BUFFERS = 23,
-    NKI_URING_REGISTER_NAPI = 27 /* 6.9 */
+    NKI_URING_REGISTER_NAPI = 27,   /* 6.9 */
+    NKI_URING_REGISTER_MESSAGE = 31 /* 6.13: a message to a ring by who has none */
 };
 
 #define NKI_URING_SQES_OFFSET 0x10000000

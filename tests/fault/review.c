@@ -284,7 +284,7 @@ static void *review_poster(void *user) {
     nkt_fault_wake(EIO);
     nkt_sleep_ms(20);
     CHECK_OK(netkit_loop_post(loop, review_on_post, NULL)); /* its wake is lost */
-    CHECK_EQ(nkt_faults(), 1);
+    CHECK(nkt_faults() == 1 || nkt_faults() == 2);          /* a ring tries two ways */
     CHECK_OK(netkit_loop_post(loop, review_on_post, NULL));
     nkt_fault_clear();
     return NULL;

@@ -263,6 +263,7 @@ static void safety_child(netkit_loop *loop, sup_end *ends, int pipe_fd) {
     CHECK_ERR(netkit_loop_adopt(loop), NETKIT_E_NOSYS);
     CHECK_OK(netkit_loop_destroy(loop));
     CHECK_EQ(nkt_calls("io_uring_enter") + nkt_calls("io_uring_register"), 0);
+    CHECK_EQ(nkt_calls("io_uring_message"), 0);
 }
 
 /* Z-06 UR23: a forked child may call what it likes on the loop it inherited and destroy it: it
@@ -545,25 +546,130 @@ static void *safety_run(void *arg) {
     return NULL;
 }
 
-/* UR18 I6: two loops post to each other four thousand times: no wake is lost, each is one write,
- * and none is read back. */
-NKT_TEST(uring_loops_wake_each_other) {
+/* Two loops post to each other four thousand times, and none is lost. */
+static void safety_pong_all(netkit_loop *one, netkit_loop *other, unsigned failing) {
     safety_pong p;
     pthread_t thread;
     memset(&p, 0, sizeof(p));
-    p.loops[0] = turing_loop();
-    p.loops[1] = turing_loop();
+    p.loops[0] = one;
+    p.loops[1] = other;
     nkt_calls_reset();
     CHECK_OK(netkit_loop_post(p.loops[0], safety_pong_post, &p));
     CHECK_EQ(pthread_create(&thread, NULL, safety_run, p.loops[1]), 0);
+    nkt_fault_prob("io_uring_message", failing, ENOMEM); /* on this thread */
     (void)safety_run(p.loops[0]);
+    nkt_fault_clear();
     CHECK_EQ(pthread_join(thread, NULL), 0);
     CHECK_EQ(p.count, 4000);
-    CHECK(nkt_calls("write") <= 4010);
     CHECK(nkt_calls("read") <= 10);
     CHECK_OK(netkit_loop_adopt(p.loops[1]));
     nkt_loop_done(p.loops[1]);
     nkt_loop_done(p.loops[0]);
+}
+
+/* UR18 I6: each wake is one message to the other's ring; one that fails is a write instead. */
+NKT_TEST(uring_loops_wake_each_other) {
+    netkit_loop *loop = turing_loop();
+    if (nki_u_of(loop)->message_fd < 0) {
+        nkt_loop_done(loop);
+        SKIP("no messages to a ring by who has none: Linux 6.13");
+    }
+    safety_pong_all(loop, turing_loop(), 0);
+    CHECK(nkt_calls("io_uring_message") >= 100);
+    CHECK(nkt_calls("io_uring_message") <= 4010);
+    CHECK(nkt_calls("write") <= 10);
+    safety_pong_all(turing_loop(), turing_loop(), 33);
+    CHECK(nkt_calls("write") >= 20);
+}
+
+/* UR18 I6: or, where there are no such messages, it is one write, and none is read back. */
+NKT_TEST(uring_loops_wake_each_other_by_writes) {
+    netkit_loop *loops[2];
+    for (int i = 0; i < 2; i++) {
+        nkt_fault_at("io_uring_message", 1, EINVAL, false); /* what an old kernel says */
+        loops[i] = turing_loop();
+        CHECK_EQ(nki_u_of(loops[i])->message_fd, -1);
+        nkt_fault_clear();
+    }
+    safety_pong_all(loops[0], loops[1], 0);
+    CHECK(nkt_calls("write") >= 100);
+    CHECK(nkt_calls("write") <= 4010);
+    CHECK_EQ(nkt_calls("io_uring_message"), 0);
+}
+
+typedef struct safety_moving {
+    netkit_loop *loop;
+    int seen;
+    int stop;
+} safety_moving;
+
+static void safety_moving_post(netkit_loop *loop, int status, void *user) {
+    safety_moving *m = (safety_moving *)user;
+    (void)loop;
+    CHECK_OK(status);
+    TL_ADD(&m->seen, 1);
+}
+
+/* Posts and waits for each to be run: a lost wake would end the test by its time. */
+static void *safety_post_on(void *arg) {
+    safety_moving *m = (safety_moving *)arg;
+    for (int posted = 1; TL_GET(&m->stop) == 0; posted++) {
+        CHECK_OK(netkit_loop_post(m->loop, safety_moving_post, m));
+        while (TL_GET(&m->seen) < posted) {
+            sched_yield();
+        }
+    }
+    return NULL;
+}
+
+static void *safety_move_here(void *arg) {
+    safety_moving *m = (safety_moving *)arg;
+    int seen = TL_GET(&m->seen);
+    CHECK_OK(netkit_loop_adopt(m->loop));
+    for (int i = 0; i < 20 || TL_GET(&m->seen) < seen + 3; i++) {
+        CHECK_OK(netkit_loop_run_once(m->loop, 60000));
+    }
+    return NULL;
+}
+
+/* UR18 I6: a loop goes from thread to thread, each with a ring of its own, while another thread
+ * posts to it. The ring's descriptor stays the same, so a wake never goes to a stranger's. */
+NKT_TEST(uring_moves_while_others_post) {
+    safety_moving m;
+    pthread_t poster, thread;
+    memset(&m, 0, sizeof(m));
+    m.loop = turing_loop();
+    int fd = nki_u_of(m.loop)->ring.fd;
+    CHECK_EQ(pthread_create(&poster, NULL, safety_post_on, &m), 0);
+    for (int i = 0; i < 50; i++) {
+        CHECK_EQ(pthread_create(&thread, NULL, safety_move_here, &m), 0);
+        CHECK_EQ(pthread_join(thread, NULL), 0);
+        CHECK_EQ(nki_u_of(m.loop)->ring.fd, fd);
+    }
+    CHECK_OK(netkit_loop_adopt(m.loop));
+    TL_SET(&m.stop, 1);
+    for (int i = 0; i < 3; i++) { /* the last post */
+        CHECK_OK(netkit_loop_run_once(m.loop, 10));
+    }
+    CHECK_EQ(pthread_join(poster, NULL), 0);
+    nkt_loop_done(m.loop);
+}
+
+static void *safety_adopt_in_vain(void *arg) {
+    nkt_fault_at("dup3", 1, EMFILE, false);
+    CHECK_ERR(netkit_loop_adopt((netkit_loop *)arg), NETKIT_E_MFILE);
+    return NULL;
+}
+
+/* UR18: a ring that cannot take the old one's place leaves that one as it was. */
+NKT_TEST(uring_cannot_take_its_place) {
+    netkit_loop *loop = turing_loop();
+    pthread_t thread;
+    CHECK_OK(netkit_loop_run_once(loop, 0));
+    CHECK_EQ(pthread_create(&thread, NULL, safety_adopt_in_vain, loop), 0);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    turing_echo_all(loop, 10, 10000);
+    nkt_loop_done(loop);
 }
 
 /* ---- on request ------------------------------------------------------------------------------ */

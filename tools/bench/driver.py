@@ -336,9 +336,9 @@ class Bench:
                     if server.name in row.tried:
                         self.try_row(row, server)
         if wakes:
-            self.say("\ntried and left out: wakes by other means / by an eventfd and a poll that "
-                     "goes on\nus/msg: CPU time of a wake, less is better; rate: wakes\n\n%s" %
-                     report.HEAD)
+            self.say("\nwakes: register (netkit's where the kernel can), and what was left out, / by "
+                     "an eventfd and\na poll that goes on (netkit's else)\nus/msg: CPU time of a "
+                     "wake, less is better; rate: wakes\n\n%s" % report.HEAD)
         for name, title, posts in wakes:
             self.say("\n" + title)
             for means in rows.WAKE_MEANS:

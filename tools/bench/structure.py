@@ -16,6 +16,8 @@ from process import Failed, Running
 from rows import median, quantile
 
 FEW, MANY = 5000, 25000
+# Of a ring, which makes hundredths of a call a message: fewer would show how the start went.
+RING_FEW, RING_MANY = 20000, 120000
 
 
 def is_ring(server):
@@ -99,8 +101,9 @@ class Structure:
                 "each": {name: round(n, 4) for name, n in sorted(each.items()) if abs(n) > 1e-4}}
 
     def slope(self, server):
-        few, many = self.strace(server, FEW), self.strace(server, MANY)
-        return {name: (many.get(name, 0) - few.get(name, 0)) / (MANY - FEW)
+        counts = (RING_FEW, RING_MANY) if is_ring(server) else (FEW, MANY)
+        few, many = (self.strace(server, count) for count in counts)
+        return {name: (many.get(name, 0) - few.get(name, 0)) / (counts[1] - counts[0])
                 for name in set(few) | set(many)}
 
     # ---- an idle server: system calls a second with 1000 connections
@@ -260,7 +263,7 @@ class Structure:
     # ---- wakes
 
     def wake_pairs(self, means, posts, pairs, time_ms):
-        """CPU time of a post by these means to that of netkit's way."""
+        """CPU time of a post by these means to that of one by an eventfd."""
         result = self.in_pairs(lambda mine: self.one("wake", [means if mine else "eventfd", posts,
                                                               time_ms]), pairs, "cost")
         del result["runs"]

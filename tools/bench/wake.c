@@ -3,10 +3,12 @@
  *
  * usage: wake MEANS POSTS MILLISECONDS
  *
- * MEANS  eventfd   a write to an eventfd, for which a poll that goes on waits: netkit's way
+ * MEANS  eventfd   a write to an eventfd, for which a poll that goes on waits: netkit's way where
+ *                  the kernel has no other
  *        read      the same, and it is read empty each time
  *        message   MSG_RING from the sender's own ring, submitted at once
- *        register  the same by IORING_REGISTER_SEND_MSG_RING, which needs no ring to send from
+ *        register  the same by IORING_REGISTER_SEND_MSG_RING, which needs no ring to send from:
+ *                  netkit's way
  * POSTS  a turn: 1, and each finds the other thread asleep; more, and most find it at work; 0, and
  *        one thread posts and receives by turns: the calls alone, without sleep and other cores
  *
