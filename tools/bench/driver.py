@@ -143,7 +143,7 @@ class Bench:
     def annotate(self, name, result):
         """What stands behind a figure; whether the floor is a floor."""
         bounds = {("floor", "instructions"): (75, 100), ("floor", "syscalls"): (2.00, 2.05),
-                  ("floor-ring", "syscalls"): (0, 0.04)}.get((result["server"], name))
+                  ("floor-ring", "syscalls"): (0, structure.ring_calls_max())}.get((result["server"], name))
         if bounds:
             digits = 3 if result["server"] == "floor-ring" else 2
             value = round(result.get("least", result["value"]), digits)
@@ -257,6 +257,21 @@ class Bench:
             return
         self.add(result, server, name, title, FILE_TARGET, ">=")
         self.say("%s  memory +%d KiB" % (report.rate_line(result), result["grown_kib"]))
+
+    def posts(self):
+        """Two loops that post to each other in turn, on the ring and on epoll."""
+        name, title = "ring-post", "ring to epoll: a post to a loop that sleeps, both threads"
+        if "uring" not in self.backends or not self.wanted(name, title) or \
+                self.builder.missing.get("post"):
+            return
+        self.say("\nposts: CPU time, less is better\n%s\n%s" % (report.HEAD, title))
+        try:
+            result = self.structure.post_pairs("uring", self.meter.pairs, self.meter.time_ms)
+        except (Failed, subprocess.SubprocessError, ZeroDivisionError) as failure:
+            self.trouble(name, failure)
+            return
+        self.add(result, "netkit-uring", name, title, None, "<=", 1)
+        self.say(report.rate_line(result))
 
     # ---- rows of pairs ----------------------------------------------------------
 
@@ -395,6 +410,7 @@ class Bench:
         self.timers()
         self.datagrams()
         self.files()
+        self.posts()
         if any(self.wanted(row.name, row.title) for row in rows.ROWS):
             self.say("\nratios to the floor in adjacent pairs (%d, peers %d); netkit-uring's is "
                      "the bare ring\nby: rate, bytes, p50, or cpu: time a message takes, where "

@@ -27,6 +27,7 @@ PROGRAMS = [
     Program("server_asio", ["server_asio.cpp"], ["-pthread"], "asio.hpp", "libasio-dev"),
     Program("udp", ["udp.c"], ["-pthread"], None, None),
     Program("file", ["file.c"], ["-pthread"], None, None),
+    Program("post", ["post.c"], ["-pthread"], None, None),
     Program("wake", ["wake.c"], ["-pthread"], None, None),
     Program("timers", ["timers.c"], ["-lev", "-pthread"], "ev.h", "libev-dev"),
 ]
