@@ -735,7 +735,8 @@
        and conns on it: leave them alone.)
      - A sandbox (seccomp) that is put on later and refuses io_uring's calls ends
        netkit_loop_run with NETKIT_E_ACCESS; the loop can then be destroyed. One
-       that kills ends the process at the next call.
+       that kills ends the process at the next call. Threads that post to such a
+       loop make one of them, too (io_uring_register, on Linux 6.13 and later).
      - Destroying a loop cancels what is in flight and waits for the kernel's
        word on it, for half a second of silence at most.
      - Ring memory counts against RLIMIT_MEMLOCK of an ordinary user; where that
@@ -1905,8 +1906,10 @@ NETKIT_API uint32_t netkit_loop_references(const netkit_loop *loop);
 
 /* For a loop inside a foreign one: wait until *native can be read (a
  * descriptor; on Windows a HANDLE to wait for) or netkit_loop_timeout_ms is
- * over, then call netkit_loop_poll. NETKIT_E_NOSYS where the backend has none
- * (poll, wsapoll). Thread: the loop's. */
+ * over, then call netkit_loop_poll. It is the loop's, stays the same as long as
+ * that lives, and now and then can be read although there is nothing to do.
+ * NETKIT_E_NOSYS where the backend has none (poll, wsapoll); an error of the
+ * system's, with uring, which makes it at the first call. Thread: the loop's. */
 NETKIT_API int netkit_loop_native(netkit_loop *loop, uintptr_t *native);
 
 /* Milliseconds until the loop wants to be polled, rounded up: 0 now, -1 never
@@ -5655,6 +5658,7 @@ static bool nki_posts_pop(nki_posts *q, netkit_post_fn *fn, void **user) {
  * itself ends them at their first completion, which then comes without F_MORE. (To clear F_MORE in
  * what is read would be a lie: that operation would go on taking bytes out of the socket.) */
 #define NKI_SYS_io_uring_multishot(flag) ((uint16_t)NKI_MASK(io_uring_multishot, (flag)))
+#define NKI_SYS_gettid() ((uintptr_t)syscall(SYS_gettid)) /* which cannot fail */
 #define NKI_SYS_dup3(from, to, flags) (NKI_FAIL(dup3) ? -1 : dup3((from), (to), (flags)))
 #define NKI_SYS_mmap(size, flags, fd, offset) \
     (NKI_FAIL(mmap) ? MAP_FAILED              \
@@ -14866,6 +14870,7 @@ enum {
 #define NKI_URING_ENTER_REGISTERED (1u << 4)
 
 enum {
+    NKI_URING_REGISTER_EVENTFD = 4,
     NKI_URING_REGISTER_PROBE = 8,
     NKI_URING_REGISTER_ENABLE = 12,
     NKI_URING_REGISTER_RING = 20,
@@ -15070,7 +15075,7 @@ static void nki_uring_close(nki_uring *r) {
     if (r->map != NULL) {
         (void)NKI_SYS_munmap(r->map, r->map_size);
     }
-    if ((r->enter_flags & NKI_URING_ENTER_REGISTERED) != 0 && r->thread == nki_os_thread_id()) {
+    if ((r->enter_flags & NKI_URING_ENTER_REGISTERED) != 0 && r->thread == NKI_SYS_gettid()) {
         /* The kernel holds the ring for that thread until told otherwise, or its end. */
         nki_uring_update update;
         memset(&update, 0, sizeof update);
@@ -15229,6 +15234,11 @@ static int nki_uring_set_napi(const nki_uring *r, uint32_t busy_poll_us) {
     return NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_NAPI, &napi, 1u) != 0 ? errno : 0;
 }
 
+/* Signal this descriptor whenever there are completions, or work that becomes some. */
+static int nki_uring_set_eventfd(const nki_uring *r, int fd) {
+    return NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_EVENTFD, &fd, 1u) != 0 ? errno : 0;
+}
+
 /* Make one. Returns 0 or an errno, and then *where names the call that failed. */
 static int nki_uring_open(nki_uring *r, const nki_uring_wish *wish, const char **where) {
     nki_uring_params params;
@@ -15265,7 +15275,7 @@ static int nki_uring_enable(nki_uring *r) {
         return errno;
     }
     r->is_enabled = true;
-    r->thread = nki_os_thread_id();
+    r->thread = NKI_SYS_gettid();
     nki_uring_update update;
     update.offset = UINT32_MAX;
     update.reserved = 0;
@@ -15281,7 +15291,7 @@ static int nki_uring_enable(nki_uring *r) {
 /* ---- using ---- */
 
 /* From any thread: have a completion with that user_data appear in the ring of this descriptor.
- * Returns 0 or an errno: EBADFD says that it is not enabled yet, EINVAL that the kernel cannot. */
+ * Returns 0 or an errno: EBADFD says that it is not enabled yet, most others that it cannot be. */
 static int nki_uring_message(int fd, uint64_t user_data) {
     nki_uring_sqe sqe;
     memset(&sqe, 0, sizeof sqe);
@@ -15292,13 +15302,11 @@ static int nki_uring_message(int fd, uint64_t user_data) {
 }
 
 /* A fresh ring takes the place and the descriptor of the old one, so that who sends it a message
- * meanwhile never meets a stranger's. Returns 0, or an errno and has closed the fresh one. */
+ * meanwhile never meets a stranger's. Returns 0, or an errno and nothing has changed. */
 static int nki_uring_replace(nki_uring *old, nki_uring *fresh) {
     int fd = old->fd;
     if (NKI_SYS_dup3(fresh->fd, fd, O_CLOEXEC) < 0) {
-        int os_code = errno;
-        nki_uring_close(fresh);
-        return os_code;
+        return errno;
     }
     nki_os_abandon((uintptr_t)fresh->fd);
     old->fd = -1;
@@ -15874,7 +15882,8 @@ typedef struct nki_driver {
      * meanwhile is dropped. wait returns how many events there are, or an error. */
     int (*wait)(netkit_loop *loop, uint64_t timeout_ns);
     nki_source *(*next)(netkit_loop *loop);
-    int (*wake)(netkit_loop *loop); /* any thread, signal handlers */
+    /* From any thread and signal handlers. is_only: another one comes only after its turn. */
+    int (*wake)(netkit_loop *loop, bool is_only);
     int (*native)(netkit_loop *loop, uintptr_t *out);
     /* What was begun goes to the system now: nobody is going to wait soon. NULL = it went. */
     void (*commit)(netkit_loop *loop);
@@ -21497,7 +21506,8 @@ static nki_source *nki_r_next(netkit_loop *loop) {
     return NULL;
 }
 
-static int nki_r_wake(netkit_loop *loop) {
+static int nki_r_wake(netkit_loop *loop, bool is_only) {
+    NKI_UNUSED(is_only);
     return nki_poller_wake_signal(&loop->poller, &loop->wake);
 }
 
@@ -22259,7 +22269,8 @@ typedef struct nki_u {
     uint16_t lent;         /* buffers that a handler has, the first, or NKI_POOL_NONE */
     nki_u_blob *lent_blob; /* or blob */
     nki_u_slot *reading;   /* whose bytes a handler has, the rest of them still being parked */
-    int message_fd; /* of the ring, whose number stays, for who wakes it; -1: by the eventfd */
+    int message_fd;        /* the ring's, the same number with each ring; -1: no messages to it */
+    nki_wake foreign;      /* what a foreign loop waits for: signalled by the ring */
     bool is_wake_armed;
     bool is_lost; /* the ring failed while the loop was being destroyed, and is closed */
     bool has_recv_multishot;
@@ -23389,6 +23400,7 @@ static void nki_u_setup(const netkit_loop *loop, nki_u *u) {
     u->want_first = NKI_NO_SLOT;
     u->want_last = NKI_NO_SLOT;
     u->lent = NKI_POOL_NONE;
+    u->foreign.reader = u->foreign.writer = UINTPTR_MAX;
     u->shape.msg_namelen = NKI_U_NAME_SIZE;
     u->shape.msg_controllen = NKI_DGRAM_CONTROL;
     u->has_recv_multishot = nki_uring_has(&u->ring, NKI_URING_OP_6_0);
@@ -23450,6 +23462,7 @@ static void nki_u_close(netkit_loop *loop) {
     }
     nki_uring_close(&u->ring);
     nki_os_wake_close(&loop->wake);
+    nki_os_wake_close(&u->foreign);
     nki_pool_free(&u->pool, &loop->allocator);
     for (uint32_t i = 0; i < u->slabs_count; i++) {
         nki_free(&loop->allocator, u->slabs[i], sizeof(nki_u_slot) << NKI_SLAB_BITS);
@@ -23463,6 +23476,14 @@ static void nki_u_close(netkit_loop *loop) {
     loop->driver_state = NULL;
 }
 
+/* A foreign loop must not sleep on completions beyond those that are taken, nor without a wake. */
+static void nki_u_tell_foreign(const nki_u *u, uint32_t taken) {
+    if (NKI_UNLIKELY(u->foreign.reader != UINTPTR_MAX) &&
+        (nki_uring_unread(&u->ring) > taken || !u->is_wake_armed)) {
+        (void)nki_os_wake_signal(&u->foreign);
+    }
+}
+
 /* Another thread takes over. A ring that was enabled belongs to the first one for good, so a new
  * one is made; that needs nothing to be in flight on the old one. */
 static int nki_u_rebind(netkit_loop *loop) {
@@ -23472,7 +23493,7 @@ static int nki_u_rebind(netkit_loop *loop) {
     if (nki_u_is_child(u)) {
         return NETKIT_E_NOSYS;
     }
-    if (!u->ring.is_enabled || u->ring.thread == nki_os_thread_id()) {
+    if (!u->ring.is_enabled || u->ring.thread == NKI_SYS_gettid()) {
         return NETKIT_OK;
     }
     netkit_event_type out = loop->pulled.type;
@@ -23498,8 +23519,14 @@ static int nki_u_rebind(netkit_loop *loop) {
         errno = os_code;
         return nki_os_error();
     }
-    os_code = nki_uring_replace(&u->ring, &fresh);
+    if (u->foreign.reader != UINTPTR_MAX) {
+        os_code = nki_uring_set_eventfd(&fresh, nki_os_fd(u->foreign.reader));
+    }
+    if (os_code == 0) {
+        os_code = nki_uring_replace(&u->ring, &fresh);
+    }
     if (os_code != 0) {
+        nki_uring_close(&fresh);
         errno = os_code;
         return nki_os_error();
     }
@@ -23508,6 +23535,7 @@ static int nki_u_rebind(netkit_loop *loop) {
     u->is_wake_armed = false;
     u->next = 0;
     u->end = 0;
+    nki_u_tell_foreign(u, 0);
     return NETKIT_OK;
 }
 
@@ -23515,10 +23543,12 @@ static int nki_u_rebind(netkit_loop *loop) {
 
 /* A message to the ring wakes a thread that waits there for two thirds of the processor time of an
  * eventfd: 9.9 us of both threads instead of 16 (Linux 6.18; make bench ROW=tried). The eventfd is
- * for kernels that cannot (before 6.13), a ring that is not enabled yet, and messages that fail. */
-static int nki_u_wake(netkit_loop *loop) {
+ * for kernels that cannot (before 6.13), a ring that is not enabled yet, and messages that fail. It
+ * is also for wakes that may be many, since each message holds memory of the kernel's until it is
+ * taken, and for those that a move to another ring must not lose. */
+static int nki_u_wake(netkit_loop *loop, bool is_only) {
     const nki_u *u = nki_u_of(loop);
-    int fd = nki_atomic_load_relaxed(&u->message_fd);
+    int fd = is_only ? nki_atomic_load_relaxed(&u->message_fd) : -1;
     int os_code = errno;
     nki_atomic_fence(); /* what it is woken for comes first, whichever ring this meets */
     bool is_sent = fd >= 0 && !nki_u_is_child(u) && nki_uring_message(fd, NKI_U_IGNORED) == 0;
@@ -23543,6 +23573,9 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
     nki_u_begin_all(loop, u);
     u->begun = u->ring.sqe_tail;
     nki_pool_publish(&u->pool);
+    if (NKI_UNLIKELY(u->foreign.reader != UINTPTR_MAX)) {
+        nki_os_wake_drain(&u->foreign); /* before: what comes from now on signals it anew */
+    }
     loop->is_unsubmitted = u->want_first != NKI_NO_SLOT;
     if (loop->is_unsubmitted || !u->is_wake_armed || nki_uring_unread(&u->ring) != 0) {
         timeout_ns = 0;
@@ -23641,6 +23674,7 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
     uint32_t count = NKI_MIN(nki_uring_unread(&u->ring), loop->desc.events_max);
     u->end = u->next + count;
     u->batch = count;
+    nki_u_tell_foreign(u, count);
     errno = os_code != 0 ? os_code : errno;
     return os_code != 0 ? nki_os_error() : (int)count;
 }
@@ -23650,12 +23684,42 @@ static void nki_u_commit(netkit_loop *loop) {
     nki_u *u = nki_u_of(loop);
     if (loop->is_unsubmitted && u->ring.is_enabled && !nki_u_is_child(u)) {
         (void)nki_u_enter(loop, u, 0);
+        nki_u_tell_foreign(u, 0);
     }
 }
 
+/* The kernel is to signal it whenever there is something to wait for. */
+static int nki_u_open_foreign(nki_u *u) {
+    int error = nki_os_wake_open(&u->foreign);
+    if (error != NETKIT_OK) {
+        return error;
+    }
+    error = nki_os_wake_signal(&u->foreign); /* for what came before */
+    int os_code =
+        error != NETKIT_OK ? 0 : nki_uring_set_eventfd(&u->ring, nki_os_fd(u->foreign.reader));
+    if (os_code != 0) {
+        errno = os_code;
+        error = nki_os_error();
+    }
+    if (error != NETKIT_OK) {
+        nki_os_wake_close(&u->foreign);
+    }
+    return error;
+}
+
+/* Not the ring itself: with DEFER_TASKRUN, poll(2) of it does not wake for what has come (seen on
+ * 6.18), as nothing becomes a completion before its thread calls. */
 static int nki_u_native(netkit_loop *loop, uintptr_t *out) {
-    *out = (uintptr_t)nki_u_of(loop)->ring.fd;
-    return NETKIT_OK;
+    nki_u *u = nki_u_of(loop);
+    int error = NETKIT_OK;
+    if (nki_u_is_child(u)) {
+        return NETKIT_E_NOSYS;
+    }
+    if (u->foreign.reader == UINTPTR_MAX) {
+        error = nki_u_open_foreign(u);
+    }
+    *out = u->foreign.reader;
+    return error;
 }
 
 /* Whether the kernel is told soon of what is begun now, by a wait or a commit. Who pulls events may
@@ -24783,7 +24847,7 @@ static int nki_loop_wake(netkit_loop *loop) {
     if (nki_atomic_exchange(&loop->wake_pending, 1) != 0) {
         return NETKIT_OK;
     }
-    int error = loop->driver->wake(loop);
+    int error = loop->driver->wake(loop, true);
     if (error != NETKIT_OK) {
         (void)nki_atomic_exchange(&loop->wake_pending, 0); /* the next post tries again */
     }
@@ -24799,7 +24863,7 @@ NETKIT_API int netkit_loop_post(netkit_loop *loop, netkit_post_fn fn, void *user
     }
     int error = nki_posts_push(&loop->posts, fn, user);
     if (error == NETKIT_OK) {
-        (void)nki_loop_wake(loop); /* a wake that fails has found the descriptor full: awake */
+        (void)nki_loop_wake(loop); /* one that fails leaves it to the next post */
     }
     return error;
 }
@@ -24821,7 +24885,7 @@ NETKIT_API int netkit_loop_stop(netkit_loop *loop) {
     }
     nki_atomic_store(&loop->stop, 1u);
     /* Not through the flag of the posts: a signal may come between its raising and the wake. */
-    return loop->driver->wake(loop);
+    return loop->driver->wake(loop, false);
 }
 
 NETKIT_API bool netkit_loop_is_owner(const netkit_loop *loop) {

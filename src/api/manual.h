@@ -735,7 +735,8 @@
        and conns on it: leave them alone.)
      - A sandbox (seccomp) that is put on later and refuses io_uring's calls ends
        netkit_loop_run with NETKIT_E_ACCESS; the loop can then be destroyed. One
-       that kills ends the process at the next call.
+       that kills ends the process at the next call. Threads that post to such a
+       loop make one of them, too (io_uring_register, on Linux 6.13 and later).
      - Destroying a loop cancels what is in flight and waits for the kernel's
        word on it, for half a second of silence at most.
      - Ring memory counts against RLIMIT_MEMLOCK of an ordinary user; where that

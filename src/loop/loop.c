@@ -481,7 +481,7 @@ static int nki_loop_wake(netkit_loop *loop) {
     if (nki_atomic_exchange(&loop->wake_pending, 1) != 0) {
         return NETKIT_OK;
     }
-    int error = loop->driver->wake(loop);
+    int error = loop->driver->wake(loop, true);
     if (error != NETKIT_OK) {
         (void)nki_atomic_exchange(&loop->wake_pending, 0); /* the next post tries again */
     }
@@ -497,7 +497,7 @@ NETKIT_API int netkit_loop_post(netkit_loop *loop, netkit_post_fn fn, void *user
     }
     int error = nki_posts_push(&loop->posts, fn, user);
     if (error == NETKIT_OK) {
-        (void)nki_loop_wake(loop); /* a wake that fails has found the descriptor full: awake */
+        (void)nki_loop_wake(loop); /* one that fails leaves it to the next post */
     }
     return error;
 }
@@ -519,7 +519,7 @@ NETKIT_API int netkit_loop_stop(netkit_loop *loop) {
     }
     nki_atomic_store(&loop->stop, 1u);
     /* Not through the flag of the posts: a signal may come between its raising and the wake. */
-    return loop->driver->wake(loop);
+    return loop->driver->wake(loop, false);
 }
 
 NETKIT_API bool netkit_loop_is_owner(const netkit_loop *loop) {

@@ -155,6 +155,7 @@
  * itself ends them at their first completion, which then comes without F_MORE. (To clear F_MORE in
  * what is read would be a lie: that operation would go on taking bytes out of the socket.) */
 #define NKI_SYS_io_uring_multishot(flag) ((uint16_t)NKI_MASK(io_uring_multishot, (flag)))
+#define NKI_SYS_gettid() ((uintptr_t)syscall(SYS_gettid)) /* which cannot fail */
 #define NKI_SYS_dup3(from, to, flags) (NKI_FAIL(dup3) ? -1 : dup3((from), (to), (flags)))
 #define NKI_SYS_mmap(size, flags, fd, offset) \
     (NKI_FAIL(mmap) ? MAP_FAILED              \

@@ -28,7 +28,7 @@ static void nki_uring_close(nki_uring *r) {
     if (r->map != NULL) {
         (void)NKI_SYS_munmap(r->map, r->map_size);
     }
-    if ((r->enter_flags & NKI_URING_ENTER_REGISTERED) != 0 && r->thread == nki_os_thread_id()) {
+    if ((r->enter_flags & NKI_URING_ENTER_REGISTERED) != 0 && r->thread == NKI_SYS_gettid()) {
         /* The kernel holds the ring for that thread until told otherwise, or its end. */
         nki_uring_update update;
         memset(&update, 0, sizeof update);
@@ -187,6 +187,11 @@ static int nki_uring_set_napi(const nki_uring *r, uint32_t busy_poll_us) {
     return NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_NAPI, &napi, 1u) != 0 ? errno : 0;
 }
 
+/* Signal this descriptor whenever there are completions, or work that becomes some. */
+static int nki_uring_set_eventfd(const nki_uring *r, int fd) {
+    return NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_EVENTFD, &fd, 1u) != 0 ? errno : 0;
+}
+
 /* Make one. Returns 0 or an errno, and then *where names the call that failed. */
 static int nki_uring_open(nki_uring *r, const nki_uring_wish *wish, const char **where) {
     nki_uring_params params;
@@ -223,7 +228,7 @@ static int nki_uring_enable(nki_uring *r) {
         return errno;
     }
     r->is_enabled = true;
-    r->thread = nki_os_thread_id();
+    r->thread = NKI_SYS_gettid();
     nki_uring_update update;
     update.offset = UINT32_MAX;
     update.reserved = 0;
@@ -239,7 +244,7 @@ static int nki_uring_enable(nki_uring *r) {
 /* ---- using ---- */
 
 /* From any thread: have a completion with that user_data appear in the ring of this descriptor.
- * Returns 0 or an errno: EBADFD says that it is not enabled yet, EINVAL that the kernel cannot. */
+ * Returns 0 or an errno: EBADFD says that it is not enabled yet, most others that it cannot be. */
 static int nki_uring_message(int fd, uint64_t user_data) {
     nki_uring_sqe sqe;
     memset(&sqe, 0, sizeof sqe);
@@ -250,13 +255,11 @@ static int nki_uring_message(int fd, uint64_t user_data) {
 }
 
 /* A fresh ring takes the place and the descriptor of the old one, so that who sends it a message
- * meanwhile never meets a stranger's. Returns 0, or an errno and has closed the fresh one. */
+ * meanwhile never meets a stranger's. Returns 0, or an errno and nothing has changed. */
 static int nki_uring_replace(nki_uring *old, nki_uring *fresh) {
     int fd = old->fd;
     if (NKI_SYS_dup3(fresh->fd, fd, O_CLOEXEC) < 0) {
-        int os_code = errno;
-        nki_uring_close(fresh);
-        return os_code;
+        return errno;
     }
     nki_os_abandon((uintptr_t)fresh->fd);
     old->fd = -1;

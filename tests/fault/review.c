@@ -279,12 +279,22 @@ static void review_on_post(netkit_loop *loop, int status, void *user) {
     }
 }
 
+/* Whether there are two ways to wake it, one after the other. */
+static bool review_has_messages(const netkit_loop *loop) {
+#if NKI_HAS_URING
+    return nkt_backend == NETKIT_BACKEND_URING && nki_u_of(loop)->message_fd >= 0;
+#else
+    (void)loop;
+    return false;
+#endif
+}
+
 static void *review_poster(void *user) {
     netkit_loop *loop = (netkit_loop *)user;
     nkt_fault_wake(EIO);
     nkt_sleep_ms(20);
     CHECK_OK(netkit_loop_post(loop, review_on_post, NULL)); /* its wake is lost */
-    CHECK(nkt_faults() == 1 || nkt_faults() == 2);          /* a ring tries two ways */
+    CHECK_EQ(nkt_faults(), review_has_messages(loop) ? 2 : 1);
     CHECK_OK(netkit_loop_post(loop, review_on_post, NULL));
     nkt_fault_clear();
     return NULL;

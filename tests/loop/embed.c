@@ -163,3 +163,91 @@ NKT_LOOP_TEST(embed_forgets_no_work) {
     }
     nkt_loop_done(loop);
 }
+
+#if NKI_POSIX
+/* A round of a foreign poll with nothing that keeps time: what happens must wake it. */
+static void embed_sleep(netkit_loop *loop) {
+    uintptr_t native;
+    struct pollfd p;
+    int timeout = netkit_loop_timeout_ms(loop);
+    CHECK_OK(netkit_loop_native(loop, &native));
+    p.fd = (int)native;
+    p.events = POLLIN;
+    p.revents = 0;
+    CHECK(poll(&p, 1, timeout < 0 ? 20000 : timeout) > 0 || timeout >= 0);
+    CHECK_OK(netkit_loop_poll(loop, -1));
+}
+
+enum {
+    EMBED_ROUNDS = 10
+};
+
+typedef struct embed_slow {
+    netkit_loop *loop;
+    int conn, pipe; /* to write to */
+    int posted;
+    int readable;
+} embed_slow;
+
+/* One thing after the other, each long after the loop has fallen asleep again. */
+static void *embed_slow_thread(void *user) {
+    embed_slow *other = (embed_slow *)user;
+    for (int i = 0; i < EMBED_ROUNDS; i++) {
+        nkt_sleep_ms(20);
+        CHECK_OK(netkit_loop_post(other->loop, embed_posted, &other->posted));
+        nkt_sleep_ms(20);
+        CHECK_EQ(write(other->pipe, "x", 1), 1);
+        nkt_sleep_ms(20);
+        CHECK_EQ(send(other->conn, "data", 4, MSG_NOSIGNAL), 4);
+    }
+    return NULL;
+}
+
+static int embed_pipe;
+
+static void embed_on_readable(netkit_loop *loop, netkit_watch watch, uint32_t events, void *user) {
+    char c;
+    (void)loop;
+    (void)watch;
+    CHECK((events & NETKIT_POLL_READ) != 0);
+    CHECK_EQ(read(embed_pipe, &c, 1), 1);
+    ++*(int *)user;
+}
+
+/* PL22 BX10 UR18: without a timer, each post of another thread, byte of a connection and readable
+ * descriptor wakes the foreign loop, and in between it sleeps. */
+NKT_LOOP_TEST(embed_wakes_for_everything) {
+    static tl_conn c;
+    netkit_loop *loop = nkt_loop();
+    embed_slow other = {loop, -1, -1, 0, 0};
+    uintptr_t native;
+    pthread_t thread;
+    netkit_watch watch;
+    int fds[2], rounds = 0;
+    if (netkit_loop_native(loop, &native) == NETKIT_E_NOSYS) {
+        nkt_loop_done(loop); /* poll: there is nothing to wait for */
+        return;
+    }
+    CHECK_EQ(pipe(fds), 0);
+    embed_pipe = fds[0];
+    tl_adopt(loop, &c);
+    other.pipe = fds[1];
+    other.conn = c.peer;
+    CHECK_OK(netkit_watch_start(loop, &watch, (uintptr_t)fds[0], NETKIT_POLL_READ,
+                                embed_on_readable, &other.readable));
+    CHECK_EQ(pthread_create(&thread, NULL, embed_slow_thread, &other), 0);
+    for (uint64_t end = tl_deadline(); c.bytes < 4 * EMBED_ROUNDS; rounds++) {
+        CHECK(nkt_now_ns() < end);
+        embed_sleep(loop);
+    }
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    CHECK_EQ(TL_GET(&other.posted), EMBED_ROUNDS);
+    CHECK_EQ(other.readable, EMBED_ROUNDS);
+    CHECK(rounds < 6 * 3 * EMBED_ROUNDS);
+    CHECK_OK(netkit_watch_stop(loop, watch));
+    close(fds[0]);
+    close(fds[1]);
+    tl_drop(loop, &c);
+    nkt_loop_done(loop);
+}
+#endif

@@ -597,37 +597,56 @@ NKT_TEST(uring_loops_wake_each_other_by_writes) {
     CHECK_EQ(nkt_calls("io_uring_message"), 0);
 }
 
+enum {
+    SAFETY_MOVES = 30
+};
+
 typedef struct safety_moving {
     netkit_loop *loop;
-    int seen;
-    int stop;
+    int seen;           /* posts that were run */
+    int turn;           /* of the threads: which one has the loop */
+    bool stop, is_over; /* of the poster */
 } safety_moving;
 
+typedef struct safety_mover {
+    safety_moving *all;
+    int number;
+} safety_mover;
+
 static void safety_moving_post(netkit_loop *loop, int status, void *user) {
-    safety_moving *m = (safety_moving *)user;
     (void)loop;
     CHECK_OK(status);
-    TL_ADD(&m->seen, 1);
+    TL_ADD(&((safety_moving *)user)->seen, 1);
 }
 
-/* Posts and waits for each to be run: a lost wake would end the test by its time. */
+/* Posts and waits for each to be run: with a wake lost, it and the loop would wait for ever. */
 static void *safety_post_on(void *arg) {
     safety_moving *m = (safety_moving *)arg;
-    for (int posted = 1; TL_GET(&m->stop) == 0; posted++) {
+    for (int posted = 1; !TL_GET(&m->stop); posted++) {
         CHECK_OK(netkit_loop_post(m->loop, safety_moving_post, m));
         while (TL_GET(&m->seen) < posted) {
             sched_yield();
         }
     }
+    TL_SET(&m->is_over, true);
     return NULL;
 }
 
-static void *safety_move_here(void *arg) {
-    safety_moving *m = (safety_moving *)arg;
-    int seen = TL_GET(&m->seen);
+/* Threads that end only when all have had it: each is really another one. */
+static void *safety_have_a_turn(void *arg) {
+    const safety_mover *mover = (const safety_mover *)arg;
+    safety_moving *m = mover->all;
+    while (TL_GET(&m->turn) != mover->number) {
+        nkt_sleep_ms(1);
+    }
     CHECK_OK(netkit_loop_adopt(m->loop));
-    for (int i = 0; i < 20 || TL_GET(&m->seen) < seen + 3; i++) {
+    for (int until = TL_GET(&m->seen) + 5; TL_GET(&m->seen) < until;) {
         CHECK_OK(netkit_loop_run_once(m->loop, 60000));
+        CHECK_EQ(m->loop->wait_failures, 0);
+    }
+    TL_ADD(&m->turn, 1);
+    while (TL_GET(&m->turn) < SAFETY_MOVES) {
+        nkt_sleep_ms(1);
     }
     return NULL;
 }
@@ -636,23 +655,142 @@ static void *safety_move_here(void *arg) {
  * posts to it. The ring's descriptor stays the same, so a wake never goes to a stranger's. */
 NKT_TEST(uring_moves_while_others_post) {
     safety_moving m;
-    pthread_t poster, thread;
+    safety_mover movers[SAFETY_MOVES];
+    pthread_t poster, threads[SAFETY_MOVES];
     memset(&m, 0, sizeof(m));
     m.loop = turing_loop();
     int fd = nki_u_of(m.loop)->ring.fd;
+    CHECK_OK(netkit_loop_run_once(m.loop, 0)); /* enables it */
+    nkt_calls_reset();
     CHECK_EQ(pthread_create(&poster, NULL, safety_post_on, &m), 0);
-    for (int i = 0; i < 50; i++) {
-        CHECK_EQ(pthread_create(&thread, NULL, safety_move_here, &m), 0);
-        CHECK_EQ(pthread_join(thread, NULL), 0);
-        CHECK_EQ(nki_u_of(m.loop)->ring.fd, fd);
+    for (int i = 0; i < SAFETY_MOVES; i++) {
+        movers[i].all = &m;
+        movers[i].number = i;
+        CHECK_EQ(pthread_create(&threads[i], NULL, safety_have_a_turn, &movers[i]), 0);
     }
+    for (int i = 0; i < SAFETY_MOVES; i++) {
+        CHECK_EQ(pthread_join(threads[i], NULL), 0);
+    }
+    CHECK_EQ(nkt_calls("dup3"), SAFETY_MOVES);
+    CHECK_EQ(nki_u_of(m.loop)->ring.fd, fd);
     CHECK_OK(netkit_loop_adopt(m.loop));
-    TL_SET(&m.stop, 1);
-    for (int i = 0; i < 3; i++) { /* the last post */
+    TL_SET(&m.stop, true);
+    while (!TL_GET(&m.is_over)) {
         CHECK_OK(netkit_loop_run_once(m.loop, 10));
     }
     CHECK_EQ(pthread_join(poster, NULL), 0);
     nkt_loop_done(m.loop);
+}
+
+static void *safety_have_it_once(void *arg) {
+    safety_moving *m = (safety_moving *)arg;
+    CHECK_OK(netkit_loop_adopt(m->loop));
+    CHECK_OK(netkit_loop_post(m->loop, safety_moving_post, m));
+    CHECK_OK(netkit_loop_run_once(m->loop, 1000));
+    CHECK_EQ(m->loop->wait_failures, 0);
+    return NULL;
+}
+
+/* UR04 UR18: one after the other, each ended before the next begins: the C library then gives them
+ * the same memory, and whoever takes that for a name takes the next one for the last. */
+NKT_TEST(uring_moves_to_a_thread_of_the_same_address) {
+    safety_moving m;
+    pthread_t thread;
+    memset(&m, 0, sizeof(m));
+    m.loop = turing_loop();
+    for (int i = 1; i <= 5; i++) {
+        CHECK_EQ(pthread_create(&thread, NULL, safety_have_it_once, &m), 0);
+        CHECK_EQ(pthread_join(thread, NULL), 0);
+        CHECK_EQ(m.seen, i);
+    }
+    CHECK_OK(netkit_loop_adopt(m.loop));
+    nkt_loop_done(m.loop);
+}
+
+static void *safety_wait_elsewhere(void *arg) {
+    safety_moving *m = (safety_moving *)arg;
+    struct pollfd p;
+    uintptr_t native;
+    CHECK_OK(netkit_loop_adopt(m->loop));
+    CHECK_OK(netkit_loop_native(m->loop, &native));
+    p.fd = (int)native;
+    p.events = POLLIN;
+    TL_SET(&m->turn, 1);
+    while (TL_GET(&m->seen) == 0) {
+        CHECK(poll(&p, 1, 20000) == 1);
+        CHECK_OK(netkit_loop_poll(m->loop, -1));
+    }
+    CHECK_OK(netkit_loop_destroy(m->loop));
+    nkt_loops--;
+    return NULL;
+}
+
+/* UR18 PL22: what a foreign loop waits for is the same behind a move, and wakes for the new ring. */
+NKT_TEST(uring_moves_to_a_foreign_loop) {
+    safety_moving m;
+    uintptr_t native;
+    pthread_t thread;
+    memset(&m, 0, sizeof(m));
+    m.loop = turing_loop();
+    CHECK_OK(netkit_loop_native(m.loop, &native));
+    CHECK_OK(netkit_loop_run_once(m.loop, 0));
+    CHECK_EQ(pthread_create(&thread, NULL, safety_wait_elsewhere, &m), 0);
+    while (TL_GET(&m.turn) == 0) {
+        nkt_sleep_ms(1);
+    }
+    nkt_sleep_ms(30); /* it sleeps by now */
+    CHECK_OK(netkit_loop_post(m.loop, safety_moving_post, &m));
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+}
+
+/* UR18 PL22: whatever call fails that makes what a foreign loop waits for, nothing is left, and the
+ * next time it is there. */
+NKT_TEST(uring_fails_to_be_foreign) {
+    static const char *const names[] = {"eventfd", "write", "io_uring_register"};
+    for (size_t i = 0; i < NKI_COUNT(names); i++) {
+        netkit_loop *loop = turing_loop();
+        uintptr_t native;
+        nkt_fault_at(names[i], 1, ENOMEM, false);
+        CHECK_ERR(netkit_loop_native(loop, &native), NETKIT_E_NOMEM);
+        CHECK(native == UINTPTR_MAX);
+        nkt_fault_clear();
+        CHECK_OK(netkit_loop_native(loop, &native));
+        CHECK(native != UINTPTR_MAX);
+        turing_echo_all(loop, 3, 1000);
+        nkt_loop_done(loop);
+    }
+}
+
+static void *safety_stop_it(void *arg) {
+    CHECK_OK(netkit_loop_stop((netkit_loop *)arg));
+    return NULL;
+}
+
+static void *safety_find_it_stopped(void *arg) {
+    netkit_loop *loop = (netkit_loop *)arg;
+    uint64_t began = nkt_now_ns();
+    CHECK_OK(netkit_loop_adopt(loop));
+    CHECK_OK(netkit_loop_run_once(loop, 20000));
+    CHECK(nkt_now_ns() - began < 10 * (uint64_t)NKI_NS_PER_S);
+    CHECK_OK(netkit_loop_destroy(loop));
+    nkt_loops--;
+    return NULL;
+}
+
+/* UR18: a stop before a move counts behind it. Stops hold nothing, however many they are. */
+NKT_TEST(uring_stopped_and_moved) {
+    netkit_loop *loop = turing_loop();
+    pthread_t thread;
+    CHECK_OK(netkit_loop_run_once(loop, 0));
+    nkt_calls_reset();
+    for (int i = 0; i < 1000; i++) {
+        CHECK_OK(netkit_loop_stop(loop));
+    }
+    CHECK_EQ(nkt_calls("io_uring_message"), 0);
+    CHECK_EQ(pthread_create(&thread, NULL, safety_stop_it, loop), 0);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    CHECK_EQ(pthread_create(&thread, NULL, safety_find_it_stopped, loop), 0);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
 }
 
 static void *safety_adopt_in_vain(void *arg) {
@@ -661,15 +799,28 @@ static void *safety_adopt_in_vain(void *arg) {
     return NULL;
 }
 
+static void *safety_post_once(void *arg) {
+    safety_moving *m = (safety_moving *)arg;
+    CHECK_OK(netkit_loop_post(m->loop, safety_moving_post, m));
+    return NULL;
+}
+
 /* UR18: a ring that cannot take the old one's place leaves that one as it was. */
 NKT_TEST(uring_cannot_take_its_place) {
-    netkit_loop *loop = turing_loop();
+    safety_moving m;
     pthread_t thread;
-    CHECK_OK(netkit_loop_run_once(loop, 0));
-    CHECK_EQ(pthread_create(&thread, NULL, safety_adopt_in_vain, loop), 0);
+    memset(&m, 0, sizeof(m));
+    m.loop = turing_loop();
+    CHECK_OK(netkit_loop_run_once(m.loop, 0));
+    CHECK_EQ(pthread_create(&thread, NULL, safety_adopt_in_vain, m.loop), 0);
     CHECK_EQ(pthread_join(thread, NULL), 0);
-    turing_echo_all(loop, 10, 10000);
-    nkt_loop_done(loop);
+    turing_echo_all(m.loop, 10, 10000);
+    CHECK_EQ(pthread_create(&thread, NULL, safety_post_once, &m), 0);
+    while (TL_GET(&m.seen) == 0) {
+        CHECK_OK(netkit_loop_run_once(m.loop, 60000));
+    }
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    nkt_loop_done(m.loop);
 }
 
 /* ---- on request ------------------------------------------------------------------------------ */
