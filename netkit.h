@@ -440,7 +440,8 @@
            netkit_loop_poll(loop, -1);
        }
 
-   Ask for the timeout before each wait. The backends poll and wsapoll have no
+   Ask for the timeout before each wait, and for the descriptor before the first
+   turn: with uring it is NETKIT_E_BUSY later. The backends poll and wsapoll have no
    descriptor to wait for (NETKIT_E_NOSYS): poll them every few milliseconds. See
    examples/embed.c.
 
@@ -1906,10 +1907,11 @@ NETKIT_API uint32_t netkit_loop_references(const netkit_loop *loop);
 
 /* For a loop inside a foreign one: wait until *native can be read (a
  * descriptor; on Windows a HANDLE to wait for) or netkit_loop_timeout_ms is
- * over, then call netkit_loop_poll. It is the loop's, stays the same as long as
- * that lives, and now and then can be read although there is nothing to do.
- * NETKIT_E_NOSYS where the backend has none (poll, wsapoll); an error of the
- * system's, with uring, which makes it at the first call. Thread: the loop's. */
+ * over, then call netkit_loop_poll. It is the loop's, and the same as long as
+ * that lives: do not read it, wait level-triggered. NETKIT_E_NOSYS where the
+ * backend has none (poll, wsapoll); NETKIT_E_BUSY with uring when it was not
+ * asked for before the first turn, as it takes another kind of ring, or what
+ * making that fails by. Thread: the loop's. */
 NETKIT_API int netkit_loop_native(netkit_loop *loop, uintptr_t *native);
 
 /* Milliseconds until the loop wants to be polled, rounded up: 0 now, -1 never
@@ -14847,6 +14849,7 @@ enum {
 #define NKI_URING_SETUP_DISABLED (1u << 6)
 #define NKI_URING_SETUP_SUBMIT_ALL (1u << 7)     /* 5.18 */
 #define NKI_URING_SETUP_COOP_TASKRUN (1u << 8)   /* 5.19 */
+#define NKI_URING_SETUP_TASKRUN_FLAG (1u << 9)   /* 5.19 */
 #define NKI_URING_SETUP_SINGLE_ISSUER (1u << 12) /* 6.0 */
 #define NKI_URING_SETUP_DEFER_TASKRUN (1u << 13) /* 6.1 */
 #define NKI_URING_SETUP_NO_SQARRAY (1u << 16)    /* 6.6 */
@@ -14870,7 +14873,6 @@ enum {
 #define NKI_URING_ENTER_REGISTERED (1u << 4)
 
 enum {
-    NKI_URING_REGISTER_EVENTFD = 4,
     NKI_URING_REGISTER_PROBE = 8,
     NKI_URING_REGISTER_ENABLE = 12,
     NKI_URING_REGISTER_RING = 20,
@@ -14884,6 +14886,7 @@ enum {
 #define NKI_URING_SQES_OFFSET 0x10000000
 #define NKI_URING_SQ_NEED_WAKEUP (1u << 0) /* in the flags of the submission side */
 #define NKI_URING_SQ_CQ_OVERFLOW (1u << 1)
+#define NKI_URING_SQ_TASKRUN (1u << 2)
 
 /* io_uring_sqe.flags, .ioprio and .len of single operations */
 #define NKI_URING_SQE_BUFFER_SELECT (1u << 5)
@@ -15011,6 +15014,7 @@ typedef struct nki_uring_wish {
     uint32_t sqpoll_ms; /* a thread of the kernel submits, sleeping when idle for so long; 0 = no */
     uint32_t sqpoll_cpu; /* on this processor, from 1; 0 = any */
     uint32_t napi_us;    /* waits poll the network device for so long; 0 = no */
+    bool is_foreign;     /* poll(2) of the ring must wake */
 } nki_uring_wish;
 
 typedef struct nki_uring {
@@ -15103,12 +15107,16 @@ static uint32_t nki_uring_step_polled(unsigned step) {
     }
 }
 
+enum {
+    NKI_URING_STEP_FOREIGN = 2 /* the first without DEFER_TASKRUN */
+};
+
 /* Flags, best first. Returns 0 beyond the last step. */
 static uint32_t nki_uring_step(unsigned step) {
     const uint32_t least = NKI_URING_SETUP_CQSIZE | NKI_URING_SETUP_DISABLED;
     const uint32_t coop = least | NKI_URING_SETUP_SUBMIT_ALL | NKI_URING_SETUP_COOP_TASKRUN;
     const uint32_t best = least | NKI_URING_SETUP_SUBMIT_ALL | NKI_URING_SETUP_SINGLE_ISSUER |
-                          NKI_URING_SETUP_DEFER_TASKRUN;
+                          NKI_URING_SETUP_DEFER_TASKRUN | NKI_URING_SETUP_TASKRUN_FLAG;
     switch (step) {
     case 0: return best | NKI_URING_SETUP_NO_SQARRAY;
     case 1: return best;
@@ -15125,7 +15133,7 @@ static uint32_t nki_uring_step(unsigned step) {
 static int nki_uring_setup(nki_uring *r, nki_uring_params *p, const nki_uring_wish *wish) {
     uint32_t (*flags_of)(unsigned) = wish->sqpoll_ms != 0 ? nki_uring_step_polled : nki_uring_step;
     uint32_t entries = NKI_URING_SQ_ENTRIES;
-    unsigned step = 0;
+    unsigned step = wish->is_foreign ? NKI_URING_STEP_FOREIGN : 0;
     while (entries >= NKI_URING_SQ_LEAST) {
         memset(p, 0, sizeof *p);
         p->flags = flags_of(step);
@@ -15234,11 +15242,6 @@ static int nki_uring_set_napi(const nki_uring *r, uint32_t busy_poll_us) {
     return NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_NAPI, &napi, 1u) != 0 ? errno : 0;
 }
 
-/* Signal this descriptor whenever there are completions, or work that becomes some. */
-static int nki_uring_set_eventfd(const nki_uring *r, int fd) {
-    return NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_EVENTFD, &fd, 1u) != 0 ? errno : 0;
-}
-
 /* Make one. Returns 0 or an errno, and then *where names the call that failed. */
 static int nki_uring_open(nki_uring *r, const nki_uring_wish *wish, const char **where) {
     nki_uring_params params;
@@ -15291,7 +15294,7 @@ static int nki_uring_enable(nki_uring *r) {
 /* ---- using ---- */
 
 /* From any thread: have a completion with that user_data appear in the ring of this descriptor.
- * Returns 0 or an errno: EBADFD says that it is not enabled yet, most others that it cannot be. */
+ * Returns 0 or an errno; EBADFD says that it is not enabled yet. */
 static int nki_uring_message(int fd, uint64_t user_data) {
     nki_uring_sqe sqe;
     memset(&sqe, 0, sizeof sqe);
@@ -15302,11 +15305,13 @@ static int nki_uring_message(int fd, uint64_t user_data) {
 }
 
 /* A fresh ring takes the place and the descriptor of the old one, so that who sends it a message
- * meanwhile never meets a stranger's. Returns 0, or an errno and nothing has changed. */
+ * meanwhile never meets a stranger's. Returns 0, or an errno and has closed the fresh one. */
 static int nki_uring_replace(nki_uring *old, nki_uring *fresh) {
     int fd = old->fd;
     if (NKI_SYS_dup3(fresh->fd, fd, O_CLOEXEC) < 0) {
-        return errno;
+        int os_code = errno;
+        nki_uring_close(fresh);
+        return os_code;
     }
     nki_os_abandon((uintptr_t)fresh->fd);
     old->fd = -1;
@@ -15323,6 +15328,11 @@ static uint32_t nki_uring_unsubmitted(const nki_uring *r) {
 static uint32_t nki_uring_unread(const nki_uring *r) {
     uint32_t count = nki_atomic_load(r->cq_tail) - *r->cq_head;
     return NKI_SYS_io_uring_cqes(count);
+}
+
+/* Whether there is deferred work that the kernel has not done for want of a call. */
+static bool nki_uring_has_work(const nki_uring *r) {
+    return (nki_atomic_load(r->sq_flags) & NKI_URING_SQ_TASKRUN) != 0;
 }
 
 /* The kernel's thread takes what is filled in by itself, unless it has gone to sleep. Who has no
@@ -22270,7 +22280,6 @@ typedef struct nki_u {
     nki_u_blob *lent_blob; /* or blob */
     nki_u_slot *reading;   /* whose bytes a handler has, the rest of them still being parked */
     int message_fd;        /* the ring's, the same number with each ring; -1: no messages to it */
-    nki_wake foreign;      /* what a foreign loop waits for: signalled by the ring */
     bool is_wake_armed;
     bool is_lost; /* the ring failed while the loop was being destroyed, and is closed */
     bool has_recv_multishot;
@@ -22420,9 +22429,10 @@ static void nki_u_want(netkit_loop *loop, nki_u *u, const nki_source *source, nk
 
 enum {
     NKI_U_SEND_MAX = NKI_SMALL_CHUNK_SIZE - (int)sizeof(nki_chunk), /* larger ones are calls */
-    NKI_U_BULK = 8,            /* reads by recv after a filled buffer */
-    NKI_U_BULK_MIN = 4096,     /* one that is larger starts them anew */
-    NKI_U_PARKED_SOCKETS = 256 /* accepted ahead of the listener */
+    NKI_U_BULK = 8,             /* reads by recv after a filled buffer */
+    NKI_U_BULK_MIN = 4096,      /* one that is larger starts them anew */
+    NKI_U_PARKED_SOCKETS = 256, /* accepted ahead of the listener */
+    NKI_U_ENTERS_MAX = 64       /* of a wait that does not block */
 };
 
 /* For so long destroying a loop waits for a kernel that says nothing. */
@@ -23162,6 +23172,7 @@ static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nk
              * or not; only a poll that begins looks at what has been there before. */
             u->is_wake_armed = (cqe->flags & NKI_URING_CQE_MORE) != 0;
             if (!u->is_wake_armed) {
+                loop->is_unsubmitted = 1; /* who waits elsewhere comes back before that */
                 nki_os_wake_drain(&loop->wake);
             }
         } else {
@@ -23400,7 +23411,6 @@ static void nki_u_setup(const netkit_loop *loop, nki_u *u) {
     u->want_first = NKI_NO_SLOT;
     u->want_last = NKI_NO_SLOT;
     u->lent = NKI_POOL_NONE;
-    u->foreign.reader = u->foreign.writer = UINTPTR_MAX;
     u->shape.msg_namelen = NKI_U_NAME_SIZE;
     u->shape.msg_controllen = NKI_DGRAM_CONTROL;
     u->has_recv_multishot = nki_uring_has(&u->ring, NKI_URING_OP_6_0);
@@ -23462,7 +23472,6 @@ static void nki_u_close(netkit_loop *loop) {
     }
     nki_uring_close(&u->ring);
     nki_os_wake_close(&loop->wake);
-    nki_os_wake_close(&u->foreign);
     nki_pool_free(&u->pool, &loop->allocator);
     for (uint32_t i = 0; i < u->slabs_count; i++) {
         nki_free(&loop->allocator, u->slabs[i], sizeof(nki_u_slot) << NKI_SLAB_BITS);
@@ -23476,38 +23485,27 @@ static void nki_u_close(netkit_loop *loop) {
     loop->driver_state = NULL;
 }
 
-/* A foreign loop must not sleep on completions beyond those that are taken, nor without a wake. */
-static void nki_u_tell_foreign(const nki_u *u, uint32_t taken) {
-    if (NKI_UNLIKELY(u->foreign.reader != UINTPTR_MAX) &&
-        (nki_uring_unread(&u->ring) > taken || !u->is_wake_armed)) {
-        (void)nki_os_wake_signal(&u->foreign);
-    }
-}
-
-/* Another thread takes over. A ring that was enabled belongs to the first one for good, so a new
- * one is made; that needs nothing to be in flight on the old one. */
-static int nki_u_rebind(netkit_loop *loop) {
-    nki_u *u = nki_u_of(loop);
-    nki_uring fresh;
-    const char *where;
-    if (nki_u_is_child(u)) {
-        return NETKIT_E_NOSYS;
-    }
-    if (!u->ring.is_enabled || u->ring.thread == NKI_SYS_gettid()) {
-        return NETKIT_OK;
-    }
+/* Whether nothing is in flight, so that another ring can take this one's place. */
+static bool nki_u_is_quiet(const netkit_loop *loop, const nki_u *u) {
     netkit_event_type out = loop->pulled.type;
     if (loop->udp_batch != NULL || out == NETKIT_EVENT_DATA || out == NETKIT_EVENT_DATAGRAM) {
-        return NETKIT_E_BUSY; /* lies in the buffers */
+        return false; /* lies in the buffers */
     }
     for (uint32_t i = 0; i < loop->sources.capacity && (i >> NKI_SLAB_BITS) < u->slabs_count; i++) {
         const nki_source *source = (const nki_source *)(void *)nki_slots_at(&loop->sources, i);
         if (source->token != 0 && nki_u_at(u, i)->busy != 0) {
-            return NETKIT_E_BUSY;
+            return false;
         }
     }
-    if (nki_uring_unsubmitted(&u->ring) != 0) {
-        return NETKIT_E_BUSY; /* among it the end of a receive perhaps, of a conn that is gone */
+    /* Among it the end of a receive perhaps, of a conn that is gone. */
+    return nki_uring_unsubmitted(&u->ring) == 0;
+}
+
+static int nki_u_renew(netkit_loop *loop, nki_u *u) {
+    nki_uring fresh;
+    const char *where;
+    if (!nki_u_is_quiet(loop, u)) {
+        return NETKIT_E_BUSY;
     }
     nki_u_reclaim(loop, u);
     nki_u_evict_all(loop, u); /* the buffers go with the ring */
@@ -23515,27 +23513,52 @@ static int nki_u_rebind(netkit_loop *loop) {
         return NETKIT_E_NOMEM;
     }
     int os_code = nki_uring_open(&fresh, &u->wish, &where);
-    if (os_code != 0) {
-        errno = os_code;
-        return nki_os_error();
-    }
-    if (u->foreign.reader != UINTPTR_MAX) {
-        os_code = nki_uring_set_eventfd(&fresh, nki_os_fd(u->foreign.reader));
-    }
     if (os_code == 0) {
         os_code = nki_uring_replace(&u->ring, &fresh);
     }
     if (os_code != 0) {
-        nki_uring_close(&fresh);
         errno = os_code;
         return nki_os_error();
     }
     nki_pool_free(&u->pool, &loop->allocator);
-    u->begun = fresh.sqe_tail;
+    u->begun = u->ring.sqe_tail;
     u->is_wake_armed = false;
+    loop->is_unsubmitted = 1; /* and its arming is due, also for who waits elsewhere */
     u->next = 0;
     u->end = 0;
-    nki_u_tell_foreign(u, 0);
+    return NETKIT_OK;
+}
+
+/* Another thread takes over. A ring that was enabled belongs to the first one for good. */
+static int nki_u_rebind(netkit_loop *loop) {
+    nki_u *u = nki_u_of(loop);
+    if (nki_u_is_child(u)) {
+        return NETKIT_E_NOSYS;
+    }
+    bool is_ours = !u->ring.is_enabled || u->ring.thread == NKI_SYS_gettid();
+    return is_ours ? (int)NETKIT_OK : nki_u_renew(loop, u);
+}
+
+/* With DEFER_TASKRUN nothing becomes a completion before the ring's thread calls, and a poll(2) of
+ * the ring sleeps on (seen on 6.18; an eventfd that is registered with it misses what comes through
+ * other eventfds). So who is to be waited for like that has a ring without. */
+static int nki_u_native(netkit_loop *loop, uintptr_t *out) {
+    nki_u *u = nki_u_of(loop);
+    if (nki_u_is_child(u)) {
+        return NETKIT_E_NOSYS;
+    }
+    if ((u->ring.flags & NKI_URING_SETUP_DEFER_TASKRUN) != 0) {
+        u->wish.is_foreign = true;
+        int error = nki_u_renew(loop, u);
+        if (error != NETKIT_OK) {
+            u->wish.is_foreign = false;
+            return error;
+        }
+    }
+    if (!u->is_wake_armed) {
+        loop->is_unsubmitted = 1;
+    }
+    *out = (uintptr_t)u->ring.fd;
     return NETKIT_OK;
 }
 
@@ -23573,22 +23596,23 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
     nki_u_begin_all(loop, u);
     u->begun = u->ring.sqe_tail;
     nki_pool_publish(&u->pool);
-    if (NKI_UNLIKELY(u->foreign.reader != UINTPTR_MAX)) {
-        nki_os_wake_drain(&u->foreign); /* before: what comes from now on signals it anew */
-    }
     loop->is_unsubmitted = u->want_first != NKI_NO_SLOT;
     if (loop->is_unsubmitted || !u->is_wake_armed || nki_uring_unread(&u->ring) != 0) {
         timeout_ns = 0;
     }
     int os_code = nki_uring_enter(&u->ring, timeout_ns);
-    /* The kernel does 20 deferred receives for one call (6.13 and later). Who does not wait gets
-     * all there is, else "nothing more to do" could not be told from "more another time". */
-    uint32_t count = nki_uring_unread(&u->ring);
-    for (uint32_t had = 0;
-         os_code == 0 && timeout_ns == 0 && count - had >= 16 && count < loop->desc.events_max;) {
-        had = count;
+    /* The kernel does 20 pieces of deferred work for one call (6.13 and later). Who does not wait
+     * gets all there is, else "nothing more to do" could not be told from "more another time". */
+    for (int i = 0;
+         os_code == 0 && timeout_ns == 0 && i < NKI_U_ENTERS_MAX && nki_uring_has_work(&u->ring) &&
+         nki_uring_unread(&u->ring) < loop->desc.events_max;
+         i++) {
         os_code = nki_uring_enter(&u->ring, 0);
-        count = nki_uring_unread(&u->ring);
+    }
+    /* Refused for now. (A polling thread takes them by itself.) */
+    bool is_polling = (u->ring.flags & NKI_URING_SETUP_SQPOLL) != 0;
+    if (NKI_UNLIKELY(!is_polling && nki_uring_unsubmitted(&u->ring) != 0)) {
+        loop->is_unsubmitted = 1;
     }
     return os_code;
 }
@@ -23674,7 +23698,6 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
     uint32_t count = NKI_MIN(nki_uring_unread(&u->ring), loop->desc.events_max);
     u->end = u->next + count;
     u->batch = count;
-    nki_u_tell_foreign(u, count);
     errno = os_code != 0 ? os_code : errno;
     return os_code != 0 ? nki_os_error() : (int)count;
 }
@@ -23684,42 +23707,7 @@ static void nki_u_commit(netkit_loop *loop) {
     nki_u *u = nki_u_of(loop);
     if (loop->is_unsubmitted && u->ring.is_enabled && !nki_u_is_child(u)) {
         (void)nki_u_enter(loop, u, 0);
-        nki_u_tell_foreign(u, 0);
     }
-}
-
-/* The kernel is to signal it whenever there is something to wait for. */
-static int nki_u_open_foreign(nki_u *u) {
-    int error = nki_os_wake_open(&u->foreign);
-    if (error != NETKIT_OK) {
-        return error;
-    }
-    error = nki_os_wake_signal(&u->foreign); /* for what came before */
-    int os_code =
-        error != NETKIT_OK ? 0 : nki_uring_set_eventfd(&u->ring, nki_os_fd(u->foreign.reader));
-    if (os_code != 0) {
-        errno = os_code;
-        error = nki_os_error();
-    }
-    if (error != NETKIT_OK) {
-        nki_os_wake_close(&u->foreign);
-    }
-    return error;
-}
-
-/* Not the ring itself: with DEFER_TASKRUN, poll(2) of it does not wake for what has come (seen on
- * 6.18), as nothing becomes a completion before its thread calls. */
-static int nki_u_native(netkit_loop *loop, uintptr_t *out) {
-    nki_u *u = nki_u_of(loop);
-    int error = NETKIT_OK;
-    if (nki_u_is_child(u)) {
-        return NETKIT_E_NOSYS;
-    }
-    if (u->foreign.reader == UINTPTR_MAX) {
-        error = nki_u_open_foreign(u);
-    }
-    *out = u->foreign.reader;
-    return error;
 }
 
 /* Whether the kernel is told soon of what is begun now, by a wait or a commit. Who pulls events may

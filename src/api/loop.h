@@ -173,10 +173,11 @@ NETKIT_API uint32_t netkit_loop_references(const netkit_loop *loop);
 
 /* For a loop inside a foreign one: wait until *native can be read (a
  * descriptor; on Windows a HANDLE to wait for) or netkit_loop_timeout_ms is
- * over, then call netkit_loop_poll. It is the loop's, stays the same as long as
- * that lives, and now and then can be read although there is nothing to do.
- * NETKIT_E_NOSYS where the backend has none (poll, wsapoll); an error of the
- * system's, with uring, which makes it at the first call. Thread: the loop's. */
+ * over, then call netkit_loop_poll. It is the loop's, and the same as long as
+ * that lives: do not read it, wait level-triggered. NETKIT_E_NOSYS where the
+ * backend has none (poll, wsapoll); NETKIT_E_BUSY with uring when it was not
+ * asked for before the first turn, as it takes another kind of ring, or what
+ * making that fails by. Thread: the loop's. */
 NETKIT_API int netkit_loop_native(netkit_loop *loop, uintptr_t *native);
 
 /* Milliseconds until the loop wants to be polled, rounded up: 0 now, -1 never

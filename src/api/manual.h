@@ -440,7 +440,8 @@
            netkit_loop_poll(loop, -1);
        }
 
-   Ask for the timeout before each wait. The backends poll and wsapoll have no
+   Ask for the timeout before each wait, and for the descriptor before the first
+   turn: with uring it is NETKIT_E_BUSY later. The backends poll and wsapoll have no
    descriptor to wait for (NETKIT_E_NOSYS): poll them every few milliseconds. See
    examples/embed.c.
 

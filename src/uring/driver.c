@@ -83,7 +83,6 @@ static void nki_u_setup(const netkit_loop *loop, nki_u *u) {
     u->want_first = NKI_NO_SLOT;
     u->want_last = NKI_NO_SLOT;
     u->lent = NKI_POOL_NONE;
-    u->foreign.reader = u->foreign.writer = UINTPTR_MAX;
     u->shape.msg_namelen = NKI_U_NAME_SIZE;
     u->shape.msg_controllen = NKI_DGRAM_CONTROL;
     u->has_recv_multishot = nki_uring_has(&u->ring, NKI_URING_OP_6_0);
@@ -145,7 +144,6 @@ static void nki_u_close(netkit_loop *loop) {
     }
     nki_uring_close(&u->ring);
     nki_os_wake_close(&loop->wake);
-    nki_os_wake_close(&u->foreign);
     nki_pool_free(&u->pool, &loop->allocator);
     for (uint32_t i = 0; i < u->slabs_count; i++) {
         nki_free(&loop->allocator, u->slabs[i], sizeof(nki_u_slot) << NKI_SLAB_BITS);
@@ -159,38 +157,27 @@ static void nki_u_close(netkit_loop *loop) {
     loop->driver_state = NULL;
 }
 
-/* A foreign loop must not sleep on completions beyond those that are taken, nor without a wake. */
-static void nki_u_tell_foreign(const nki_u *u, uint32_t taken) {
-    if (NKI_UNLIKELY(u->foreign.reader != UINTPTR_MAX) &&
-        (nki_uring_unread(&u->ring) > taken || !u->is_wake_armed)) {
-        (void)nki_os_wake_signal(&u->foreign);
-    }
-}
-
-/* Another thread takes over. A ring that was enabled belongs to the first one for good, so a new
- * one is made; that needs nothing to be in flight on the old one. */
-static int nki_u_rebind(netkit_loop *loop) {
-    nki_u *u = nki_u_of(loop);
-    nki_uring fresh;
-    const char *where;
-    if (nki_u_is_child(u)) {
-        return NETKIT_E_NOSYS;
-    }
-    if (!u->ring.is_enabled || u->ring.thread == NKI_SYS_gettid()) {
-        return NETKIT_OK;
-    }
+/* Whether nothing is in flight, so that another ring can take this one's place. */
+static bool nki_u_is_quiet(const netkit_loop *loop, const nki_u *u) {
     netkit_event_type out = loop->pulled.type;
     if (loop->udp_batch != NULL || out == NETKIT_EVENT_DATA || out == NETKIT_EVENT_DATAGRAM) {
-        return NETKIT_E_BUSY; /* lies in the buffers */
+        return false; /* lies in the buffers */
     }
     for (uint32_t i = 0; i < loop->sources.capacity && (i >> NKI_SLAB_BITS) < u->slabs_count; i++) {
         const nki_source *source = (const nki_source *)(void *)nki_slots_at(&loop->sources, i);
         if (source->token != 0 && nki_u_at(u, i)->busy != 0) {
-            return NETKIT_E_BUSY;
+            return false;
         }
     }
-    if (nki_uring_unsubmitted(&u->ring) != 0) {
-        return NETKIT_E_BUSY; /* among it the end of a receive perhaps, of a conn that is gone */
+    /* Among it the end of a receive perhaps, of a conn that is gone. */
+    return nki_uring_unsubmitted(&u->ring) == 0;
+}
+
+static int nki_u_renew(netkit_loop *loop, nki_u *u) {
+    nki_uring fresh;
+    const char *where;
+    if (!nki_u_is_quiet(loop, u)) {
+        return NETKIT_E_BUSY;
     }
     nki_u_reclaim(loop, u);
     nki_u_evict_all(loop, u); /* the buffers go with the ring */
@@ -198,27 +185,52 @@ static int nki_u_rebind(netkit_loop *loop) {
         return NETKIT_E_NOMEM;
     }
     int os_code = nki_uring_open(&fresh, &u->wish, &where);
-    if (os_code != 0) {
-        errno = os_code;
-        return nki_os_error();
-    }
-    if (u->foreign.reader != UINTPTR_MAX) {
-        os_code = nki_uring_set_eventfd(&fresh, nki_os_fd(u->foreign.reader));
-    }
     if (os_code == 0) {
         os_code = nki_uring_replace(&u->ring, &fresh);
     }
     if (os_code != 0) {
-        nki_uring_close(&fresh);
         errno = os_code;
         return nki_os_error();
     }
     nki_pool_free(&u->pool, &loop->allocator);
-    u->begun = fresh.sqe_tail;
+    u->begun = u->ring.sqe_tail;
     u->is_wake_armed = false;
+    loop->is_unsubmitted = 1; /* and its arming is due, also for who waits elsewhere */
     u->next = 0;
     u->end = 0;
-    nki_u_tell_foreign(u, 0);
+    return NETKIT_OK;
+}
+
+/* Another thread takes over. A ring that was enabled belongs to the first one for good. */
+static int nki_u_rebind(netkit_loop *loop) {
+    nki_u *u = nki_u_of(loop);
+    if (nki_u_is_child(u)) {
+        return NETKIT_E_NOSYS;
+    }
+    bool is_ours = !u->ring.is_enabled || u->ring.thread == NKI_SYS_gettid();
+    return is_ours ? (int)NETKIT_OK : nki_u_renew(loop, u);
+}
+
+/* With DEFER_TASKRUN nothing becomes a completion before the ring's thread calls, and a poll(2) of
+ * the ring sleeps on (seen on 6.18; an eventfd that is registered with it misses what comes through
+ * other eventfds). So who is to be waited for like that has a ring without. */
+static int nki_u_native(netkit_loop *loop, uintptr_t *out) {
+    nki_u *u = nki_u_of(loop);
+    if (nki_u_is_child(u)) {
+        return NETKIT_E_NOSYS;
+    }
+    if ((u->ring.flags & NKI_URING_SETUP_DEFER_TASKRUN) != 0) {
+        u->wish.is_foreign = true;
+        int error = nki_u_renew(loop, u);
+        if (error != NETKIT_OK) {
+            u->wish.is_foreign = false;
+            return error;
+        }
+    }
+    if (!u->is_wake_armed) {
+        loop->is_unsubmitted = 1;
+    }
+    *out = (uintptr_t)u->ring.fd;
     return NETKIT_OK;
 }
 
@@ -256,22 +268,23 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
     nki_u_begin_all(loop, u);
     u->begun = u->ring.sqe_tail;
     nki_pool_publish(&u->pool);
-    if (NKI_UNLIKELY(u->foreign.reader != UINTPTR_MAX)) {
-        nki_os_wake_drain(&u->foreign); /* before: what comes from now on signals it anew */
-    }
     loop->is_unsubmitted = u->want_first != NKI_NO_SLOT;
     if (loop->is_unsubmitted || !u->is_wake_armed || nki_uring_unread(&u->ring) != 0) {
         timeout_ns = 0;
     }
     int os_code = nki_uring_enter(&u->ring, timeout_ns);
-    /* The kernel does 20 deferred receives for one call (6.13 and later). Who does not wait gets
-     * all there is, else "nothing more to do" could not be told from "more another time". */
-    uint32_t count = nki_uring_unread(&u->ring);
-    for (uint32_t had = 0;
-         os_code == 0 && timeout_ns == 0 && count - had >= 16 && count < loop->desc.events_max;) {
-        had = count;
+    /* The kernel does 20 pieces of deferred work for one call (6.13 and later). Who does not wait
+     * gets all there is, else "nothing more to do" could not be told from "more another time". */
+    for (int i = 0;
+         os_code == 0 && timeout_ns == 0 && i < NKI_U_ENTERS_MAX && nki_uring_has_work(&u->ring) &&
+         nki_uring_unread(&u->ring) < loop->desc.events_max;
+         i++) {
         os_code = nki_uring_enter(&u->ring, 0);
-        count = nki_uring_unread(&u->ring);
+    }
+    /* Refused for now. (A polling thread takes them by itself.) */
+    bool is_polling = (u->ring.flags & NKI_URING_SETUP_SQPOLL) != 0;
+    if (NKI_UNLIKELY(!is_polling && nki_uring_unsubmitted(&u->ring) != 0)) {
+        loop->is_unsubmitted = 1;
     }
     return os_code;
 }
@@ -357,7 +370,6 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
     uint32_t count = NKI_MIN(nki_uring_unread(&u->ring), loop->desc.events_max);
     u->end = u->next + count;
     u->batch = count;
-    nki_u_tell_foreign(u, count);
     errno = os_code != 0 ? os_code : errno;
     return os_code != 0 ? nki_os_error() : (int)count;
 }
@@ -367,42 +379,7 @@ static void nki_u_commit(netkit_loop *loop) {
     nki_u *u = nki_u_of(loop);
     if (loop->is_unsubmitted && u->ring.is_enabled && !nki_u_is_child(u)) {
         (void)nki_u_enter(loop, u, 0);
-        nki_u_tell_foreign(u, 0);
     }
-}
-
-/* The kernel is to signal it whenever there is something to wait for. */
-static int nki_u_open_foreign(nki_u *u) {
-    int error = nki_os_wake_open(&u->foreign);
-    if (error != NETKIT_OK) {
-        return error;
-    }
-    error = nki_os_wake_signal(&u->foreign); /* for what came before */
-    int os_code =
-        error != NETKIT_OK ? 0 : nki_uring_set_eventfd(&u->ring, nki_os_fd(u->foreign.reader));
-    if (os_code != 0) {
-        errno = os_code;
-        error = nki_os_error();
-    }
-    if (error != NETKIT_OK) {
-        nki_os_wake_close(&u->foreign);
-    }
-    return error;
-}
-
-/* Not the ring itself: with DEFER_TASKRUN, poll(2) of it does not wake for what has come (seen on
- * 6.18), as nothing becomes a completion before its thread calls. */
-static int nki_u_native(netkit_loop *loop, uintptr_t *out) {
-    nki_u *u = nki_u_of(loop);
-    int error = NETKIT_OK;
-    if (nki_u_is_child(u)) {
-        return NETKIT_E_NOSYS;
-    }
-    if (u->foreign.reader == UINTPTR_MAX) {
-        error = nki_u_open_foreign(u);
-    }
-    *out = u->foreign.reader;
-    return error;
 }
 
 /* Whether the kernel is told soon of what is begun now, by a wait or a commit. Who pulls events may

@@ -17,9 +17,10 @@
 
 enum {
     NKI_U_SEND_MAX = NKI_SMALL_CHUNK_SIZE - (int)sizeof(nki_chunk), /* larger ones are calls */
-    NKI_U_BULK = 8,            /* reads by recv after a filled buffer */
-    NKI_U_BULK_MIN = 4096,     /* one that is larger starts them anew */
-    NKI_U_PARKED_SOCKETS = 256 /* accepted ahead of the listener */
+    NKI_U_BULK = 8,             /* reads by recv after a filled buffer */
+    NKI_U_BULK_MIN = 4096,      /* one that is larger starts them anew */
+    NKI_U_PARKED_SOCKETS = 256, /* accepted ahead of the listener */
+    NKI_U_ENTERS_MAX = 64       /* of a wait that does not block */
 };
 
 /* For so long destroying a loop waits for a kernel that says nothing. */
@@ -759,6 +760,7 @@ static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nk
              * or not; only a poll that begins looks at what has been there before. */
             u->is_wake_armed = (cqe->flags & NKI_URING_CQE_MORE) != 0;
             if (!u->is_wake_armed) {
+                loop->is_unsubmitted = 1; /* who waits elsewhere comes back before that */
                 nki_os_wake_drain(&loop->wake);
             }
         } else {

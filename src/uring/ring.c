@@ -56,12 +56,16 @@ static uint32_t nki_uring_step_polled(unsigned step) {
     }
 }
 
+enum {
+    NKI_URING_STEP_FOREIGN = 2 /* the first without DEFER_TASKRUN */
+};
+
 /* Flags, best first. Returns 0 beyond the last step. */
 static uint32_t nki_uring_step(unsigned step) {
     const uint32_t least = NKI_URING_SETUP_CQSIZE | NKI_URING_SETUP_DISABLED;
     const uint32_t coop = least | NKI_URING_SETUP_SUBMIT_ALL | NKI_URING_SETUP_COOP_TASKRUN;
     const uint32_t best = least | NKI_URING_SETUP_SUBMIT_ALL | NKI_URING_SETUP_SINGLE_ISSUER |
-                          NKI_URING_SETUP_DEFER_TASKRUN;
+                          NKI_URING_SETUP_DEFER_TASKRUN | NKI_URING_SETUP_TASKRUN_FLAG;
     switch (step) {
     case 0: return best | NKI_URING_SETUP_NO_SQARRAY;
     case 1: return best;
@@ -78,7 +82,7 @@ static uint32_t nki_uring_step(unsigned step) {
 static int nki_uring_setup(nki_uring *r, nki_uring_params *p, const nki_uring_wish *wish) {
     uint32_t (*flags_of)(unsigned) = wish->sqpoll_ms != 0 ? nki_uring_step_polled : nki_uring_step;
     uint32_t entries = NKI_URING_SQ_ENTRIES;
-    unsigned step = 0;
+    unsigned step = wish->is_foreign ? NKI_URING_STEP_FOREIGN : 0;
     while (entries >= NKI_URING_SQ_LEAST) {
         memset(p, 0, sizeof *p);
         p->flags = flags_of(step);
@@ -187,11 +191,6 @@ static int nki_uring_set_napi(const nki_uring *r, uint32_t busy_poll_us) {
     return NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_NAPI, &napi, 1u) != 0 ? errno : 0;
 }
 
-/* Signal this descriptor whenever there are completions, or work that becomes some. */
-static int nki_uring_set_eventfd(const nki_uring *r, int fd) {
-    return NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_EVENTFD, &fd, 1u) != 0 ? errno : 0;
-}
-
 /* Make one. Returns 0 or an errno, and then *where names the call that failed. */
 static int nki_uring_open(nki_uring *r, const nki_uring_wish *wish, const char **where) {
     nki_uring_params params;
@@ -244,7 +243,7 @@ static int nki_uring_enable(nki_uring *r) {
 /* ---- using ---- */
 
 /* From any thread: have a completion with that user_data appear in the ring of this descriptor.
- * Returns 0 or an errno: EBADFD says that it is not enabled yet, most others that it cannot be. */
+ * Returns 0 or an errno; EBADFD says that it is not enabled yet. */
 static int nki_uring_message(int fd, uint64_t user_data) {
     nki_uring_sqe sqe;
     memset(&sqe, 0, sizeof sqe);
@@ -255,11 +254,13 @@ static int nki_uring_message(int fd, uint64_t user_data) {
 }
 
 /* A fresh ring takes the place and the descriptor of the old one, so that who sends it a message
- * meanwhile never meets a stranger's. Returns 0, or an errno and nothing has changed. */
+ * meanwhile never meets a stranger's. Returns 0, or an errno and has closed the fresh one. */
 static int nki_uring_replace(nki_uring *old, nki_uring *fresh) {
     int fd = old->fd;
     if (NKI_SYS_dup3(fresh->fd, fd, O_CLOEXEC) < 0) {
-        return errno;
+        int os_code = errno;
+        nki_uring_close(fresh);
+        return os_code;
     }
     nki_os_abandon((uintptr_t)fresh->fd);
     old->fd = -1;
@@ -276,6 +277,11 @@ static uint32_t nki_uring_unsubmitted(const nki_uring *r) {
 static uint32_t nki_uring_unread(const nki_uring *r) {
     uint32_t count = nki_atomic_load(r->cq_tail) - *r->cq_head;
     return NKI_SYS_io_uring_cqes(count);
+}
+
+/* Whether there is deferred work that the kernel has not done for want of a call. */
+static bool nki_uring_has_work(const nki_uring *r) {
+    return (nki_atomic_load(r->sq_flags) & NKI_URING_SQ_TASKRUN) != 0;
 }
 
 /* The kernel's thread takes what is filled in by itself, unless it has gone to sleep. Who has no

@@ -29,6 +29,7 @@ enum {
 #define NKI_URING_SETUP_DISABLED (1u << 6)
 #define NKI_URING_SETUP_SUBMIT_ALL (1u << 7)     /* 5.18 */
 #define NKI_URING_SETUP_COOP_TASKRUN (1u << 8)   /* 5.19 */
+#define NKI_URING_SETUP_TASKRUN_FLAG (1u << 9)   /* 5.19 */
 #define NKI_URING_SETUP_SINGLE_ISSUER (1u << 12) /* 6.0 */
 #define NKI_URING_SETUP_DEFER_TASKRUN (1u << 13) /* 6.1 */
 #define NKI_URING_SETUP_NO_SQARRAY (1u << 16)    /* 6.6 */
@@ -52,7 +53,6 @@ enum {
 #define NKI_URING_ENTER_REGISTERED (1u << 4)
 
 enum {
-    NKI_URING_REGISTER_EVENTFD = 4,
     NKI_URING_REGISTER_PROBE = 8,
     NKI_URING_REGISTER_ENABLE = 12,
     NKI_URING_REGISTER_RING = 20,
@@ -66,6 +66,7 @@ enum {
 #define NKI_URING_SQES_OFFSET 0x10000000
 #define NKI_URING_SQ_NEED_WAKEUP (1u << 0) /* in the flags of the submission side */
 #define NKI_URING_SQ_CQ_OVERFLOW (1u << 1)
+#define NKI_URING_SQ_TASKRUN (1u << 2)
 
 /* io_uring_sqe.flags, .ioprio and .len of single operations */
 #define NKI_URING_SQE_BUFFER_SELECT (1u << 5)
@@ -193,6 +194,7 @@ typedef struct nki_uring_wish {
     uint32_t sqpoll_ms; /* a thread of the kernel submits, sleeping when idle for so long; 0 = no */
     uint32_t sqpoll_cpu; /* on this processor, from 1; 0 = any */
     uint32_t napi_us;    /* waits poll the network device for so long; 0 = no */
+    bool is_foreign;     /* poll(2) of the ring must wake */
 } nki_uring_wish;
 
 typedef struct nki_uring {

@@ -89,7 +89,6 @@ typedef struct nki_u {
     nki_u_blob *lent_blob; /* or blob */
     nki_u_slot *reading;   /* whose bytes a handler has, the rest of them still being parked */
     int message_fd;        /* the ring's, the same number with each ring; -1: no messages to it */
-    nki_wake foreign;      /* what a foreign loop waits for: signalled by the ring */
     bool is_wake_armed;
     bool is_lost; /* the ring failed while the loop was being destroyed, and is closed */
     bool has_recv_multishot;

@@ -1,5 +1,6 @@
 /* A loop inside a foreign one: a descriptor to wait for and a time, then a poll. */
 
+#include "support.h"
 #include "support_loop.h"
 
 /* One round of a foreign loop: wait as the loop says, then let it work. */
@@ -66,6 +67,8 @@ NKT_LOOP_TEST(embed_in_a_foreign_loop) {
     pthread_t thread;
     int ticks = 0;
     uint64_t began = nkt_now_ns(), rounds = 0;
+    uintptr_t native;
+    (void)netkit_loop_native(loop, &native); /* before the first turn */
     c.is_echo = true;
     tl_adopt(loop, &c);
     other.fd = c.peer;
@@ -136,11 +139,13 @@ NKT_LOOP_TEST(embed_forgets_no_work) {
     static char data[5000];
     netkit_loop_desc desc;
     netkit_loop *loop;
+    uintptr_t native;
     uint64_t got = 0;
     memset(&desc, 0, sizeof(desc));
     desc.conn_budget = 500;
     desc.events_max = 2;
     loop = nkt_loop_with(&desc);
+    (void)netkit_loop_native(loop, &native); /* before the first turn */
     for (int i = 0; i < COUNT; i++) {
         tl_open(loop, &all[i]);
     }
@@ -179,14 +184,14 @@ static void embed_sleep(netkit_loop *loop) {
 }
 
 enum {
-    EMBED_ROUNDS = 10
+    EMBED_ROUNDS = 5,
+    EMBED_HALVES = 45
 };
 
 typedef struct embed_slow {
     netkit_loop *loop;
-    int conn, pipe; /* to write to */
-    int posted;
-    int readable;
+    int pair, tcp, pipe[2], event; /* to write to, and of the pipe to read from */
+    int posted, piped, signalled;
 } embed_slow;
 
 /* One thing after the other, each long after the loop has fallen asleep again. */
@@ -196,58 +201,144 @@ static void *embed_slow_thread(void *user) {
         nkt_sleep_ms(20);
         CHECK_OK(netkit_loop_post(other->loop, embed_posted, &other->posted));
         nkt_sleep_ms(20);
-        CHECK_EQ(write(other->pipe, "x", 1), 1);
+        CHECK_EQ(write(other->pipe[1], "x", 1), 1);
         nkt_sleep_ms(20);
-        CHECK_EQ(send(other->conn, "data", 4, MSG_NOSIGNAL), 4);
+        CHECK_EQ(send(other->pair, "data", 4, MSG_NOSIGNAL), 4);
+        nkt_sleep_ms(20);
+        CHECK_EQ(send(other->tcp, "d", 1, MSG_NOSIGNAL), 1);
+#if NKI_HAS_EVENTFD
+        uint64_t one = 1;
+        nkt_sleep_ms(20);
+        CHECK_EQ(write(other->event, &one, sizeof(one)), sizeof(one));
+#endif
     }
     return NULL;
 }
 
-static int embed_pipe;
-
-static void embed_on_readable(netkit_loop *loop, netkit_watch watch, uint32_t events, void *user) {
+static void embed_on_pipe(netkit_loop *loop, netkit_watch watch, uint32_t events, void *user) {
+    embed_slow *other = (embed_slow *)user;
     char c;
     (void)loop;
     (void)watch;
     CHECK((events & NETKIT_POLL_READ) != 0);
-    CHECK_EQ(read(embed_pipe, &c, 1), 1);
-    ++*(int *)user;
+    CHECK_EQ(read(other->pipe[0], &c, 1), 1);
+    other->piped++;
 }
 
-/* PL22 BX10 UR18: without a timer, each post of another thread, byte of a connection and readable
- * descriptor wakes the foreign loop, and in between it sleeps. */
-NKT_LOOP_TEST(embed_wakes_for_everything) {
-    static tl_conn c;
-    netkit_loop *loop = nkt_loop();
-    embed_slow other = {loop, -1, -1, 0, 0};
+#if NKI_HAS_EVENTFD
+static void embed_on_event(netkit_loop *loop, netkit_watch watch, uint32_t events, void *user) {
+    embed_slow *other = (embed_slow *)user;
+    uint64_t count;
+    (void)loop;
+    (void)watch;
+    CHECK((events & NETKIT_POLL_READ) != 0);
+    CHECK_EQ(read(other->event, &count, sizeof(count)), sizeof(count));
+    other->signalled += (int)count;
+}
+#endif
+
+/* Whether this backend has a descriptor to wait for; asked before the first turn. */
+static bool embed_has_native(netkit_loop *loop) {
     uintptr_t native;
-    pthread_t thread;
-    netkit_watch watch;
-    int fds[2], rounds = 0;
-    if (netkit_loop_native(loop, &native) == NETKIT_E_NOSYS) {
-        nkt_loop_done(loop); /* poll: there is nothing to wait for */
-        return;
-    }
-    CHECK_EQ(pipe(fds), 0);
-    embed_pipe = fds[0];
-    tl_adopt(loop, &c);
-    other.pipe = fds[1];
-    other.conn = c.peer;
-    CHECK_OK(netkit_watch_start(loop, &watch, (uintptr_t)fds[0], NETKIT_POLL_READ,
-                                embed_on_readable, &other.readable));
-    CHECK_EQ(pthread_create(&thread, NULL, embed_slow_thread, &other), 0);
-    for (uint64_t end = tl_deadline(); c.bytes < 4 * EMBED_ROUNDS; rounds++) {
+    int code = netkit_loop_native(loop, &native);
+    CHECK(code == NETKIT_OK || code == NETKIT_E_NOSYS);
+    return code == NETKIT_OK;
+}
+
+static void embed_until_all(netkit_loop *loop, const embed_slow *other, const tl_conn *pair,
+                            const sup_end *tcp) {
+    int signals = NKI_HAS_EVENTFD ? EMBED_ROUNDS : 0, rounds = 0;
+    uint64_t end = tl_deadline();
+    while (pair->bytes < 4 * EMBED_ROUNDS || tcp->bytes < EMBED_ROUNDS ||
+           other->piped < EMBED_ROUNDS || other->signalled < signals ||
+           TL_GET(&other->posted) < EMBED_ROUNDS) {
         CHECK(nkt_now_ns() < end);
         embed_sleep(loop);
+        rounds++;
     }
+    CHECK(rounds < 10 * 5 * EMBED_ROUNDS); /* in between it sleeps */
+}
+
+/* PL22 BX10 UR18: without a timer, each post of another thread, byte of a connection, readable pipe
+ * and eventfd wakes the foreign loop, and not only the first of them. */
+NKT_LOOP_TEST(embed_wakes_for_everything) {
+    static tl_conn pair;
+    netkit_loop *loop = nkt_loop();
+    sup_end tcp;
+    embed_slow other;
+    pthread_t thread;
+    netkit_watch watches[2];
+    memset(&other, 0, sizeof(other));
+    if (!embed_has_native(loop)) {
+        nkt_loop_done(loop);
+        return;
+    }
+    tl_adopt(loop, &pair);
+    sup_peer peer = sup_open_default(loop, &tcp);
+    tcp.is_text = true;
+    other.loop = loop;
+    other.pair = pair.peer;
+    other.tcp = peer.fd;
+    CHECK_EQ(pipe(other.pipe), 0);
+    CHECK_OK(netkit_watch_start(loop, &watches[0], (uintptr_t)other.pipe[0], NETKIT_POLL_READ,
+                                embed_on_pipe, &other));
+#if NKI_HAS_EVENTFD
+    other.event = eventfd(0, EFD_CLOEXEC);
+    CHECK(other.event >= 0);
+    CHECK_OK(netkit_watch_start(loop, &watches[1], (uintptr_t)other.event, NETKIT_POLL_READ,
+                                embed_on_event, &other));
+#endif
+    CHECK_EQ(pthread_create(&thread, NULL, embed_slow_thread, &other), 0);
+    embed_until_all(loop, &other, &pair, &tcp);
     CHECK_EQ(pthread_join(thread, NULL), 0);
-    CHECK_EQ(TL_GET(&other.posted), EMBED_ROUNDS);
-    CHECK_EQ(other.readable, EMBED_ROUNDS);
-    CHECK(rounds < 6 * 3 * EMBED_ROUNDS);
-    CHECK_OK(netkit_watch_stop(loop, watch));
-    close(fds[0]);
-    close(fds[1]);
-    tl_drop(loop, &c);
+    CHECK_OK(netkit_watch_stop(loop, watches[0]));
+#if NKI_HAS_EVENTFD
+    CHECK_OK(netkit_watch_stop(loop, watches[1]));
+    close(other.event);
+#endif
+    close(other.pipe[0]);
+    close(other.pipe[1]);
+    sup_peer_close(&peer);
+    tl_drop(loop, &pair);
+    SUP_UNTIL(loop, tcp.eofs + tcp.closes > 0);
     nkt_loop_done(loop);
+}
+
+/* PL22 BX10 UR06: what the system does for conns that hear of nothing (here the acknowledgements of
+ * their ends) keeps neither a foreign loop nor a game's frame from what has come for others. */
+NKT_LOOP_TEST(embed_behind_much_ado_about_nothing) {
+    static sup_end ends[EMBED_HALVES + 1];
+    static sup_peer peers[EMBED_HALVES + 1];
+    for (int is_foreign = 0; is_foreign < 2; is_foreign++) {
+        netkit_loop *loop = nkt_loop();
+        if (is_foreign == 1 && !embed_has_native(loop)) {
+            nkt_loop_done(loop);
+            return;
+        }
+        for (int i = 0; i <= EMBED_HALVES; i++) {
+            peers[i] = sup_open_default(loop, &ends[i]);
+        }
+        for (int i = 0; i < EMBED_HALVES; i++) {
+            CHECK_OK(netkit_conn_shutdown(loop, ends[i].conn));
+        }
+        CHECK_OK(netkit_loop_poll(loop, -1));
+        nkt_sleep_ms(120);
+        peers[EMBED_HALVES].to_send = 1;
+        sup_peer_step(&peers[EMBED_HALVES]);
+        if (is_foreign == 1) {
+            for (uint64_t end = tl_deadline(); ends[EMBED_HALVES].bytes == 0;) {
+                CHECK(nkt_now_ns() < end);
+                embed_sleep(loop);
+            }
+        } else {
+            nkt_sleep_ms(20);
+            CHECK_OK(netkit_loop_poll(loop, -1));
+            CHECK_EQ(ends[EMBED_HALVES].bytes, 1);
+        }
+        for (int i = 0; i <= EMBED_HALVES; i++) {
+            sup_peer_close(&peers[i]);
+        }
+        nkt_loop_done(loop);
+    }
 }
 #endif
