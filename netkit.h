@@ -441,9 +441,9 @@
        }
 
    Ask for the timeout before each wait, and for the descriptor before the first
-   turn: with uring it is NETKIT_E_BUSY later. The backends poll and wsapoll have no
-   descriptor to wait for (NETKIT_E_NOSYS): poll them every few milliseconds. See
-   examples/embed.c.
+   turn: with uring it may be NETKIT_E_BUSY later. The backends poll and wsapoll
+   have no descriptor to wait for (NETKIT_E_NOSYS): poll them every few
+   milliseconds. See examples/embed.c.
 
 
    PULLING EVENTS (GAMES)
@@ -1909,9 +1909,9 @@ NETKIT_API uint32_t netkit_loop_references(const netkit_loop *loop);
  * descriptor; on Windows a HANDLE to wait for) or netkit_loop_timeout_ms is
  * over, then call netkit_loop_poll. It is the loop's, and the same as long as
  * that lives: do not read it, wait level-triggered. NETKIT_E_NOSYS where the
- * backend has none (poll, wsapoll); NETKIT_E_BUSY with uring when it was not
- * asked for before the first turn, as it takes another kind of ring, or what
- * making that fails by. Thread: the loop's. */
+ * backend has none (poll, wsapoll). uring makes another kind of ring for it, so
+ * ask before the first turn: later it may be NETKIT_E_BUSY; and there may be no
+ * memory or descriptor for that. Thread: the loop's. */
 NETKIT_API int netkit_loop_native(netkit_loop *loop, uintptr_t *native);
 
 /* Milliseconds until the loop wants to be polled, rounded up: 0 now, -1 never
@@ -15072,6 +15072,18 @@ static void nki_uring_init(nki_uring *r) {
     r->enter_fd = -1;
 }
 
+/* The kernel holds the ring for the thread that registered it until told otherwise, or its end. */
+static void nki_uring_unregister(nki_uring *r) {
+    if ((r->enter_flags & NKI_URING_ENTER_REGISTERED) != 0 && r->thread == NKI_SYS_gettid()) {
+        nki_uring_update update;
+        memset(&update, 0, sizeof update);
+        update.offset = (uint32_t)r->enter_fd;
+        (void)NKI_SYS_io_uring_register(r->fd, NKI_URING_UNREGISTER_RING, &update, 1u);
+        r->enter_flags = 0;
+        r->enter_fd = r->fd;
+    }
+}
+
 static void nki_uring_close(nki_uring *r) {
     if (r->sqes != NULL) {
         (void)NKI_SYS_munmap(r->sqes, r->sqes_size);
@@ -15079,13 +15091,7 @@ static void nki_uring_close(nki_uring *r) {
     if (r->map != NULL) {
         (void)NKI_SYS_munmap(r->map, r->map_size);
     }
-    if ((r->enter_flags & NKI_URING_ENTER_REGISTERED) != 0 && r->thread == NKI_SYS_gettid()) {
-        /* The kernel holds the ring for that thread until told otherwise, or its end. */
-        nki_uring_update update;
-        memset(&update, 0, sizeof update);
-        update.offset = (uint32_t)r->enter_fd;
-        (void)NKI_SYS_io_uring_register(r->fd, NKI_URING_UNREGISTER_RING, &update, 1u);
-    }
+    nki_uring_unregister(r);
     if (r->fd >= 0) {
         nki_os_abandon((uintptr_t)r->fd);
     }
@@ -15308,6 +15314,7 @@ static int nki_uring_message(int fd, uint64_t user_data) {
  * meanwhile never meets a stranger's. Returns 0, or an errno and has closed the fresh one. */
 static int nki_uring_replace(nki_uring *old, nki_uring *fresh) {
     int fd = old->fd;
+    nki_uring_unregister(old);
     if (NKI_SYS_dup3(fresh->fd, fd, O_CLOEXEC) < 0) {
         int os_code = errno;
         nki_uring_close(fresh);
@@ -23610,8 +23617,9 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
         os_code = nki_uring_enter(&u->ring, 0);
     }
     /* Refused for now. (A polling thread takes them by itself.) */
-    bool is_polling = (u->ring.flags & NKI_URING_SETUP_SQPOLL) != 0;
-    if (NKI_UNLIKELY(!is_polling && nki_uring_unsubmitted(&u->ring) != 0)) {
+    bool is_refused =
+        (u->ring.flags & NKI_URING_SETUP_SQPOLL) == 0 && nki_uring_unsubmitted(&u->ring) != 0;
+    if (NKI_UNLIKELY(is_refused || !u->is_wake_armed)) {
         loop->is_unsubmitted = 1;
     }
     return os_code;

@@ -175,9 +175,9 @@ NETKIT_API uint32_t netkit_loop_references(const netkit_loop *loop);
  * descriptor; on Windows a HANDLE to wait for) or netkit_loop_timeout_ms is
  * over, then call netkit_loop_poll. It is the loop's, and the same as long as
  * that lives: do not read it, wait level-triggered. NETKIT_E_NOSYS where the
- * backend has none (poll, wsapoll); NETKIT_E_BUSY with uring when it was not
- * asked for before the first turn, as it takes another kind of ring, or what
- * making that fails by. Thread: the loop's. */
+ * backend has none (poll, wsapoll). uring makes another kind of ring for it, so
+ * ask before the first turn: later it may be NETKIT_E_BUSY; and there may be no
+ * memory or descriptor for that. Thread: the loop's. */
 NETKIT_API int netkit_loop_native(netkit_loop *loop, uintptr_t *native);
 
 /* Milliseconds until the loop wants to be polled, rounded up: 0 now, -1 never

@@ -441,9 +441,9 @@
        }
 
    Ask for the timeout before each wait, and for the descriptor before the first
-   turn: with uring it is NETKIT_E_BUSY later. The backends poll and wsapoll have no
-   descriptor to wait for (NETKIT_E_NOSYS): poll them every few milliseconds. See
-   examples/embed.c.
+   turn: with uring it may be NETKIT_E_BUSY later. The backends poll and wsapoll
+   have no descriptor to wait for (NETKIT_E_NOSYS): poll them every few
+   milliseconds. See examples/embed.c.
 
 
    PULLING EVENTS (GAMES)

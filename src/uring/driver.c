@@ -282,8 +282,9 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
         os_code = nki_uring_enter(&u->ring, 0);
     }
     /* Refused for now. (A polling thread takes them by itself.) */
-    bool is_polling = (u->ring.flags & NKI_URING_SETUP_SQPOLL) != 0;
-    if (NKI_UNLIKELY(!is_polling && nki_uring_unsubmitted(&u->ring) != 0)) {
+    bool is_refused =
+        (u->ring.flags & NKI_URING_SETUP_SQPOLL) == 0 && nki_uring_unsubmitted(&u->ring) != 0;
+    if (NKI_UNLIKELY(is_refused || !u->is_wake_armed)) {
         loop->is_unsubmitted = 1;
     }
     return os_code;

@@ -21,6 +21,18 @@ static void nki_uring_init(nki_uring *r) {
     r->enter_fd = -1;
 }
 
+/* The kernel holds the ring for the thread that registered it until told otherwise, or its end. */
+static void nki_uring_unregister(nki_uring *r) {
+    if ((r->enter_flags & NKI_URING_ENTER_REGISTERED) != 0 && r->thread == NKI_SYS_gettid()) {
+        nki_uring_update update;
+        memset(&update, 0, sizeof update);
+        update.offset = (uint32_t)r->enter_fd;
+        (void)NKI_SYS_io_uring_register(r->fd, NKI_URING_UNREGISTER_RING, &update, 1u);
+        r->enter_flags = 0;
+        r->enter_fd = r->fd;
+    }
+}
+
 static void nki_uring_close(nki_uring *r) {
     if (r->sqes != NULL) {
         (void)NKI_SYS_munmap(r->sqes, r->sqes_size);
@@ -28,13 +40,7 @@ static void nki_uring_close(nki_uring *r) {
     if (r->map != NULL) {
         (void)NKI_SYS_munmap(r->map, r->map_size);
     }
-    if ((r->enter_flags & NKI_URING_ENTER_REGISTERED) != 0 && r->thread == NKI_SYS_gettid()) {
-        /* The kernel holds the ring for that thread until told otherwise, or its end. */
-        nki_uring_update update;
-        memset(&update, 0, sizeof update);
-        update.offset = (uint32_t)r->enter_fd;
-        (void)NKI_SYS_io_uring_register(r->fd, NKI_URING_UNREGISTER_RING, &update, 1u);
-    }
+    nki_uring_unregister(r);
     if (r->fd >= 0) {
         nki_os_abandon((uintptr_t)r->fd);
     }
@@ -257,6 +263,7 @@ static int nki_uring_message(int fd, uint64_t user_data) {
  * meanwhile never meets a stranger's. Returns 0, or an errno and has closed the fresh one. */
 static int nki_uring_replace(nki_uring *old, nki_uring *fresh) {
     int fd = old->fd;
+    nki_uring_unregister(old);
     if (NKI_SYS_dup3(fresh->fd, fd, O_CLOEXEC) < 0) {
         int os_code = errno;
         nki_uring_close(fresh);

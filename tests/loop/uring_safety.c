@@ -767,6 +767,14 @@ NKT_TEST(uring_native_in_time_or_not) {
     CHECK((nki_u_of(loop)->ring.flags & NKI_URING_SETUP_DEFER_TASKRUN) != 0);
     sup_peer_close(&peer);
     nkt_loop_done(loop);
+    loop = turing_loop(); /* late, but nothing is in flight: the kernel keeps nothing of the old */
+    CHECK_OK(netkit_loop_run_once(loop, 0));
+    int registered = nki_u_of(loop)->ring.enter_fd;
+    CHECK_OK(netkit_loop_native(loop, &native));
+    CHECK_OK(netkit_loop_run_once(loop, 0));
+    CHECK_EQ(nki_u_of(loop)->ring.enter_fd, registered);
+    turing_echo_all(loop, 3, 1000);
+    nkt_loop_done(loop);
     for (size_t i = 0; i < NKI_COUNT(names); i++) {
         loop = turing_loop();
         nkt_fault_at(names[i], 1, ENOMEM, true);
