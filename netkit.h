@@ -1833,7 +1833,8 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop);
 /* One turn, waiting at most timeout_ms for something to do (negative: no
  * limit). With desc.pull: wait, then fetch with netkit_loop_next.
  * Returns 1 when work is left or, with pull, when events can be fetched, else 0;
- * NETKIT_E_BUSY inside a callback. Thread: the loop's. */
+ * NETKIT_E_BUSY inside a callback; what the system said when waiting failed again
+ * and again. Thread: the loop's. */
 NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms);
 
 /* Turns that never wait, for at most budget_us (the callback that is running
@@ -1841,7 +1842,8 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms);
  * at most; negative: one whole turn. With desc.pull it begins a turn, and
  * netkit_loop_next gives events until the turn or the budget ends.
  * Returns 1 when work is left, 0 when all is done; NETKIT_E_BUSY inside a
- * callback. Thread: the loop's. */
+ * callback; what the system said when waiting failed again and again.
+ * Thread: the loop's. */
 NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us);
 
 /* Make the run that is under way return after its turn, or else the next one.
@@ -24665,6 +24667,11 @@ NETKIT_API int netkit_loop_destroy(netkit_loop *loop) {
 
 /* ---- running ---- */
 
+/* What a call that runs turns returns: that waiting fails again and again goes before the rest. */
+static int nki_run_result(const netkit_loop *loop, int result) {
+    return loop->wait_failures >= NKI_WAIT_FAILURES_MAX ? loop->wait_error : result;
+}
+
 NETKIT_API int netkit_loop_run(netkit_loop *loop) {
     int error = nki_enter_run(loop);
     if (error != NETKIT_OK || loop->desc.pull) {
@@ -24682,7 +24689,7 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
         }
     }
     nki_commit(loop);
-    error = loop->wait_failures >= NKI_WAIT_FAILURES_MAX ? loop->wait_error : NETKIT_OK;
+    error = nki_run_result(loop, NETKIT_OK);
     loop->wait_failures = 0;
     nki_atomic_store(&loop->stop, 0u);
     loop->is_run = 0;
@@ -24725,7 +24732,7 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms) {
     }
     nki_atomic_store(&loop->stop, 0u);
     loop->is_running = 0;
-    return has_more;
+    return nki_run_result(loop, has_more);
 }
 
 /* Turns without waiting until the time is up. At least one callback is made if one is due, so a
@@ -24765,7 +24772,7 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us) {
     }
     nki_atomic_store(&loop->stop, 0u);
     loop->is_running = 0;
-    return has_more;
+    return nki_run_result(loop, has_more);
 }
 
 NETKIT_API int netkit_loop_next(netkit_loop *loop, netkit_event *out) {

@@ -99,7 +99,8 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop);
 /* One turn, waiting at most timeout_ms for something to do (negative: no
  * limit). With desc.pull: wait, then fetch with netkit_loop_next.
  * Returns 1 when work is left or, with pull, when events can be fetched, else 0;
- * NETKIT_E_BUSY inside a callback. Thread: the loop's. */
+ * NETKIT_E_BUSY inside a callback; what the system said when waiting failed again
+ * and again. Thread: the loop's. */
 NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms);
 
 /* Turns that never wait, for at most budget_us (the callback that is running
@@ -107,7 +108,8 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms);
  * at most; negative: one whole turn. With desc.pull it begins a turn, and
  * netkit_loop_next gives events until the turn or the budget ends.
  * Returns 1 when work is left, 0 when all is done; NETKIT_E_BUSY inside a
- * callback. Thread: the loop's. */
+ * callback; what the system said when waiting failed again and again.
+ * Thread: the loop's. */
 NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us);
 
 /* Make the run that is under way return after its turn, or else the next one.

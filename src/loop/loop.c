@@ -303,6 +303,11 @@ NETKIT_API int netkit_loop_destroy(netkit_loop *loop) {
 
 /* ---- running ---- */
 
+/* What a call that runs turns returns: that waiting fails again and again goes before the rest. */
+static int nki_run_result(const netkit_loop *loop, int result) {
+    return loop->wait_failures >= NKI_WAIT_FAILURES_MAX ? loop->wait_error : result;
+}
+
 NETKIT_API int netkit_loop_run(netkit_loop *loop) {
     int error = nki_enter_run(loop);
     if (error != NETKIT_OK || loop->desc.pull) {
@@ -320,7 +325,7 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
         }
     }
     nki_commit(loop);
-    error = loop->wait_failures >= NKI_WAIT_FAILURES_MAX ? loop->wait_error : NETKIT_OK;
+    error = nki_run_result(loop, NETKIT_OK);
     loop->wait_failures = 0;
     nki_atomic_store(&loop->stop, 0u);
     loop->is_run = 0;
@@ -363,7 +368,7 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms) {
     }
     nki_atomic_store(&loop->stop, 0u);
     loop->is_running = 0;
-    return has_more;
+    return nki_run_result(loop, has_more);
 }
 
 /* Turns without waiting until the time is up. At least one callback is made if one is due, so a
@@ -403,7 +408,7 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us) {
     }
     nki_atomic_store(&loop->stop, 0u);
     loop->is_running = 0;
-    return has_more;
+    return nki_run_result(loop, has_more);
 }
 
 NETKIT_API int netkit_loop_next(netkit_loop *loop, netkit_event *out) {

@@ -217,6 +217,31 @@ static void *loop_stop_thread(void *user) {
     return NULL;
 }
 
+/* PL09 I-08: a wait that fails now and then is nobody's business; one that fails again and again is
+ * told by whatever runs the loop, until it works again. */
+NKT_LOOP_TEST(loop_says_that_waiting_fails) {
+    static const char *const names[] = {"epoll_wait", "epoll_pwait2", "poll",
+                                        "kevent",     "port_wait",    "io_uring_enter"};
+    netkit_loop *loop = nkt_loop();
+    netkit_timer timer;
+    int code = 0, ticks = 0;
+    CHECK_OK(netkit_timer_start(loop, &timer, (uint64_t)3600 * 1000000, 0, loop_tick, &ticks));
+    CHECK_OK(netkit_loop_run_once(loop, 0));
+    for (size_t i = 0; i < NKI_COUNT(names); i++) {
+        nkt_fault_at(names[i], 1, ENOMEM, true);
+    }
+    for (int i = 0; i < 1000 && code == 0; i++) {
+        code = i % 2 == 0 ? netkit_loop_poll(loop, -1) : netkit_loop_run_once(loop, 1);
+        CHECK(i > 2 || code == 0);
+    }
+    CHECK_ERR(code, NETKIT_E_NOMEM);
+    CHECK_ERR(netkit_loop_run(loop), NETKIT_E_NOMEM);
+    nkt_fault_clear();
+    CHECK_EQ(netkit_loop_run_once(loop, 0), 0);
+    CHECK_EQ(netkit_loop_poll(loop, -1), 0);
+    nkt_loop_done(loop);
+}
+
 /* L-02 PL14: a stop from a signal handler and one from another thread end a run that sleeps. */
 NKT_LOOP_TEST(loop_is_stopped_from_outside) {
     netkit_loop *loop = nkt_loop();
