@@ -163,6 +163,9 @@ typedef struct nkt_libkqueue_row {
 static const nkt_libkqueue_row nkt_libkqueue_rows[] = {
     {"loop_lives_a_thousand_times", "libkqueue: thread: it counts the process's threads"},
     {"embed_forgets_no_work", "libkqueue: native: a foreign loop waits for the kqueue"},
+    {"embed_wakes_for_everything", "libkqueue: native: a foreign loop waits for the kqueue"},
+    {"embed_behind_much_ado_about_nothing",
+     "libkqueue: native: a foreign loop waits for the kqueue"},
     {"torture_descriptors", "libkqueue: codes: EMFILE comes as EFAULT, and is no shortage then"},
     {"udp_refused_without_reports", "libkqueue: error: the next call would have told it"},
     {"udp_queue_is_full", "libkqueue: error: of reports without one it says nothing"},

@@ -179,7 +179,7 @@ static void embed_sleep(netkit_loop *loop) {
     p.fd = (int)native;
     p.events = POLLIN;
     p.revents = 0;
-    CHECK(poll(&p, 1, timeout < 0 ? 20000 : timeout) > 0 || timeout >= 0);
+    CHECK(poll(&p, 1, timeout < 0 ? 8000 : timeout) > 0 || timeout >= 0);
     CHECK_OK(netkit_loop_poll(loop, -1));
 }
 

@@ -720,7 +720,7 @@ static void *safety_wait_elsewhere(void *arg) {
     TL_SET(&m->turn, 1);
     while (TL_GET(&m->seen) == 0) {
         int timeout = netkit_loop_timeout_ms(m->loop);
-        CHECK(poll(&p, 1, timeout < 0 ? 20000 : timeout) == 1 || timeout >= 0);
+        CHECK(poll(&p, 1, timeout < 0 ? 8000 : timeout) == 1 || timeout >= 0);
         CHECK_OK(netkit_loop_poll(m->loop, -1));
     }
     return NULL;
