@@ -440,10 +440,11 @@
            netkit_loop_poll(loop, -1);
        }
 
-   Ask for the timeout before each wait, and for the descriptor before the first
-   turn: with uring it may be NETKIT_E_BUSY later. The backends poll and wsapoll
-   have no descriptor to wait for (NETKIT_E_NOSYS): poll them every few
-   milliseconds. See examples/embed.c.
+   Ask for the timeout before each wait, and for the descriptor right behind
+   netkit_loop_create: with uring it may be NETKIT_E_BUSY later. The backends poll
+   and wsapoll have none (NETKIT_E_NOSYS): poll them every few milliseconds. With
+   uring, epoll_wait and other waits of this thread may end with EINTR. See
+   examples/embed.c.
 
 
    PULLING EVENTS (GAMES)
@@ -1910,10 +1911,12 @@ NETKIT_API uint32_t netkit_loop_references(const netkit_loop *loop);
 /* For a loop inside a foreign one: wait until *native can be read (a
  * descriptor; on Windows a HANDLE to wait for) or netkit_loop_timeout_ms is
  * over, then call netkit_loop_poll. It is the loop's, and the same as long as
- * that lives: do not read it, wait level-triggered. NETKIT_E_NOSYS where the
- * backend has none (poll, wsapoll). uring makes another kind of ring for it, so
- * ask before the first turn: later it may be NETKIT_E_BUSY; and there may be no
- * memory or descriptor for that. Thread: the loop's. */
+ * that lives, but a new file behind netkit_loop_adopt, to be put into an epoll
+ * set anew: do not read it, wait level-triggered. NETKIT_E_NOSYS where the
+ * backend has none (poll, wsapoll). uring makes another kind of ring for it: ask
+ * right behind netkit_loop_create, as later, or in a callback, it may be
+ * NETKIT_E_BUSY, and the system's error where that fails; and waits of this
+ * thread, epoll_wait among them, may then end with EINTR. Thread: the loop's. */
 NETKIT_API int netkit_loop_native(netkit_loop *loop, uintptr_t *native);
 
 /* Milliseconds until the loop wants to be polled, rounded up: 0 now, -1 never
@@ -23553,12 +23556,12 @@ static int nki_u_rebind(netkit_loop *loop) {
  * other eventfds). So who is to be waited for like that has a ring without. */
 static int nki_u_native(netkit_loop *loop, uintptr_t *out) {
     nki_u *u = nki_u_of(loop);
-    if (nki_u_is_child(u)) {
+    if (u->is_lost || nki_u_is_child(u)) {
         return NETKIT_E_NOSYS;
     }
     if ((u->ring.flags & NKI_URING_SETUP_DEFER_TASKRUN) != 0) {
-        u->wish.is_foreign = true;
-        int error = nki_u_renew(loop, u);
+        u->wish.is_foreign = true; /* a handler may be looking at the buffers of the old one */
+        int error = loop->in_callback != 0 ? (int)NETKIT_E_BUSY : nki_u_renew(loop, u);
         if (error != NETKIT_OK) {
             u->wish.is_foreign = false;
             return error;
@@ -23612,15 +23615,16 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
     int os_code = nki_uring_enter(&u->ring, timeout_ns);
     /* The kernel does 20 pieces of deferred work for one call (6.13 and later). Who does not wait
      * gets all there is, else "nothing more to do" could not be told from "more another time". */
+    bool is_refused = nki_uring_unsubmitted(&u->ring) != 0; /* then it does none */
     for (int i = 0;
-         os_code == 0 && timeout_ns == 0 && i < NKI_U_ENTERS_MAX && nki_uring_has_work(&u->ring) &&
-         nki_uring_unread(&u->ring) < loop->desc.events_max;
+         os_code == 0 && timeout_ns == 0 && i < NKI_U_ENTERS_MAX && !is_refused &&
+         nki_uring_has_work(&u->ring) && nki_uring_unread(&u->ring) < loop->desc.events_max;
          i++) {
         os_code = nki_uring_enter(&u->ring, 0);
     }
-    /* Refused for now. (A polling thread takes them by itself.) */
-    bool is_refused =
-        (u->ring.flags & NKI_URING_SETUP_SQPOLL) == 0 && nki_uring_unsubmitted(&u->ring) != 0;
+    if ((u->ring.flags & NKI_URING_SETUP_SQPOLL) != 0) {
+        is_refused = false; /* the kernel's thread takes them later */
+    }
     if (NKI_UNLIKELY(is_refused || !u->is_wake_armed)) {
         loop->is_unsubmitted = 1;
     }
@@ -24221,7 +24225,9 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
     } else {
         error = nki_r_flush(loop, c);
     }
-    if ((c->flags & NKI_C_STALLED) != 0 && !nki_u_begin_send(loop, u, c, s)) {
+    bool is_told =
+        u->ring.is_enabled && (c->flags & NKI_C_STALLED) != 0 && nki_u_begin_send(loop, u, c, s);
+    if ((c->flags & NKI_C_STALLED) != 0 && !is_told) {
         nki_u_want(loop, u, &c->source, s, NKI_U_WANT_SEND);
     }
     return error;
@@ -24667,9 +24673,11 @@ NETKIT_API int netkit_loop_destroy(netkit_loop *loop) {
 
 /* ---- running ---- */
 
-/* What a call that runs turns returns: that waiting fails again and again goes before the rest. */
-static int nki_run_result(const netkit_loop *loop, int result) {
-    return loop->wait_failures >= NKI_WAIT_FAILURES_MAX ? loop->wait_error : result;
+/* What a call that runs turns returns: that its waiting has failed, as that of the calls `before`
+ * it, unless there is an event that can be fetched. */
+static int nki_run_result(const netkit_loop *loop, uint32_t before, int result) {
+    bool has_failed = loop->wait_failures > before && loop->wait_failures >= NKI_WAIT_FAILURES_MAX;
+    return has_failed && !loop->is_pulled_fresh ? loop->wait_error : result;
 }
 
 NETKIT_API int netkit_loop_run(netkit_loop *loop) {
@@ -24679,6 +24687,7 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
     }
     loop->is_running = 1;
     loop->is_run = 1;
+    loop->wait_failures = 0; /* those of run_once and poll have been told */
     while (loop->references != 0 || nki_has_work(loop)) {
         if (loop->phase == NKI_TURN_NONE) {
             nki_turn_begin(loop, NKI_NEVER);
@@ -24689,7 +24698,7 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
         }
     }
     nki_commit(loop);
-    error = nki_run_result(loop, NETKIT_OK);
+    error = nki_run_result(loop, 0, NETKIT_OK);
     loop->wait_failures = 0;
     nki_atomic_store(&loop->stop, 0u);
     loop->is_run = 0;
@@ -24718,6 +24727,7 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms) {
         return error;
     }
     uint64_t timeout_ns = timeout_ms < 0 ? NKI_NEVER : (uint64_t)timeout_ms * NKI_NS_PER_MS;
+    uint32_t before = loop->wait_failures;
     int has_more;
     loop->is_running = 1;
     if (loop->desc.pull) {
@@ -24732,7 +24742,7 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms) {
     }
     nki_atomic_store(&loop->stop, 0u);
     loop->is_running = 0;
-    return nki_run_result(loop, has_more);
+    return nki_run_result(loop, before, has_more);
 }
 
 /* Turns without waiting until the time is up. At least one callback is made if one is due, so a
@@ -24761,6 +24771,7 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us) {
     if (budget_us >= 0 && budget_us < INT64_MAX / 1000) {
         until_ns = loop->driver->now(loop) + (uint64_t)budget_us * NKI_NS_PER_US;
     }
+    uint32_t before = loop->wait_failures;
     int has_more;
     loop->is_running = 1;
     if (loop->desc.pull) {
@@ -24772,7 +24783,7 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us) {
     }
     nki_atomic_store(&loop->stop, 0u);
     loop->is_running = 0;
-    return nki_run_result(loop, has_more);
+    return nki_run_result(loop, before, has_more);
 }
 
 NETKIT_API int netkit_loop_next(netkit_loop *loop, netkit_event *out) {

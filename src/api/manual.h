@@ -440,10 +440,11 @@
            netkit_loop_poll(loop, -1);
        }
 
-   Ask for the timeout before each wait, and for the descriptor before the first
-   turn: with uring it may be NETKIT_E_BUSY later. The backends poll and wsapoll
-   have no descriptor to wait for (NETKIT_E_NOSYS): poll them every few
-   milliseconds. See examples/embed.c.
+   Ask for the timeout before each wait, and for the descriptor right behind
+   netkit_loop_create: with uring it may be NETKIT_E_BUSY later. The backends poll
+   and wsapoll have none (NETKIT_E_NOSYS): poll them every few milliseconds. With
+   uring, epoll_wait and other waits of this thread may end with EINTR. See
+   examples/embed.c.
 
 
    PULLING EVENTS (GAMES)

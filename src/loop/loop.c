@@ -303,9 +303,11 @@ NETKIT_API int netkit_loop_destroy(netkit_loop *loop) {
 
 /* ---- running ---- */
 
-/* What a call that runs turns returns: that waiting fails again and again goes before the rest. */
-static int nki_run_result(const netkit_loop *loop, int result) {
-    return loop->wait_failures >= NKI_WAIT_FAILURES_MAX ? loop->wait_error : result;
+/* What a call that runs turns returns: that its waiting has failed, as that of the calls `before`
+ * it, unless there is an event that can be fetched. */
+static int nki_run_result(const netkit_loop *loop, uint32_t before, int result) {
+    bool has_failed = loop->wait_failures > before && loop->wait_failures >= NKI_WAIT_FAILURES_MAX;
+    return has_failed && !loop->is_pulled_fresh ? loop->wait_error : result;
 }
 
 NETKIT_API int netkit_loop_run(netkit_loop *loop) {
@@ -315,6 +317,7 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
     }
     loop->is_running = 1;
     loop->is_run = 1;
+    loop->wait_failures = 0; /* those of run_once and poll have been told */
     while (loop->references != 0 || nki_has_work(loop)) {
         if (loop->phase == NKI_TURN_NONE) {
             nki_turn_begin(loop, NKI_NEVER);
@@ -325,7 +328,7 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
         }
     }
     nki_commit(loop);
-    error = nki_run_result(loop, NETKIT_OK);
+    error = nki_run_result(loop, 0, NETKIT_OK);
     loop->wait_failures = 0;
     nki_atomic_store(&loop->stop, 0u);
     loop->is_run = 0;
@@ -354,6 +357,7 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms) {
         return error;
     }
     uint64_t timeout_ns = timeout_ms < 0 ? NKI_NEVER : (uint64_t)timeout_ms * NKI_NS_PER_MS;
+    uint32_t before = loop->wait_failures;
     int has_more;
     loop->is_running = 1;
     if (loop->desc.pull) {
@@ -368,7 +372,7 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms) {
     }
     nki_atomic_store(&loop->stop, 0u);
     loop->is_running = 0;
-    return nki_run_result(loop, has_more);
+    return nki_run_result(loop, before, has_more);
 }
 
 /* Turns without waiting until the time is up. At least one callback is made if one is due, so a
@@ -397,6 +401,7 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us) {
     if (budget_us >= 0 && budget_us < INT64_MAX / 1000) {
         until_ns = loop->driver->now(loop) + (uint64_t)budget_us * NKI_NS_PER_US;
     }
+    uint32_t before = loop->wait_failures;
     int has_more;
     loop->is_running = 1;
     if (loop->desc.pull) {
@@ -408,7 +413,7 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us) {
     }
     nki_atomic_store(&loop->stop, 0u);
     loop->is_running = 0;
-    return nki_run_result(loop, has_more);
+    return nki_run_result(loop, before, has_more);
 }
 
 NETKIT_API int netkit_loop_next(netkit_loop *loop, netkit_event *out) {

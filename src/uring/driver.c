@@ -216,12 +216,12 @@ static int nki_u_rebind(netkit_loop *loop) {
  * other eventfds). So who is to be waited for like that has a ring without. */
 static int nki_u_native(netkit_loop *loop, uintptr_t *out) {
     nki_u *u = nki_u_of(loop);
-    if (nki_u_is_child(u)) {
+    if (u->is_lost || nki_u_is_child(u)) {
         return NETKIT_E_NOSYS;
     }
     if ((u->ring.flags & NKI_URING_SETUP_DEFER_TASKRUN) != 0) {
-        u->wish.is_foreign = true;
-        int error = nki_u_renew(loop, u);
+        u->wish.is_foreign = true; /* a handler may be looking at the buffers of the old one */
+        int error = loop->in_callback != 0 ? (int)NETKIT_E_BUSY : nki_u_renew(loop, u);
         if (error != NETKIT_OK) {
             u->wish.is_foreign = false;
             return error;
@@ -275,15 +275,16 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
     int os_code = nki_uring_enter(&u->ring, timeout_ns);
     /* The kernel does 20 pieces of deferred work for one call (6.13 and later). Who does not wait
      * gets all there is, else "nothing more to do" could not be told from "more another time". */
+    bool is_refused = nki_uring_unsubmitted(&u->ring) != 0; /* then it does none */
     for (int i = 0;
-         os_code == 0 && timeout_ns == 0 && i < NKI_U_ENTERS_MAX && nki_uring_has_work(&u->ring) &&
-         nki_uring_unread(&u->ring) < loop->desc.events_max;
+         os_code == 0 && timeout_ns == 0 && i < NKI_U_ENTERS_MAX && !is_refused &&
+         nki_uring_has_work(&u->ring) && nki_uring_unread(&u->ring) < loop->desc.events_max;
          i++) {
         os_code = nki_uring_enter(&u->ring, 0);
     }
-    /* Refused for now. (A polling thread takes them by itself.) */
-    bool is_refused =
-        (u->ring.flags & NKI_URING_SETUP_SQPOLL) == 0 && nki_uring_unsubmitted(&u->ring) != 0;
+    if ((u->ring.flags & NKI_URING_SETUP_SQPOLL) != 0) {
+        is_refused = false; /* the kernel's thread takes them later */
+    }
     if (NKI_UNLIKELY(is_refused || !u->is_wake_armed)) {
         loop->is_unsubmitted = 1;
     }
@@ -884,7 +885,9 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
     } else {
         error = nki_r_flush(loop, c);
     }
-    if ((c->flags & NKI_C_STALLED) != 0 && !nki_u_begin_send(loop, u, c, s)) {
+    bool is_told =
+        u->ring.is_enabled && (c->flags & NKI_C_STALLED) != 0 && nki_u_begin_send(loop, u, c, s);
+    if ((c->flags & NKI_C_STALLED) != 0 && !is_told) {
         nki_u_want(loop, u, &c->source, s, NKI_U_WANT_SEND);
     }
     return error;

@@ -204,6 +204,39 @@ NKT_LOOP_TEST(loop_run_once_waits_its_time) {
     nkt_loop_done(loop);
 }
 
+/* PL09: who pulls is told, too, but never instead of an event that can be fetched. */
+NKT_LOOP_TEST(loop_says_so_behind_events) {
+    static const char *const names[] = {"epoll_wait", "epoll_pwait2", "poll",
+                                        "kevent",     "port_wait",    "io_uring_enter"};
+    netkit_loop_desc desc;
+    netkit_timer timer;
+    netkit_event event;
+    int errors = 0, events = 0;
+    memset(&desc, 0, sizeof(desc));
+    desc.pull = true;
+    netkit_loop *loop = nkt_loop_with(&desc);
+    CHECK_OK(netkit_timer_start(loop, &timer, 100000, 0, NULL, NULL));
+    CHECK_OK(netkit_loop_run_once(loop, 0));
+    for (size_t i = 0; i < NKI_COUNT(names); i++) {
+        nkt_fault_at(names[i], 1, ENOMEM, true);
+    }
+    for (uint64_t end = tl_deadline(); events == 0;) {
+        int code = netkit_loop_run_once(loop, 10);
+        CHECK(nkt_now_ns() < end);
+        CHECK(code >= 0 || code == NETKIT_E_NOMEM);
+        errors += code < 0;
+        int next = netkit_loop_next(loop, &event);
+        CHECK(code == 1 || next != 1);
+        events += next == 1;
+        nkt_sleep_ms(1);
+    }
+    CHECK(event.type == NETKIT_EVENT_TIMER);
+    CHECK(errors > 0);
+    nkt_fault_clear();
+    CHECK_EQ(netkit_loop_run_once(loop, 0), 0);
+    nkt_loop_done(loop);
+}
+
 static netkit_loop *loop_to_stop;
 
 static void loop_on_alarm(int number) {

@@ -750,6 +750,76 @@ NKT_TEST(uring_moves_to_a_foreign_loop) {
     }
 }
 
+static int safety_native_code;
+
+static size_t safety_ask_native(netkit_loop *loop, netkit_conn conn, const void *data, size_t len,
+                                void *user) {
+    uintptr_t native;
+    (void)conn;
+    safety_native_code = netkit_loop_native(loop, &native);
+    return sup_on_data(loop, conn, data, len, user); /* which looks at every byte */
+}
+
+/* UR04 PL22: asked for while a handler has bytes that were set aside for it: BUSY, and they stay. */
+NKT_TEST(uring_native_in_a_callback) {
+    netkit_loop *loop = turing_loop();
+    sup_setup setup = sup_setup_default();
+    sup_end end;
+    sup_end_init(&end);
+    setup.handler.on_data = safety_ask_native;
+    sup_peer peer = sup_open(loop, &end, &setup);
+    bool is_deferring = (nki_u_of(loop)->ring.flags & NKI_URING_SETUP_DEFER_TASKRUN) != 0;
+    CHECK_OK(netkit_conn_pause(loop, end.conn));
+    peer.to_send = 3000;
+    for (int i = 0; i < 20; i++) {
+        sup_peer_step(&peer);
+        CHECK_OK(netkit_loop_run_once(loop, 1));
+    }
+    CHECK_EQ(end.bytes, 0);
+    CHECK_OK(netkit_conn_resume(loop, end.conn));
+    SUP_UNTIL(loop, end.bytes == 3000);
+    CHECK_EQ(safety_native_code, is_deferring ? (int)NETKIT_E_BUSY : (int)NETKIT_OK);
+    sup_peer_close(&peer);
+    SUP_UNTIL(loop, end.eofs + end.closes > 0);
+    nkt_loop_done(loop);
+}
+
+/* UR04 PL22: what was sent before the first turn is in nobody's way. */
+NKT_TEST(uring_native_behind_a_send) {
+    enum {
+        SIZE = 4 << 20
+    };
+    static unsigned char data[SIZE];
+    netkit_loop *loop = turing_loop();
+    netkit_adopt_desc desc;
+    netkit_conn conn;
+    uintptr_t native;
+    int fds[2];
+    uint64_t got = 0;
+    memset(&desc, 0, sizeof(desc));
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+    desc.socket = netkit_socket_from_native((uintptr_t)fds[0]);
+    desc.conn.send_max = 2 * SIZE;
+    sup_fill(data, SIZE, 0);
+    CHECK_OK(netkit_adopt(loop, &desc, &conn));
+    CHECK_OK(netkit_conn_send(loop, conn, data, SIZE));
+    CHECK_OK(netkit_loop_flush(loop));
+    CHECK_OK(netkit_loop_native(loop, &native));
+    while (got < SIZE) {
+        static unsigned char in[65536];
+        ssize_t n = recv(fds[1], in, sizeof(in), MSG_DONTWAIT);
+        CHECK(n > 0 || (n < 0 && errno == EAGAIN));
+        for (ssize_t i = 0; i < n; i++) {
+            CHECK(in[i] == sup_byte(got + (uint64_t)i));
+        }
+        got += n > 0 ? (uint64_t)n : 0;
+        CHECK_OK(netkit_loop_run_once(loop, 1));
+    }
+    close(fds[1]);
+    CHECK_OK(netkit_conn_abort(loop, conn));
+    nkt_loop_done(loop);
+}
+
 /* UR04 PL22: asked for in time a foreign loop gets a ring that wakes it; too late it is told so, and
  * whatever call fails, the loop has the ring it had. */
 NKT_TEST(uring_native_in_time_or_not) {
