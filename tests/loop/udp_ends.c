@@ -273,12 +273,15 @@ NKT_LOOP_TEST(udp_parked_rows_are_whole) {
     netkit_loop *loop = nkt_loop();
     static ud_end from, to;
     netkit_udp_desc desc = ud_desc(&to, "127.0.0.1:0");
-    uint32_t caps;
     desc.gro_whole = true;
     netkit_addr addr = ud_open_with(loop, &to, &desc);
     to.limit = ud_open(loop, &from).port;
+    /* Whether the system hands them over whole at all: over loopback 5.10 does not. */
+    ud_send_row(&from, &addr, 0, 10);
+    SUP_UNTIL(loop, to.sum == 9500);
+    bool is_whole = to.datagrams == 1;
+    to.datagrams = 0;
     to.also = ud_pause_each;
-    CHECK_OK(netkit_udp_caps(loop, to.udp, &caps));
     for (uint32_t i = 0; i < 5; i++) {
         ud_send_row(&from, &addr, i * 10, 10);
     }
@@ -295,8 +298,7 @@ NKT_LOOP_TEST(udp_parked_rows_are_whole) {
         }
         CHECK_OK(netkit_udp_resume(loop, to.udp));
     }
-    CHECK((caps & NETKIT_UDP_CAP_GRO) == 0 || (caps & NETKIT_UDP_CAP_GSO) == 0 ||
-          to.datagrams < 50);
+    CHECK(to.datagrams < 50 || !is_whole);
     nkt_loop_done(loop);
 }
 
