@@ -1910,13 +1910,14 @@ NETKIT_API uint32_t netkit_loop_references(const netkit_loop *loop);
 
 /* For a loop inside a foreign one: wait until *native can be read (a
  * descriptor; on Windows a HANDLE to wait for) or netkit_loop_timeout_ms is
- * over, then call netkit_loop_poll. It is the loop's, and the same as long as
- * that lives, but a new file behind netkit_loop_adopt, to be put into an epoll
- * set anew: do not read it, wait level-triggered. NETKIT_E_NOSYS where the
- * backend has none (poll, wsapoll). uring makes another kind of ring for it: ask
- * right behind netkit_loop_create, as later, or in a callback, it may be
- * NETKIT_E_BUSY, and the system's error where that fails; and waits of this
- * thread, epoll_wait among them, may then end with EINTR. Thread: the loop's. */
+ * over, then call netkit_loop_poll. Wait level-triggered, and do not read it. It
+ * belongs to the loop and keeps its number, but is another file after
+ * netkit_loop_adopt: add it to an epoll set again then.
+ * With uring ask right after netkit_loop_create, as another kind of ring is made
+ * for it; epoll_wait and other waits of this thread may end with EINTR from then.
+ * Returns NETKIT_OK; NETKIT_E_NOSYS where the backend has none (poll, wsapoll);
+ * with uring NETKIT_E_BUSY when operations are under way or in a callback, or the
+ * system's error when that ring cannot be made. Thread: the loop's. */
 NETKIT_API int netkit_loop_native(netkit_loop *loop, uintptr_t *native);
 
 /* Milliseconds until the loop wants to be polled, rounded up: 0 now, -1 never
@@ -15904,8 +15905,8 @@ typedef struct nki_driver {
      * meanwhile is dropped. wait returns how many events there are, or an error. */
     int (*wait)(netkit_loop *loop, uint64_t timeout_ns);
     nki_source *(*next)(netkit_loop *loop);
-    /* From any thread and signal handlers. is_only: another one comes only after its turn. */
-    int (*wake)(netkit_loop *loop, bool is_only);
+    /* From any thread and signal handlers. Coalesced: no other comes before its turn has begun. */
+    int (*wake)(netkit_loop *loop, bool is_coalesced);
     int (*native)(netkit_loop *loop, uintptr_t *out);
     /* What was begun goes to the system now: nobody is going to wait soon. NULL = it went. */
     void (*commit)(netkit_loop *loop);
@@ -21528,8 +21529,8 @@ static nki_source *nki_r_next(netkit_loop *loop) {
     return NULL;
 }
 
-static int nki_r_wake(netkit_loop *loop, bool is_only) {
-    NKI_UNUSED(is_only);
+static int nki_r_wake(netkit_loop *loop, bool is_coalesced) {
+    NKI_UNUSED(is_coalesced);
     return nki_poller_wake_signal(&loop->poller, &loop->wake);
 }
 
@@ -22067,10 +22068,11 @@ static const nki_driver *nki_readiness_driver(void) {
  * an empty ring ends a multishot receive at once with ENOBUFS.
  *
  * Tried and left out (Linux 6.18, loopback; make bench ROW=tried): bundles spare a bare ring a
- * quarter of its processor in bulk and a tenth with pipelined messages of 4 KiB; to read such by
- * recv into 64 KiB spares as much in bulk and a quarter there. Incremental buffers gain nothing
- * that this does not, and both were out of order in some kernels. A table of files of the ring's
- * own spares 0.7 to 0.9 % of a message or a connection, and close(2) would not end a socket then.
+ * quarter of its processor in bulk and a tenth with pipelined messages of 4 KiB; recv into 64 KiB
+ * spares as much in bulk, and gains no less there (ROW=echo-4K-50c-16p). Incremental buffers gain
+ * nothing that this does not, and both were out of order in some kernels. A table of files of the
+ * ring's own spares 0.7 to 0.9 % of a message or a connection, and close(2) would not end a socket
+ * then.
  *
  * Each buffer is a block of its own, as the shared receive buffer is: one that a handler keeps goes
  * with it, and a new one takes its place, so what is kept never takes from what the kernel has. */
@@ -22450,10 +22452,11 @@ enum {
 /* For so long destroying a loop waits for a kernel that says nothing. */
 #define NKI_U_DESTROY_NS (500 * (uint64_t)NKI_NS_PER_MS)
 
-/* A place in the ring; a forked child, to which its memory is not mapped, never gets one. */
+/* A place in the ring. None before it is enabled, so that another ring can take its place, none
+ * when it is lost, and never in a forked child, to which its memory is not mapped. */
 static nki_uring_sqe *nki_u_take(netkit_loop *loop, nki_u *u) {
     loop->is_unsubmitted = 1;
-    return NKI_UNLIKELY(u->is_lost || nki_u_is_child(u)) ? NULL : nki_uring_take(&u->ring);
+    return NKI_UNLIKELY(!u->ring.is_enabled || nki_u_is_child(u)) ? NULL : nki_uring_take(&u->ring);
 }
 
 /* ---- beginning ---- */
@@ -23560,7 +23563,8 @@ static int nki_u_native(netkit_loop *loop, uintptr_t *out) {
         return NETKIT_E_NOSYS;
     }
     if ((u->ring.flags & NKI_URING_SETUP_DEFER_TASKRUN) != 0) {
-        u->wish.is_foreign = true; /* a handler may be looking at the buffers of the old one */
+        u->wish.is_foreign = true;
+        /* In a callback somebody may be looking at the buffers of the old one. */
         int error = loop->in_callback != 0 ? (int)NETKIT_E_BUSY : nki_u_renew(loop, u);
         if (error != NETKIT_OK) {
             u->wish.is_foreign = false;
@@ -23581,9 +23585,9 @@ static int nki_u_native(netkit_loop *loop, uintptr_t *out) {
  * for kernels that cannot (before 6.13), a ring that is not enabled yet, and messages that fail. It
  * is also for wakes that may be many, since each message holds memory of the kernel's until it is
  * taken, and for those that a move to another ring must not lose. */
-static int nki_u_wake(netkit_loop *loop, bool is_only) {
+static int nki_u_wake(netkit_loop *loop, bool is_coalesced) {
     const nki_u *u = nki_u_of(loop);
-    int fd = is_only ? nki_atomic_load_relaxed(&u->message_fd) : -1;
+    int fd = is_coalesced ? nki_atomic_load_relaxed(&u->message_fd) : -1;
     int os_code = errno;
     nki_atomic_fence(); /* what it is woken for comes first, whichever ring this meets */
     bool is_sent = fd >= 0 && !nki_u_is_child(u) && nki_uring_message(fd, NKI_U_IGNORED) == 0;
@@ -24225,9 +24229,7 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
     } else {
         error = nki_r_flush(loop, c);
     }
-    bool is_told =
-        u->ring.is_enabled && (c->flags & NKI_C_STALLED) != 0 && nki_u_begin_send(loop, u, c, s);
-    if ((c->flags & NKI_C_STALLED) != 0 && !is_told) {
+    if ((c->flags & NKI_C_STALLED) != 0 && !nki_u_begin_send(loop, u, c, s)) {
         nki_u_want(loop, u, &c->source, s, NKI_U_WANT_SEND);
     }
     return error;
@@ -24699,7 +24701,7 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
     }
     nki_commit(loop);
     error = nki_run_result(loop, 0, NETKIT_OK);
-    loop->wait_failures = 0;
+    loop->wait_failures = 0; /* told */
     nki_atomic_store(&loop->stop, 0u);
     loop->is_run = 0;
     loop->is_running = 0;

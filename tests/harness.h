@@ -412,6 +412,15 @@ static inline void nkt_fault_wake(int os_error) {
     }
 }
 
+/* Fail all waits of pollers and loops: under the names that they have with each backend. */
+static inline void nkt_fault_waits(int os_error) {
+    static const char *const names[] = {"epoll_wait", "epoll_pwait2", "poll",
+                                        "kevent",     "port_wait",    "io_uring_enter"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        nkt_fault_at(names[i], 1, os_error, true);
+    }
+}
+
 /* Fail that many calls in a hundred. */
 static inline void nkt_fault_prob(const char *name, unsigned percent, int os_error) {
     nkt_rule rule = {name, NKT_RULE_FAIL_PERCENT, percent, 0, os_error, false};

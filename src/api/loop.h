@@ -175,13 +175,14 @@ NETKIT_API uint32_t netkit_loop_references(const netkit_loop *loop);
 
 /* For a loop inside a foreign one: wait until *native can be read (a
  * descriptor; on Windows a HANDLE to wait for) or netkit_loop_timeout_ms is
- * over, then call netkit_loop_poll. It is the loop's, and the same as long as
- * that lives, but a new file behind netkit_loop_adopt, to be put into an epoll
- * set anew: do not read it, wait level-triggered. NETKIT_E_NOSYS where the
- * backend has none (poll, wsapoll). uring makes another kind of ring for it: ask
- * right behind netkit_loop_create, as later, or in a callback, it may be
- * NETKIT_E_BUSY, and the system's error where that fails; and waits of this
- * thread, epoll_wait among them, may then end with EINTR. Thread: the loop's. */
+ * over, then call netkit_loop_poll. Wait level-triggered, and do not read it. It
+ * belongs to the loop and keeps its number, but is another file after
+ * netkit_loop_adopt: add it to an epoll set again then.
+ * With uring ask right after netkit_loop_create, as another kind of ring is made
+ * for it; epoll_wait and other waits of this thread may end with EINTR from then.
+ * Returns NETKIT_OK; NETKIT_E_NOSYS where the backend has none (poll, wsapoll);
+ * with uring NETKIT_E_BUSY when operations are under way or in a callback, or the
+ * system's error when that ring cannot be made. Thread: the loop's. */
 NETKIT_API int netkit_loop_native(netkit_loop *loop, uintptr_t *native);
 
 /* Milliseconds until the loop wants to be polled, rounded up: 0 now, -1 never

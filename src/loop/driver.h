@@ -33,8 +33,8 @@ typedef struct nki_driver {
      * meanwhile is dropped. wait returns how many events there are, or an error. */
     int (*wait)(netkit_loop *loop, uint64_t timeout_ns);
     nki_source *(*next)(netkit_loop *loop);
-    /* From any thread and signal handlers. is_only: another one comes only after its turn. */
-    int (*wake)(netkit_loop *loop, bool is_only);
+    /* From any thread and signal handlers. Coalesced: no other comes before its turn has begun. */
+    int (*wake)(netkit_loop *loop, bool is_coalesced);
     int (*native)(netkit_loop *loop, uintptr_t *out);
     /* What was begun goes to the system now: nobody is going to wait soon. NULL = it went. */
     void (*commit)(netkit_loop *loop);

@@ -329,7 +329,7 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
     }
     nki_commit(loop);
     error = nki_run_result(loop, 0, NETKIT_OK);
-    loop->wait_failures = 0;
+    loop->wait_failures = 0; /* told */
     nki_atomic_store(&loop->stop, 0u);
     loop->is_run = 0;
     loop->is_running = 0;

@@ -93,8 +93,8 @@ static nki_source *nki_r_next(netkit_loop *loop) {
     return NULL;
 }
 
-static int nki_r_wake(netkit_loop *loop, bool is_only) {
-    NKI_UNUSED(is_only);
+static int nki_r_wake(netkit_loop *loop, bool is_coalesced) {
+    NKI_UNUSED(is_coalesced);
     return nki_poller_wake_signal(&loop->poller, &loop->wake);
 }
 

@@ -220,7 +220,8 @@ static int nki_u_native(netkit_loop *loop, uintptr_t *out) {
         return NETKIT_E_NOSYS;
     }
     if ((u->ring.flags & NKI_URING_SETUP_DEFER_TASKRUN) != 0) {
-        u->wish.is_foreign = true; /* a handler may be looking at the buffers of the old one */
+        u->wish.is_foreign = true;
+        /* In a callback somebody may be looking at the buffers of the old one. */
         int error = loop->in_callback != 0 ? (int)NETKIT_E_BUSY : nki_u_renew(loop, u);
         if (error != NETKIT_OK) {
             u->wish.is_foreign = false;
@@ -241,9 +242,9 @@ static int nki_u_native(netkit_loop *loop, uintptr_t *out) {
  * for kernels that cannot (before 6.13), a ring that is not enabled yet, and messages that fail. It
  * is also for wakes that may be many, since each message holds memory of the kernel's until it is
  * taken, and for those that a move to another ring must not lose. */
-static int nki_u_wake(netkit_loop *loop, bool is_only) {
+static int nki_u_wake(netkit_loop *loop, bool is_coalesced) {
     const nki_u *u = nki_u_of(loop);
-    int fd = is_only ? nki_atomic_load_relaxed(&u->message_fd) : -1;
+    int fd = is_coalesced ? nki_atomic_load_relaxed(&u->message_fd) : -1;
     int os_code = errno;
     nki_atomic_fence(); /* what it is woken for comes first, whichever ring this meets */
     bool is_sent = fd >= 0 && !nki_u_is_child(u) && nki_uring_message(fd, NKI_U_IGNORED) == 0;
@@ -885,9 +886,7 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
     } else {
         error = nki_r_flush(loop, c);
     }
-    bool is_told =
-        u->ring.is_enabled && (c->flags & NKI_C_STALLED) != 0 && nki_u_begin_send(loop, u, c, s);
-    if ((c->flags & NKI_C_STALLED) != 0 && !is_told) {
+    if ((c->flags & NKI_C_STALLED) != 0 && !nki_u_begin_send(loop, u, c, s)) {
         nki_u_want(loop, u, &c->source, s, NKI_U_WANT_SEND);
     }
     return error;

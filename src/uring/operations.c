@@ -26,10 +26,11 @@ enum {
 /* For so long destroying a loop waits for a kernel that says nothing. */
 #define NKI_U_DESTROY_NS (500 * (uint64_t)NKI_NS_PER_MS)
 
-/* A place in the ring; a forked child, to which its memory is not mapped, never gets one. */
+/* A place in the ring. None before it is enabled, so that another ring can take its place, none
+ * when it is lost, and never in a forked child, to which its memory is not mapped. */
 static nki_uring_sqe *nki_u_take(netkit_loop *loop, nki_u *u) {
     loop->is_unsubmitted = 1;
-    return NKI_UNLIKELY(u->is_lost || nki_u_is_child(u)) ? NULL : nki_uring_take(&u->ring);
+    return NKI_UNLIKELY(!u->ring.is_enabled || nki_u_is_child(u)) ? NULL : nki_uring_take(&u->ring);
 }
 
 /* ---- beginning ---- */

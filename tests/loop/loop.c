@@ -206,8 +206,6 @@ NKT_LOOP_TEST(loop_run_once_waits_its_time) {
 
 /* PL09: who pulls is told, too, but never instead of an event that can be fetched. */
 NKT_LOOP_TEST(loop_says_so_behind_events) {
-    static const char *const names[] = {"epoll_wait", "epoll_pwait2", "poll",
-                                        "kevent",     "port_wait",    "io_uring_enter"};
     netkit_loop_desc desc;
     netkit_timer timer;
     netkit_event event;
@@ -217,9 +215,7 @@ NKT_LOOP_TEST(loop_says_so_behind_events) {
     netkit_loop *loop = nkt_loop_with(&desc);
     CHECK_OK(netkit_timer_start(loop, &timer, 100000, 0, NULL, NULL));
     CHECK_OK(netkit_loop_run_once(loop, 0));
-    for (size_t i = 0; i < NKI_COUNT(names); i++) {
-        nkt_fault_at(names[i], 1, ENOMEM, true);
-    }
+    nkt_fault_waits(ENOMEM);
     for (uint64_t end = tl_deadline(); events == 0;) {
         int code = netkit_loop_run_once(loop, 10);
         CHECK(nkt_now_ns() < end);
@@ -253,16 +249,12 @@ static void *loop_stop_thread(void *user) {
 /* PL09 I-08: a wait that fails now and then is nobody's business; one that fails again and again is
  * told by whatever runs the loop, until it works again. */
 NKT_LOOP_TEST(loop_says_that_waiting_fails) {
-    static const char *const names[] = {"epoll_wait", "epoll_pwait2", "poll",
-                                        "kevent",     "port_wait",    "io_uring_enter"};
     netkit_loop *loop = nkt_loop();
     netkit_timer timer;
     int code = 0, ticks = 0;
     CHECK_OK(netkit_timer_start(loop, &timer, (uint64_t)3600 * 1000000, 0, loop_tick, &ticks));
     CHECK_OK(netkit_loop_run_once(loop, 0));
-    for (size_t i = 0; i < NKI_COUNT(names); i++) {
-        nkt_fault_at(names[i], 1, ENOMEM, true);
-    }
+    nkt_fault_waits(ENOMEM);
     for (int i = 0; i < 1000 && code == 0; i++) {
         code = i % 2 == 0 ? netkit_loop_poll(loop, -1) : netkit_loop_run_once(loop, 1);
         CHECK(i > 2 || code == 0);

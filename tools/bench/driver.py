@@ -143,7 +143,8 @@ class Bench:
     def annotate(self, name, result):
         """What stands behind a figure; whether the floor is a floor."""
         bounds = {("floor", "instructions"): (75, 100), ("floor", "syscalls"): (2.00, 2.05),
-                  ("floor-ring", "syscalls"): (0, structure.ring_calls_max())}.get((result["server"], name))
+                  ("floor-ring", "syscalls"): (0, structure.ring_calls_max())}
+        bounds = bounds.get((result["server"], name))
         if bounds:
             digits = 3 if result["server"] == "floor-ring" else 2
             value = round(result.get("least", result["value"]), digits)

@@ -181,7 +181,7 @@ def check_counts(server, row, said):
         raise process.Failed("%s lost bytes: %s" % (server.name, said.strip()))
 
 
-def is_spare(run):
+def is_generator_bound(run):
     """The generator was the bottleneck, the server had time to spare."""
     return run["server_cpu_s"] / run["seconds"] < 0.93 and run["own_load"] > 0.95
 
@@ -198,10 +198,10 @@ def choose_metric(row, ours, theirs, disturbed):
     """
     if row.metric not in ("rate", "bytes_per_s") or row.tried:
         return row.metric
-    spare = [is_spare(t) for t in theirs]
-    if sum(spare) * 2 <= len(theirs) and disturbed <= len(ours):
+    bound = [is_generator_bound(t) for t in theirs]
+    if sum(bound) * 2 <= len(theirs) and disturbed <= len(ours):
         return row.metric
-    moved = sum(is_spare(o) != s for o, s in zip(ours, spare))
+    moved = sum(is_generator_bound(o) != b for o, b in zip(ours, bound))
     return "both" if moved * 4 > len(ours) else "cpu"
 
 
