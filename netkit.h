@@ -762,9 +762,22 @@
                            slower), so a conn whose sends were copied goes back
                            to plain ones by itself. Worth it from some 100 KiB on
                            a real network.
+       ring_incremental    receives share buffers, each taking only what it fills
+                           (Linux 6.12): 64 of 8 KiB instead of 256, and enough
+                           for thousands of conns with a few bytes each. A trial
+                           at creation finds kernels that have it wrong. Kept
+                           bytes are copied then, and datagrams are read by calls.
+       ring_files          the conns in so many first places of the loop are known
+                           to the kernel by number (Linux 6.13), which spares it
+                           looking descriptors up and costs a conn two calls. On
+                           loopback no gain shows; measure before you keep it.
+                           Places come 256 at a time and are used in turn: ask for
+                           more than there are objects at once. What is more than
+                           RLIMIT_NOFILE allows is halved until it fits.
 
    When the kernel gives no polling thread or no busy polling, there is no ring:
-   NETKIT_E_NOSYS with the reason, or epoll with FASTEST.
+   NETKIT_E_NOSYS with the reason, or epoll with FASTEST. The others are not
+   missed where they are not to be had.
 
 
    ERRORS
@@ -1802,6 +1815,10 @@ typedef struct netkit_loop_desc {
     uint32_t ring_napi_us;      /* io_uring: waits poll the network device for so long, 0 = off */
     uint32_t ring_zerocopy_min; /* io_uring: lent memory of so many bytes or more goes out without
                                    a copy, where the kernel can, 0 = never */
+    bool ring_incremental;      /* io_uring: receives share buffers, each taking only what it fills,
+                                   where the kernel can; not with ring_sqpoll_ms */
+    uint32_t ring_files;        /* io_uring: so many conns at most are known to the kernel by
+                                   number, where it can, 0 = none */
     uint64_t seed;              /* first generations of handles, 0 = random */
     netkit_loop_hook_fn before_turn; /* called before a turn waits */
     netkit_loop_hook_fn after_turn;  /* called when a turn is done */
@@ -14879,6 +14896,9 @@ enum {
 #define NKI_URING_ENTER_REGISTERED (1u << 4)
 
 enum {
+    NKI_URING_REGISTER_FILES = 2,
+    NKI_URING_UNREGISTER_FILES = 3,
+    NKI_URING_UPDATE_FILES = 6,
     NKI_URING_REGISTER_PROBE = 8,
     NKI_URING_REGISTER_ENABLE = 12,
     NKI_URING_REGISTER_RING = 20,
@@ -14895,6 +14915,7 @@ enum {
 #define NKI_URING_SQ_TASKRUN (1u << 2)
 
 /* io_uring_sqe.flags, .ioprio and .len of single operations */
+#define NKI_URING_SQE_FIXED_FILE (1u << 0)
 #define NKI_URING_SQE_BUFFER_SELECT (1u << 5)
 #define NKI_URING_SQE_SKIP_SUCCESS (1u << 6)
 #define NKI_URING_ACCEPT_MULTISHOT (1u << 0)
@@ -14904,10 +14925,11 @@ enum {
 #define NKI_URING_SEND_ZC_REPORT (1u << 3) /* say in the notification whether it was a copy */
 
 /* io_uring_cqe.flags */
-#define NKI_URING_CQE_BUFFER (1u << 0)    /* a buffer's number is in the upper half */
-#define NKI_URING_CQE_MORE (1u << 1)      /* the operation goes on */
-#define NKI_URING_CQE_NOTIF (1u << 3)     /* the memory of a zero-copy send is free */
-#define NKI_URING_NOTIF_COPIED (1u << 31) /* and was copied after all */
+#define NKI_URING_CQE_BUFFER (1u << 0)      /* a buffer's number is in the upper half */
+#define NKI_URING_CQE_MORE (1u << 1)        /* the operation goes on */
+#define NKI_URING_CQE_BUFFER_MORE (1u << 4) /* the kernel goes on filling this buffer */
+#define NKI_URING_CQE_NOTIF (1u << 3)       /* the memory of a zero-copy send is free */
+#define NKI_URING_NOTIF_COPIED (1u << 31)   /* and was copied after all */
 
 typedef struct nki_uring_sqe {
     uint8_t opcode;
@@ -14991,6 +15013,8 @@ typedef struct nki_uring_buffer {
     uint16_t tail;
 } nki_uring_buffer;
 
+#define NKI_URING_BUFFERS_SHARED 2u /* incremental, 6.12 */
+
 typedef struct nki_uring_buffers_reg {
     uint64_t addr;
     uint32_t entries;
@@ -15021,6 +15045,7 @@ typedef struct nki_uring_wish {
     uint32_t sqpoll_cpu; /* on this processor, from 1; 0 = any */
     uint32_t napi_us;    /* waits poll the network device for so long; 0 = no */
     bool is_foreign;     /* poll(2) of the ring must wake */
+    bool is_small;       /* for a few operations */
 } nki_uring_wish;
 
 typedef struct nki_uring {
@@ -15045,7 +15070,8 @@ typedef struct nki_uring {
     size_t map_size;
     size_t sqes_size;
     bool is_enabled;
-    uint64_t ops; /* NKI_URING_OP bits of those it knows */
+    bool has_lost; /* completions, as the kernel had no memory to keep them beyond its places */
+    uint64_t ops;  /* NKI_URING_OP bits of those it knows */
 } nki_uring;
 
 static bool nki_uring_has(const nki_uring *r, unsigned op) {
@@ -15144,7 +15170,7 @@ static uint32_t nki_uring_step(unsigned step) {
  * Returns 0 or an errno. */
 static int nki_uring_setup(nki_uring *r, nki_uring_params *p, const nki_uring_wish *wish) {
     uint32_t (*flags_of)(unsigned) = wish->sqpoll_ms != 0 ? nki_uring_step_polled : nki_uring_step;
-    uint32_t entries = NKI_URING_SQ_ENTRIES;
+    uint32_t entries = wish->is_small ? NKI_URING_SQ_LEAST : NKI_URING_SQ_ENTRIES;
     unsigned step = wish->is_foreign ? NKI_URING_STEP_FOREIGN : 0;
     while (entries >= NKI_URING_SQ_LEAST) {
         memset(p, 0, sizeof *p);
@@ -15380,6 +15406,7 @@ static int nki_uring_enter(nki_uring *r, uint64_t timeout_ns) {
     }
     /* ETIME: the time is up. EBUSY: completions have overflown, read them first. EAGAIN: no
      * memory for a request right now. */
+    r->has_lost = r->has_lost || errno == EBADR;
     bool is_everyday = errno == ETIME || errno == EINTR || errno == EBUSY || errno == EAGAIN;
     return is_everyday ? 0 : errno;
 }
@@ -22067,57 +22094,140 @@ static const nki_driver *nki_readiness_driver(void) {
  * cheaply whether there is anything to look after. Kernel side: io_uring_register_buf_ring(3);
  * an empty ring ends a multishot receive at once with ENOBUFS.
  *
+ * Each buffer is a block of its own, as the shared receive buffer is: one that a handler keeps goes
+ * with it, and a new one takes its place, so what is kept never takes from what the kernel has.
+ *
+ * On request buffers are incremental (Linux 6.12): fewer ones, of which each receive takes what it
+ * fills, so that the bytes of many conns lie in one. A record is of one receive then,
+ * and the buffer goes back when it is full and all of it was read. Completions do not say where
+ * their bytes begin: they follow each other, as the kernel fills a buffer in the order of its
+ * completions. (Not so for a polling thread, which works while we read: it may end a receive late
+ * for want of a place, and post another's completion before.)
+ *
  * Tried and left out (Linux 6.18, loopback; make bench ROW=tried): bundles spare a bare ring a
  * quarter of its processor in bulk and a tenth with pipelined messages of 4 KiB; recv into 64 KiB
- * spares as much in bulk, and gains no less there (ROW=echo-4K-50c-16p). Incremental buffers gain
- * nothing that this does not, and both were out of order in some kernels. A table of files of the
- * ring's own spares 0.7 to 0.9 % of a message or a connection, and close(2) would not end a socket
- * then.
- *
- * Each buffer is a block of its own, as the shared receive buffer is: one that a handler keeps goes
- * with it, and a new one takes its place, so what is kept never takes from what the kernel has. */
+ * spares as much in bulk, and gains no less there (ROW=echo-4K-50c-16p). They were out of order in
+ * some kernels. */
 
 #if NKI_HAS_URING
 
 enum {
     NKI_POOL_COUNT = 256, /* at most 500 conns answered at once need more, and read by recv then */
-    NKI_POOL_SIZE = 8192, /* who fills one reads by recv into 64 KiB instead */
-    NKI_POOL_GROUP = 0
+    NKI_POOL_SHARED_COUNT = 64, /* of shared ones: each holds a hundred small messages */
+    NKI_POOL_SIZE = 8192,       /* who fills one reads by recv into 64 KiB instead */
+    NKI_POOL_GROUP = 0,
+    NKI_POOL_RECORDS = 4096 /* of shared ones: as many as a turn may have completions */
 };
 
 #define NKI_POOL_NONE UINT16_MAX
 #define NKI_POOL_FREE UINT32_MAX /* as the slot of a buffer's owner: with the kernel */
 
+/* What one receive has brought. */
 typedef struct nki_pool_record {
     nki_block *block;
-    uint32_t slot; /* of the owner */
-    uint16_t next; /* parked behind it */
-    uint16_t unused;
+    uint32_t slot;   /* of the owner */
+    uint16_t next;   /* parked behind it, or free */
+    uint16_t buffer; /* the same as the record's number, unless buffers are shared */
     uint32_t begin;
     uint32_t end;
 } nki_pool_record;
+
+/* A buffer that many receives share. */
+typedef struct nki_pool_share {
+    nki_block *block;
+    uint32_t filled;
+    uint32_t records; /* of it that are held */
+} nki_pool_share;
 
 typedef struct nki_pool {
     uint32_t count; /* a power of two */
     uint32_t size;
     nki_uring_buffer *ring; /* NULL = not there */
     nki_pool_record *records;
-    uint32_t held; /* not with the kernel */
-    uint16_t tail; /* of the ring; the kernel sees it when it is published */
+    nki_pool_share *shares; /* NULL = each receive has a buffer for itself */
+    uint32_t records_count;
+    uint32_t held;   /* records in use */
+    uint16_t tail;   /* of the ring; the kernel sees it when it is published */
+    uint16_t free;   /* record of a share, or NKI_POOL_NONE */
+    bool is_sharing; /* what nki_pool_open is to make */
+    bool is_broken;  /* the kernel and our count do not agree: nothing more is taken from shares */
 } nki_pool;
 
 static unsigned char *nki_pool_data(const nki_pool *p, uint16_t id) {
     return nki_block_data(p->records[id].block);
 }
 
-/* Back to the kernel, from nki_pool_publish on. */
-static void nki_pool_give(nki_pool *p, uint16_t id) {
+/* To the kernel, from nki_pool_publish on. */
+static void nki_pool_place(nki_pool *p, uint16_t buffer, nki_block *block) {
     nki_uring_buffer *place = &p->ring[p->tail++ & (p->count - 1)];
-    place->addr = (uint64_t)(uintptr_t)nki_pool_data(p, id);
+    place->addr = (uint64_t)(uintptr_t)nki_block_data(block);
     place->len = p->size;
-    place->id = id;
-    p->records[id].slot = NKI_POOL_FREE;
+    place->id = buffer;
+}
+
+/* Back to the kernel, when the kernel has no more room there and nobody looks at it. */
+static void nki_pool_place_share(nki_pool *p, uint16_t buffer) {
+    nki_pool_share *share = &p->shares[buffer];
+    if (share->records == 0 && share->filled == p->size) {
+        share->filled = 0;
+        nki_pool_place(p, buffer, share->block);
+    }
+}
+
+static NKI_COLD uint16_t nki_pool_take_share(nki_pool *p, const nki_uring_cqe *cqe) {
+    uint16_t buffer = (uint16_t)(cqe->flags >> 16);
+    nki_pool_share *share = &p->shares[buffer];
+    uint32_t len = (uint32_t)cqe->res;
+    uint32_t begin = share->filled;
+    bool is_full = (cqe->flags & NKI_URING_CQE_BUFFER_MORE) == 0;
+    if (len > p->size - begin || is_full != (begin + len == p->size)) {
+        p->is_broken = true;
+    }
+    if (p->is_broken) {
+        return NKI_POOL_NONE;
+    }
+    uint16_t id = p->free;
+    share->filled += len;
+    if (id == NKI_POOL_NONE) {
+        nki_pool_place_share(p, buffer);
+        return NKI_POOL_NONE;
+    }
+    nki_pool_record *record = &p->records[id];
+    p->free = record->next;
+    share->records++;
+    record->block = share->block;
+    record->buffer = buffer;
+    record->begin = begin;
+    record->end = begin + len;
+    p->held++;
+    return id;
+}
+
+/* The record of what the kernel has put there. NKI_POOL_NONE, of shared buffers alone: there is
+ * none left, since memory is so short that nothing can be parked elsewhere; or is_broken. */
+static uint16_t nki_pool_take(nki_pool *p, const nki_uring_cqe *cqe) {
+    if (NKI_UNLIKELY(p->shares != NULL)) {
+        return nki_pool_take_share(p, cqe);
+    }
+    uint16_t buffer = (uint16_t)(cqe->flags >> 16);
+    p->records[buffer].begin = 0;
+    p->records[buffer].end = cqe->res > 0 ? (uint32_t)cqe->res : 0;
+    p->held++;
+    return buffer;
+}
+
+static void nki_pool_give(nki_pool *p, uint16_t id) {
+    nki_pool_record *record = &p->records[id];
+    record->slot = NKI_POOL_FREE;
     p->held--;
+    if (NKI_UNLIKELY(p->shares != NULL)) {
+        record->next = p->free;
+        p->free = id;
+        p->shares[record->buffer].records--;
+        nki_pool_place_share(p, record->buffer);
+    } else {
+        nki_pool_place(p, id, record->block);
+    }
 }
 
 static void nki_pool_publish(nki_pool *p) {
@@ -22135,12 +22245,15 @@ static void nki_pool_free(nki_pool *p, const netkit_allocator *a) {
         (void)NKI_SYS_munmap(p->ring, nki_pool_ring_size(p));
     }
     for (uint32_t i = 0; p->records != NULL && i < p->count; i++) {
-        if (p->records[i].block != NULL) {
-            nki_block_free(p->records[i].block);
+        nki_block *block = p->shares != NULL ? p->shares[i].block : p->records[i].block;
+        if (block != NULL) {
+            nki_block_free(block);
         }
     }
-    nki_free(a, p->records, p->count * sizeof *p->records);
+    nki_free(a, p->shares, p->count * sizeof *p->shares);
+    nki_free(a, p->records, p->records_count * sizeof *p->records);
     p->ring = NULL;
+    p->shares = NULL;
     p->records = NULL;
     p->held = 0;
     p->tail = 0;
@@ -22157,34 +22270,54 @@ static int nki_pool_register(nki_pool *p, const nki_uring *r) {
     reg.addr = (uint64_t)(uintptr_t)ring;
     reg.entries = p->count;
     reg.group = NKI_POOL_GROUP;
+    reg.flags = p->is_sharing ? NKI_URING_BUFFERS_SHARED : 0;
     return NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_BUFFERS, &reg, 1u) != 0 ? errno : 0;
 }
 
 /* Memory and ring, or an errno. */
 static int nki_pool_make(nki_pool *p, const nki_uring *r, nki_keeper *keeper) {
-    for (uint32_t i = 0; p->records != NULL && i < p->count; i++) {
-        p->records[i].block = nki_block_new(keeper, p->size);
-        if (p->records[i].block == NULL) {
+    if (p->records == NULL || (p->is_sharing && p->shares == NULL)) {
+        return ENOMEM;
+    }
+    for (uint32_t i = 0; i < p->count; i++) {
+        nki_block *block = nki_block_new(keeper, p->size);
+        *(p->is_sharing ? &p->shares[i].block : &p->records[i].block) = block;
+        if (block == NULL) {
             return ENOMEM;
         }
     }
-    int error = p->records == NULL ? ENOMEM : nki_pool_register(p, r);
+    int error = nki_pool_register(p, r);
     return error == 0 && p->ring == NULL ? ENOMEM : error;
+}
+
+/* All to the kernel, no record in use. */
+static void nki_pool_fill(nki_pool *p) {
+    for (uint32_t i = 0; i < p->records_count; i++) {
+        p->records[i].slot = NKI_POOL_FREE;
+        p->records[i].buffer = (uint16_t)i;
+        p->records[i].next = (uint16_t)(i + 1);
+    }
+    p->records[p->records_count - 1].next = NKI_POOL_NONE;
+    p->free = 0;
+    for (uint32_t i = 0; i < p->count; i++) {
+        nki_pool_place(p, (uint16_t)i, p->is_sharing ? p->shares[i].block : p->records[i].block);
+    }
 }
 
 /* Make the buffers and hand all of them to the kernel. Returns 0 or an errno, nothing left. */
 static int nki_pool_open(nki_pool *p, const nki_uring *r, nki_keeper *keeper) {
     const netkit_allocator *a = &keeper->allocator;
-    p->records = (nki_pool_record *)nki_alloc_zero(a, p->count * sizeof *p->records);
+    p->records_count = p->is_sharing ? (uint32_t)NKI_POOL_RECORDS : p->count;
+    p->records = (nki_pool_record *)nki_alloc_zero(a, p->records_count * sizeof *p->records);
+    if (p->is_sharing) {
+        p->shares = (nki_pool_share *)nki_alloc_zero(a, p->count * sizeof *p->shares);
+    }
     int error = nki_pool_make(p, r, keeper);
     if (error != 0 || p->ring == NULL) {
         nki_pool_free(p, a);
         return error != 0 ? error : ENOMEM;
     }
-    p->held = p->count;
-    for (uint32_t i = 0; i < p->count; i++) {
-        nki_pool_give(p, (uint16_t)i);
-    }
+    nki_pool_fill(p);
     nki_pool_publish(p);
     return 0;
 }
@@ -22198,6 +22331,210 @@ static nki_block *nki_pool_swap(nki_pool *p, uint16_t id, nki_keeper *keeper) {
     }
     p->records[id].block = fresh;
     return kept;
+}
+
+#endif /* NKI_HAS_URING */
+
+/* ---- src/uring/files.c ---- */
+/* Files the ring knows by number, so that an operation need not look its descriptor up: on request
+ * only, as it costs a conn two calls, and spares a bare ring 0.7 to 0.9 % of a small message, but
+ * netkit's nothing that shows (0.99 to 1.01 of the rate, Linux 6.18, loopback; make bench
+ * ROW=tried).
+ *
+ * The table holds each file as a descriptor does: close(2) ends a connection only when its place
+ * here is empty, too. Before Linux 6.13 a place that was emptied kept its file until all operations
+ * on other files that were older had ended, which those that go on never do; so no table there. */
+
+#if NKI_HAS_URING
+
+typedef struct nki_files {
+    int32_t *fds; /* of each slot, -1 = none; NULL = no table */
+    uint32_t count;
+} nki_files;
+
+static void nki_files_free(nki_files *f, const netkit_allocator *a) {
+    nki_free(a, f->fds, f->count * sizeof *f->fds);
+    f->fds = NULL;
+    f->count = 0;
+}
+
+/* Hand the table to a ring that has none. Returns 0, or an errno and there is no table any more. */
+static int nki_files_register(nki_files *f, const nki_uring *r, const netkit_allocator *a) {
+    if (f->fds == NULL ||
+        NKI_SYS_io_uring_register(r->fd, NKI_URING_REGISTER_FILES, f->fds, f->count) == 0) {
+        return 0;
+    }
+    int os_code = errno;
+    nki_files_free(f, a);
+    return os_code;
+}
+
+/* Before its ring is closed: that, and with it the table, ends only with the last descriptor of it,
+ * which a forked child may have. False: there is none, or the ring is another thread's. */
+static bool nki_files_withdraw(const nki_files *f, const nki_uring *r) {
+    return f->fds != NULL &&
+           NKI_SYS_io_uring_register(r->fd, NKI_URING_UNREGISTER_FILES, NULL, 0u) == 0;
+}
+
+/* The kernel takes no more places than the process may have descriptors: EMFILE. */
+static void nki_files_open(nki_files *f, const nki_uring *r, uint32_t count,
+                           const netkit_allocator *a) {
+    int os_code = EMFILE;
+    for (; count != 0 && os_code == EMFILE; count /= 2) {
+        f->fds = (int32_t *)nki_alloc(a, count * sizeof *f->fds);
+        if (f->fds == NULL) {
+            return;
+        }
+        f->count = count;
+        memset(f->fds, 0xFF, count * sizeof *f->fds);
+        os_code = nki_files_register(f, r, a);
+    }
+}
+
+static bool nki_files_has(const nki_files *f, uint32_t slot) {
+    return slot < f->count && f->fds[slot] >= 0;
+}
+
+static bool nki_files_set(const nki_files *f, const nki_uring *r, uint32_t slot, int32_t fd) {
+    nki_uring_update update;
+    f->fds[slot] = fd;
+    update.offset = slot;
+    update.reserved = 0;
+    update.data = (uint64_t)(uintptr_t)&f->fds[slot];
+    return NKI_SYS_io_uring_register(r->fd, NKI_URING_UPDATE_FILES, &update, 1u) == 1;
+}
+
+static void nki_files_add(const nki_files *f, const nki_uring *r, uint32_t slot, int32_t fd) {
+    if (slot < f->count && !nki_files_set(f, r, slot, fd)) {
+        f->fds[slot] = -1;
+    }
+}
+
+/* Before its descriptor is closed. A place that cannot be emptied holds the file until another one
+ * takes it, or the ring ends; the peer is told at least. */
+static void nki_files_drop(const nki_files *f, const nki_uring *r, uint32_t slot) {
+    if (nki_files_has(f, slot)) {
+        int fd = f->fds[slot];
+        if (r->fd >= 0 && !nki_files_set(f, r, slot, -1)) {
+            (void)NKI_SYS_shutdown(fd, SHUT_RDWR);
+        }
+    }
+}
+
+#endif /* NKI_HAS_URING */
+
+/* ---- src/uring/shares.c ---- */
+/* Whether incremental buffers work here: a trial at creation, for who asks for them, since kernels
+ * have had them wrong, in ways that no version tells (axboe/liburing#1433). Six messages through
+ * two buffers, on a small ring of its own. */
+
+#if NKI_HAS_URING
+
+enum {
+    NKI_TRIAL_SIZE = 64, /* of a buffer */
+    NKI_TRIAL_LEN = 20,
+    NKI_TRIAL_MESSAGES = 6
+};
+
+typedef struct nki_trial {
+    nki_uring ring;
+    nki_pool pool;
+    uintptr_t ends[2];
+    unsigned char memory[2][NKI_TRIAL_SIZE];
+    uint32_t got;
+} nki_trial;
+
+/* The n-th byte has come where it should: behind the one before it. */
+static bool nki_trial_check(const nki_trial *t, const nki_uring_cqe *cqe) {
+    const uint32_t buffer = t->got / NKI_TRIAL_SIZE;
+    const uint32_t begin = t->got % NKI_TRIAL_SIZE;
+    bool is_full = cqe->res > 0 && begin + (uint32_t)cqe->res == NKI_TRIAL_SIZE;
+    bool is_right = cqe->res > 0 && begin + (uint32_t)cqe->res <= NKI_TRIAL_SIZE &&
+                    (cqe->flags & NKI_URING_CQE_BUFFER) != 0 && cqe->flags >> 16 == buffer &&
+                    ((cqe->flags & NKI_URING_CQE_BUFFER_MORE) == 0) == is_full;
+    for (uint32_t i = 0; is_right && i < (uint32_t)cqe->res; i++) {
+        is_right = t->memory[buffer][begin + i] == (unsigned char)(t->got + i + 1);
+    }
+    return is_right;
+}
+
+static bool nki_trial_take(nki_trial *t, uint32_t wanted) {
+    nki_uring *r = &t->ring;
+    for (int i = 0; t->got < wanted && i < NKI_TRIAL_MESSAGES; i++) {
+        if (nki_uring_enter(r, 10 * (uint64_t)NKI_NS_PER_MS) != 0) {
+            return false;
+        }
+        while (nki_uring_unread(r) != 0) {
+            const nki_uring_cqe *cqe = &r->cqes[*r->cq_head & r->cq_mask];
+            if (!nki_trial_check(t, cqe)) {
+                return false;
+            }
+            t->got += (uint32_t)cqe->res;
+            nki_atomic_store(r->cq_head, *r->cq_head + 1);
+        }
+    }
+    return t->got == wanted;
+}
+
+static bool nki_trial_talk(nki_trial *t) {
+    unsigned char message[NKI_TRIAL_LEN];
+    for (uint32_t n = 0; n < NKI_TRIAL_MESSAGES; n++) {
+        for (uint32_t i = 0; i < NKI_TRIAL_LEN; i++) {
+            message[i] = (unsigned char)(n * NKI_TRIAL_LEN + i + 1);
+        }
+        if (nki_os_send(t->ends[0], message, sizeof message) != NKI_TRIAL_LEN ||
+            !nki_trial_take(t, (n + 1) * NKI_TRIAL_LEN)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool nki_trial_begin(nki_trial *t) {
+    t->pool.count = 2;
+    t->pool.is_sharing = true;
+    if (nki_uring_enable(&t->ring) != 0 || nki_pool_register(&t->pool, &t->ring) != 0) {
+        return false;
+    }
+    for (uint16_t i = 0; i < 2; i++) {
+        t->pool.ring[i].addr = (uint64_t)(uintptr_t)t->memory[i];
+        t->pool.ring[i].len = NKI_TRIAL_SIZE;
+        t->pool.ring[i].id = i;
+    }
+    t->pool.tail = 2;
+    nki_pool_publish(&t->pool);
+    nki_uring_sqe *sqe = nki_uring_take(&t->ring);
+    if (sqe != NULL) {
+        sqe->opcode = NKI_URING_RECV;
+        sqe->flags = NKI_URING_SQE_BUFFER_SELECT;
+        sqe->ioprio = NKI_SYS_io_uring_multishot(NKI_URING_RECV_MULTISHOT);
+        sqe->fd = nki_os_fd(t->ends[1]);
+        sqe->buffer_group = NKI_POOL_GROUP;
+    }
+    return sqe != NULL;
+}
+
+static bool nki_shares_work(void) {
+    nki_trial t;
+    nki_uring_wish wish;
+    const char *where;
+    memset(&t, 0, sizeof t);
+    memset(&wish, 0, sizeof wish);
+    wish.is_small = true;
+    if (nki_uring_open(&t.ring, &wish, &where) != 0) {
+        return false;
+    }
+    bool is_right = nki_os_pair(NETKIT_SOCK_STREAM, false, t.ends) == NETKIT_OK;
+    if (is_right) {
+        is_right = nki_trial_begin(&t) && nki_trial_talk(&t);
+        nki_os_abandon(t.ends[0]);
+        nki_os_abandon(t.ends[1]);
+    }
+    nki_uring_close(&t.ring);
+    if (t.pool.ring != NULL) {
+        (void)NKI_SYS_munmap(t.pool.ring, nki_pool_ring_size(&t.pool));
+    }
+    return is_right;
 }
 
 #endif /* NKI_HAS_URING */
@@ -22282,6 +22619,7 @@ enum {
 typedef struct nki_u {
     nki_uring ring;
     nki_pool pool;
+    nki_files files;
     nki_u_slot **slabs;
     uint32_t slabs_count;
     uint32_t want_first; /* slots that want, NKI_NO_SLOT = none */
@@ -22330,6 +22668,17 @@ static nki_u_slot *nki_u_at(const nki_u *u, uint32_t slot) {
 
 static nki_u_slot *nki_u_slot_of(const nki_u *u, const nki_source *source) {
     return nki_u_at(u, nki_id_slot(source->id));
+}
+
+/* Which file an operation is about: by number where the ring has it. */
+static void nki_u_aim(const nki_u *u, nki_uring_sqe *sqe, const nki_source *source) {
+    uint32_t slot = nki_id_slot(source->id);
+    if (NKI_UNLIKELY(nki_files_has(&u->files, slot))) {
+        sqe->flags |= NKI_URING_SQE_FIXED_FILE;
+        sqe->fd = (int32_t)slot;
+    } else {
+        sqe->fd = nki_os_fd(source->socket);
+    }
 }
 
 static uint64_t nki_u_name(const nki_source *source, const nki_u_slot *s, unsigned op) {
@@ -22532,7 +22881,7 @@ static bool nki_u_begin_poll(netkit_loop *loop, nki_u *u, const nki_source *sour
     }
     s->polls = (uint8_t)((s->polls + 1) & 15);
     sqe->opcode = NKI_URING_POLL_ADD;
-    sqe->fd = nki_os_fd(source->socket);
+    nki_u_aim(u, sqe, source);
     sqe->len = is_multishot ? NKI_URING_POLL_MULTISHOT : 0;
     sqe->op_flags = nki_u_poll_bits(events);
     sqe->user_data = nki_u_name(source, s, NKI_U_POLL);
@@ -22561,10 +22910,10 @@ static bool nki_u_begin_recv(netkit_loop *loop, nki_u *u, const nki_source *sour
         sqe->opcode = NKI_URING_RECV;
         multishot = NKI_SYS_io_uring_multishot(multishot);
     }
-    sqe->flags = NKI_URING_SQE_BUFFER_SELECT;
+    sqe->flags |= NKI_URING_SQE_BUFFER_SELECT;
     /* To poll first: without it an empty pool would end it at once, although nothing has come. */
     sqe->ioprio = (uint16_t)(multishot | NKI_URING_RECV_POLL_FIRST);
-    sqe->fd = nki_os_fd(source->socket);
+    nki_u_aim(u, sqe, source);
     sqe->buffer_group = NKI_POOL_GROUP;
     sqe->user_data = nki_u_name(source, s, NKI_U_RECV);
     s->busy |= NKI_U_BIT(NKI_U_RECV);
@@ -22583,7 +22932,7 @@ static bool nki_u_begin_connect(netkit_loop *loop, nki_u *u, const nki_source *s
         return false;
     }
     sqe->opcode = NKI_URING_CONNECT;
-    sqe->fd = nki_os_fd(source->socket);
+    nki_u_aim(u, sqe, source);
     sqe->addr = (uint64_t)(uintptr_t)nki_u_blob_data(s->blob);
     sqe->off = nki_u_blob_len(s->blob);
     sqe->user_data = nki_u_name(source, s, NKI_U_CONNECT);
@@ -22591,12 +22940,21 @@ static bool nki_u_begin_connect(netkit_loop *loop, nki_u *u, const nki_source *s
     return true;
 }
 
+static void nki_u_choose_pool(nki_u *u, bool is_sharing) {
+    u->pool.is_sharing = is_sharing;
+    u->pool.count = is_sharing ? NKI_POOL_SHARED_COUNT : NKI_POOL_COUNT;
+    u->pool.size = NKI_POOL_SIZE;
+}
+
 /* The pool, made at first use: smaller where memory is short, never where the kernel cannot. */
 static bool nki_u_has_pool(netkit_loop *loop, nki_u *u) {
+    u->has_recv_multishot = u->has_recv_multishot && !u->pool.is_broken;
     while (u->has_recv_multishot && u->pool.ring == NULL) {
         int error = nki_pool_open(&u->pool, &u->ring, loop->keeper);
         if (error == ENOMEM && u->pool.count > 16) {
             u->pool.count /= 4;
+        } else if (error == EINVAL && u->pool.is_sharing) {
+            nki_u_choose_pool(u, false);
         } else {
             u->has_recv_multishot = error == 0;
         }
@@ -22648,9 +23006,10 @@ static bool nki_u_begin_accept(netkit_loop *loop, nki_u *u, const nki_listener *
 }
 
 /* A datagram that fits a buffer is received into one; longer ones, and rows of merged ones, which
- * are 64 KiB long, are read when a poll says so. */
+ * are 64 KiB long, are read when a poll says so. In a shared buffer a head would begin anywhere. */
 static bool nki_u_is_received(netkit_loop *loop, nki_u *u, const nki_udp *udp) {
-    return udp->more->room.size + NKI_U_CAME_SIZE <= NKI_POOL_SIZE && nki_u_has_pool(loop, u);
+    return udp->more->room.size + NKI_U_CAME_SIZE <= NKI_POOL_SIZE && !u->pool.is_sharing &&
+           nki_u_has_pool(loop, u);
 }
 
 static bool nki_u_begin_udp(netkit_loop *loop, nki_u *u, nki_udp *udp, nki_u_slot *s) {
@@ -22729,7 +23088,7 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
         return false;
     }
     size_t len = NKI_MIN(chunk->end - chunk->begin, (size_t)INT_MAX);
-    sqe->fd = nki_os_fd(c->source.socket);
+    nki_u_aim(u, sqe, &c->source);
     s->is_lending = nki_u_is_lendable(loop, u, c, s, chunk);
     if (nki_out_is_alone(chunk)) {
         sqe->opcode = NKI_URING_POLL_ADD;
@@ -22812,13 +23171,10 @@ static void nki_u_reclaim(netkit_loop *loop, nki_u *u) {
     u->reading = NULL;
 }
 
-static void nki_u_park(nki_u *u, nki_u_slot *s, uint32_t slot, uint16_t id, uint32_t len) {
+static void nki_u_park(nki_u *u, nki_u_slot *s, uint32_t slot, uint16_t id) {
     nki_pool_record *record = &u->pool.records[id];
     record->slot = slot;
     record->next = NKI_POOL_NONE;
-    record->begin = 0;
-    record->end = len;
-    u->pool.held++;
     if (s->first == NKI_POOL_NONE) {
         s->first = id;
     } else {
@@ -22890,7 +23246,7 @@ static void nki_u_evict(netkit_loop *loop, nki_u *u, uint32_t slot) {
 }
 
 static void nki_u_evict_all(netkit_loop *loop, nki_u *u) {
-    for (uint32_t i = 0; i < u->pool.count && u->pool.held != 0; i++) {
+    for (uint32_t i = 0; i < u->pool.records_count && u->pool.held != 0; i++) {
         uint32_t slot = u->pool.records[i].slot;
         if (slot != NKI_POOL_FREE) {
             nki_u_evict(loop, u, slot);
@@ -22900,10 +23256,17 @@ static void nki_u_evict_all(netkit_loop *loop, nki_u *u) {
 
 /* ---- completions ---- */
 
+static void nki_u_drop_file(nki_u *u, const nki_source *source) {
+    if (NKI_UNLIKELY(u->files.fds != NULL) && !nki_u_is_child(u)) { /* it is the parent's table */
+        nki_files_drop(&u->files, &u->ring, nki_id_slot(source->id));
+    }
+}
+
 /* Nothing is in flight any more. */
 static void nki_u_finish(netkit_loop *loop, nki_source *source, nki_u_slot *s) {
     source->token = 0;        /* a poll that was given up may still say something */
     nki_u_drop_blob(loop, s); /* the address of a connect that was in flight */
+    nki_u_drop_file(nki_u_of(loop), source);
     if (source->socket != UINTPTR_MAX) {
         (void)((s->state & NKI_U_RESET) != 0 ? nki_os_reset(source->socket)
                                              : nki_os_close(source->socket));
@@ -22913,23 +23276,24 @@ static void nki_u_finish(netkit_loop *loop, nki_source *source, nki_u_slot *s) {
 
 /* It is closed, and all it still waits for is memory that the kernel holds until the peer has it.
  * A reset makes it let go. */
-static void nki_u_stop_lending(nki_source *source, const nki_u_slot *s) {
+static void nki_u_stop_lending(nki_u *u, nki_source *source, const nki_u_slot *s) {
     if (s->busy == NKI_U_BIT(NKI_U_SEND) && (s->state & NKI_U_LENDING) != 0 &&
         source->socket != UINTPTR_MAX) {
+        nki_u_drop_file(u, source);
         (void)nki_os_reset(source->socket);
         source->socket = UINTPTR_MAX;
     }
 }
 
-static uint16_t nki_u_buffer_of(const nki_uring_cqe *cqe) {
-    return (cqe->flags & NKI_URING_CQE_BUFFER) != 0 ? (uint16_t)(cqe->flags >> 16) : NKI_POOL_NONE;
-}
-
-/* A buffer that came with nothing for anybody. */
-static void nki_u_return(nki_u *u, uint16_t id) {
-    if (id != NKI_POOL_NONE) {
-        u->pool.held++;
-        nki_pool_give(&u->pool, id);
+/* A buffer that came with nothing for anybody. A shared one that nothing was put into is with the
+ * kernel still. */
+static void nki_u_return(nki_u *u, const nki_uring_cqe *cqe) {
+    bool has_buffer = (cqe->flags & NKI_URING_CQE_BUFFER) != 0;
+    if (has_buffer && (cqe->res > 0 || u->pool.shares == NULL)) {
+        uint16_t id = nki_pool_take(&u->pool, cqe);
+        if (id != NKI_POOL_NONE) {
+            nki_pool_give(&u->pool, id);
+        }
     }
 }
 
@@ -22941,6 +23305,9 @@ static nki_source *nki_u_received_odd(netkit_loop *loop, nki_u *u, nki_source *s
                                       nki_u_slot *s, int res) {
     NKI_UNUSED(loop);
     source->ready = (uint16_t)(source->ready | NETKIT_POLL_READ);
+    if (s->error != 0) {
+        return source; /* bytes are missing: what comes behind them is not told */
+    }
     if (res == 0) {
         s->state |= NKI_U_EOF;
     } else if (res == -ENOBUFS) {
@@ -22956,17 +23323,21 @@ static nki_source *nki_u_received_odd(netkit_loop *loop, nki_u *u, nki_source *s
 
 static NKI_HOT nki_source *nki_u_received(netkit_loop *loop, nki_u *u, nki_source *source,
                                           nki_u_slot *s, const nki_uring_cqe *cqe) {
-    uint16_t id = nki_u_buffer_of(cqe);
     int res = cqe->res;
     if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
         s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_RECV));
         s->state = (uint16_t)(s->state & ~NKI_U_TURNED_AWAY);
     }
-    if (NKI_UNLIKELY(res <= 0 || id == NKI_POOL_NONE)) {
-        nki_u_return(u, id);
+    if (NKI_UNLIKELY(res <= 0 || s->error != 0)) {
+        nki_u_return(u, cqe);
         return nki_u_received_odd(loop, u, source, s, res);
     }
-    nki_u_park(u, s, nki_id_slot(source->id), id, (uint32_t)res);
+    uint16_t id = nki_pool_take(&u->pool, cqe);
+    if (NKI_UNLIKELY(id == NKI_POOL_NONE)) {
+        nki_u_turn_away(loop, u, source, s);
+        return nki_u_received_odd(loop, u, source, s, u->pool.is_broken ? -EIO : -ENOMEM);
+    }
+    nki_u_park(u, s, nki_id_slot(source->id), id);
     if (nki_id_kind(source->id) == NKI_KIND_UDP) { /* its answers go out together */
         nki_ready(loop, source, NETKIT_POLL_READ);
         return NULL;
@@ -23153,7 +23524,7 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
 /* Of an operation that nobody waits for any more: its memory and descriptors. */
 static void nki_u_orphan(nki_u *u, const nki_uring_cqe *cqe) {
     unsigned op = (unsigned)(cqe->user_data >> NKI_SLOT_BITS) & 15u;
-    nki_u_return(u, nki_u_buffer_of(cqe));
+    nki_u_return(u, cqe);
     if (op == NKI_U_ACCEPT && cqe->res >= 0 && cqe->user_data != NKI_U_IGNORED) {
         nki_os_abandon((uintptr_t)cqe->res);
     }
@@ -23202,7 +23573,7 @@ static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nk
         if (s->busy == 0) {
             nki_u_finish(loop, source, s);
         } else {
-            nki_u_stop_lending(source, s);
+            nki_u_stop_lending(u, source, s);
         }
         return NULL;
     }
@@ -23421,8 +23792,8 @@ static int nki_u_refused(netkit_loop *loop, const char *where, int os_code) {
 /* ---- life ---- */
 
 static void nki_u_setup(const netkit_loop *loop, nki_u *u) {
-    u->pool.count = NKI_POOL_COUNT;
-    u->pool.size = NKI_POOL_SIZE;
+    bool is_sharing = loop->desc.ring_incremental && loop->desc.ring_sqpoll_ms == 0;
+    nki_u_choose_pool(u, is_sharing && nki_shares_work());
     u->want_first = NKI_NO_SLOT;
     u->want_last = NKI_NO_SLOT;
     u->lent = NKI_POOL_NONE;
@@ -23437,6 +23808,10 @@ static void nki_u_setup(const netkit_loop *loop, nki_u *u) {
     u->message_fd = has_message ? u->ring.fd : -1;
     u->has_zerocopy =
         loop->desc.ring_zerocopy_min != 0 && nki_uring_has(&u->ring, NKI_URING_SEND_ZC);
+    if (loop->desc.ring_files != 0 && has_message) { /* see there; both are known from 6.13 on */
+        uint32_t count = NKI_MIN(loop->desc.ring_files, loop->desc.objects_max);
+        nki_files_open(&u->files, &u->ring, count, &loop->allocator);
+    }
 }
 
 static int nki_u_open(netkit_loop *loop) {
@@ -23488,6 +23863,7 @@ static void nki_u_close(netkit_loop *loop) {
     nki_uring_close(&u->ring);
     nki_os_wake_close(&loop->wake);
     nki_pool_free(&u->pool, &loop->allocator);
+    nki_files_free(&u->files, &loop->allocator);
     for (uint32_t i = 0; i < u->slabs_count; i++) {
         nki_free(&loop->allocator, u->slabs[i], sizeof(nki_u_slot) << NKI_SLAB_BITS);
     }
@@ -23529,7 +23905,11 @@ static int nki_u_renew(netkit_loop *loop, nki_u *u) {
     }
     int os_code = nki_uring_open(&fresh, &u->wish, &where);
     if (os_code == 0) {
+        bool is_bare = nki_files_withdraw(&u->files, &u->ring);
         os_code = nki_uring_replace(&u->ring, &fresh);
+        if (os_code == 0 || is_bare) {
+            (void)nki_files_register(&u->files, &u->ring, &loop->allocator);
+        }
     }
     if (os_code != 0) {
         errno = os_code;
@@ -23658,6 +24038,7 @@ static void nki_u_lose(netkit_loop *loop, nki_u *u) {
     while (nki_u_next(loop) != NULL) { /* accepted connections are among what has completed */
     }
     nki_atomic_store_relaxed(&u->message_fd, -1);
+    (void)nki_files_withdraw(&u->files, &u->ring);
     nki_uring_close(&u->ring);
     u->is_lost = true;
     u->next = u->end;
@@ -23710,6 +24091,9 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
     if (NKI_UNLIKELY(loop->is_destroying) && (os_code != 0 || nki_u_is_overdue(u))) {
         nki_u_lose(loop, u);
         return 0;
+    }
+    if (NKI_UNLIKELY(u->ring.has_lost)) { /* completions; of receives into shares, perhaps */
+        u->pool.is_broken = u->pool.is_sharing;
     }
     u->overflows += (nki_atomic_load(u->ring.sq_flags) & NKI_URING_SQ_CQ_OVERFLOW) != 0;
     u->next = *u->ring.cq_head;
@@ -23784,6 +24168,9 @@ static int nki_u_attach(netkit_loop *loop, nki_source *source) {
     if (is_conn && (flags & NKI_C_TCP) == 0) {
         s->state |= NKI_U_POLLED;
     }
+    if (is_conn && !nki_u_is_child(u)) {
+        nki_files_add(&u->files, &u->ring, nki_id_slot(source->id), nki_os_fd(source->socket));
+    }
     s->events = NETKIT_POLL_READ; /* of a udp */
     nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     return NETKIT_OK;
@@ -23799,9 +24186,11 @@ static void nki_u_settle(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_
     for (uint32_t i = *r->cq_head; i != tail && s->busy != 0; i++) {
         nki_uring_cqe *cqe = &r->cqes[i & r->cq_mask];
         if (nki_token_find(loop, cqe->user_data) == source) {
-            nki_u_completed_closing(loop, u, source, s, cqe);
+            nki_uring_cqe seen = *cqe;
+            seen.flags &= ~NKI_URING_CQE_BUFFER; /* goes back when its turn comes: see buffers.c */
+            nki_u_completed_closing(loop, u, source, s, &seen);
             cqe->user_data = NKI_U_IGNORED;
-            cqe->flags = 0;
+            cqe->flags &= ~NKI_URING_CQE_MORE;
         }
     }
 }
@@ -23856,7 +24245,7 @@ static void nki_u_shut(netkit_loop *loop, nki_source *source, bool reset) {
     if (s->busy == 0 || is_child) {
         nki_u_finish(loop, source, s);
     } else {
-        nki_u_stop_lending(source, s);
+        nki_u_stop_lending(u, source, s);
     }
 }
 
@@ -24138,7 +24527,7 @@ static int nki_u_read(netkit_loop *loop, nki_conn *c, size_t max) {
 static int nki_u_keep(netkit_loop *loop, uint64_t room, nki_block **out) {
     nki_u *u = nki_u_of(loop);
     const unsigned char *span = (const unsigned char *)loop->span.data;
-    if (u->lent == NKI_POOL_NONE || loop->span.len <= u->pool.size / 4) {
+    if (u->lent == NKI_POOL_NONE || loop->span.len <= u->pool.size / 4 || u->pool.is_sharing) {
         return nki_keep_shared(loop, room, out);
     }
     const unsigned char *data = nki_pool_data(&u->pool, u->lent);

@@ -103,6 +103,8 @@ extern "C" {
 #include "loop/turn.c"
 #include "loop/readiness.c"
 #include "uring/buffers.c"
+#include "uring/files.c"
+#include "uring/shares.c"
 #include "uring/state.h"
 #include "uring/operations.c"
 #include "uring/datagrams.c"

@@ -540,6 +540,14 @@ static inline void nkt_temp_path(char *buf, size_t size) {
 #ifndef NKT_NO_LOOP
 static int nkt_loops;
 
+/* With NKT_RING_OPTIONS in the environment: what the ring does on request and needs no answer. */
+static inline void nkt_ring_options(netkit_loop_desc *desc) {
+    if (getenv("NKT_RING_OPTIONS") != NULL) {
+        desc->ring_incremental = true;
+        desc->ring_files = 1000;
+    }
+}
+
 /* A loop on nkt_backend with the counting allocator, where the desc says nothing else. */
 static inline netkit_loop *nkt_loop_with(netkit_loop_desc *desc) {
     netkit_loop *loop = NULL;
@@ -549,6 +557,7 @@ static inline netkit_loop *nkt_loop_with(netkit_loop_desc *desc) {
     if (desc->allocator.alloc == NULL) {
         desc->allocator = nkt_allocator();
     }
+    nkt_ring_options(desc);
     CHECK_OK(netkit_loop_create(&loop, desc));
     nkt_loops++;
     return loop;

@@ -67,6 +67,10 @@ typedef struct netkit_loop_desc {
     uint32_t ring_napi_us;      /* io_uring: waits poll the network device for so long, 0 = off */
     uint32_t ring_zerocopy_min; /* io_uring: lent memory of so many bytes or more goes out without
                                    a copy, where the kernel can, 0 = never */
+    bool ring_incremental;      /* io_uring: receives share buffers, each taking only what it fills,
+                                   where the kernel can; not with ring_sqpoll_ms */
+    uint32_t ring_files;        /* io_uring: so many conns at most are known to the kernel by
+                                   number, where it can, 0 = none */
     uint64_t seed;              /* first generations of handles, 0 = random */
     netkit_loop_hook_fn before_turn; /* called before a turn waits */
     netkit_loop_hook_fn after_turn;  /* called when a turn is done */

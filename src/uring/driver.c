@@ -78,8 +78,8 @@ static int nki_u_refused(netkit_loop *loop, const char *where, int os_code) {
 /* ---- life ---- */
 
 static void nki_u_setup(const netkit_loop *loop, nki_u *u) {
-    u->pool.count = NKI_POOL_COUNT;
-    u->pool.size = NKI_POOL_SIZE;
+    bool is_sharing = loop->desc.ring_incremental && loop->desc.ring_sqpoll_ms == 0;
+    nki_u_choose_pool(u, is_sharing && nki_shares_work());
     u->want_first = NKI_NO_SLOT;
     u->want_last = NKI_NO_SLOT;
     u->lent = NKI_POOL_NONE;
@@ -94,6 +94,10 @@ static void nki_u_setup(const netkit_loop *loop, nki_u *u) {
     u->message_fd = has_message ? u->ring.fd : -1;
     u->has_zerocopy =
         loop->desc.ring_zerocopy_min != 0 && nki_uring_has(&u->ring, NKI_URING_SEND_ZC);
+    if (loop->desc.ring_files != 0 && has_message) { /* see there; both are known from 6.13 on */
+        uint32_t count = NKI_MIN(loop->desc.ring_files, loop->desc.objects_max);
+        nki_files_open(&u->files, &u->ring, count, &loop->allocator);
+    }
 }
 
 static int nki_u_open(netkit_loop *loop) {
@@ -145,6 +149,7 @@ static void nki_u_close(netkit_loop *loop) {
     nki_uring_close(&u->ring);
     nki_os_wake_close(&loop->wake);
     nki_pool_free(&u->pool, &loop->allocator);
+    nki_files_free(&u->files, &loop->allocator);
     for (uint32_t i = 0; i < u->slabs_count; i++) {
         nki_free(&loop->allocator, u->slabs[i], sizeof(nki_u_slot) << NKI_SLAB_BITS);
     }
@@ -186,7 +191,11 @@ static int nki_u_renew(netkit_loop *loop, nki_u *u) {
     }
     int os_code = nki_uring_open(&fresh, &u->wish, &where);
     if (os_code == 0) {
+        bool is_bare = nki_files_withdraw(&u->files, &u->ring);
         os_code = nki_uring_replace(&u->ring, &fresh);
+        if (os_code == 0 || is_bare) {
+            (void)nki_files_register(&u->files, &u->ring, &loop->allocator);
+        }
     }
     if (os_code != 0) {
         errno = os_code;
@@ -315,6 +324,7 @@ static void nki_u_lose(netkit_loop *loop, nki_u *u) {
     while (nki_u_next(loop) != NULL) { /* accepted connections are among what has completed */
     }
     nki_atomic_store_relaxed(&u->message_fd, -1);
+    (void)nki_files_withdraw(&u->files, &u->ring);
     nki_uring_close(&u->ring);
     u->is_lost = true;
     u->next = u->end;
@@ -367,6 +377,9 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
     if (NKI_UNLIKELY(loop->is_destroying) && (os_code != 0 || nki_u_is_overdue(u))) {
         nki_u_lose(loop, u);
         return 0;
+    }
+    if (NKI_UNLIKELY(u->ring.has_lost)) { /* completions; of receives into shares, perhaps */
+        u->pool.is_broken = u->pool.is_sharing;
     }
     u->overflows += (nki_atomic_load(u->ring.sq_flags) & NKI_URING_SQ_CQ_OVERFLOW) != 0;
     u->next = *u->ring.cq_head;
@@ -441,6 +454,9 @@ static int nki_u_attach(netkit_loop *loop, nki_source *source) {
     if (is_conn && (flags & NKI_C_TCP) == 0) {
         s->state |= NKI_U_POLLED;
     }
+    if (is_conn && !nki_u_is_child(u)) {
+        nki_files_add(&u->files, &u->ring, nki_id_slot(source->id), nki_os_fd(source->socket));
+    }
     s->events = NETKIT_POLL_READ; /* of a udp */
     nki_u_want(loop, u, source, s, NKI_U_WANT_INPUT);
     return NETKIT_OK;
@@ -456,9 +472,11 @@ static void nki_u_settle(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_
     for (uint32_t i = *r->cq_head; i != tail && s->busy != 0; i++) {
         nki_uring_cqe *cqe = &r->cqes[i & r->cq_mask];
         if (nki_token_find(loop, cqe->user_data) == source) {
-            nki_u_completed_closing(loop, u, source, s, cqe);
+            nki_uring_cqe seen = *cqe;
+            seen.flags &= ~NKI_URING_CQE_BUFFER; /* goes back when its turn comes: see buffers.c */
+            nki_u_completed_closing(loop, u, source, s, &seen);
             cqe->user_data = NKI_U_IGNORED;
-            cqe->flags = 0;
+            cqe->flags &= ~NKI_URING_CQE_MORE;
         }
     }
 }
@@ -513,7 +531,7 @@ static void nki_u_shut(netkit_loop *loop, nki_source *source, bool reset) {
     if (s->busy == 0 || is_child) {
         nki_u_finish(loop, source, s);
     } else {
-        nki_u_stop_lending(source, s);
+        nki_u_stop_lending(u, source, s);
     }
 }
 
@@ -795,7 +813,7 @@ static int nki_u_read(netkit_loop *loop, nki_conn *c, size_t max) {
 static int nki_u_keep(netkit_loop *loop, uint64_t room, nki_block **out) {
     nki_u *u = nki_u_of(loop);
     const unsigned char *span = (const unsigned char *)loop->span.data;
-    if (u->lent == NKI_POOL_NONE || loop->span.len <= u->pool.size / 4) {
+    if (u->lent == NKI_POOL_NONE || loop->span.len <= u->pool.size / 4 || u->pool.is_sharing) {
         return nki_keep_shared(loop, room, out);
     }
     const unsigned char *data = nki_pool_data(&u->pool, u->lent);

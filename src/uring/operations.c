@@ -106,7 +106,7 @@ static bool nki_u_begin_poll(netkit_loop *loop, nki_u *u, const nki_source *sour
     }
     s->polls = (uint8_t)((s->polls + 1) & 15);
     sqe->opcode = NKI_URING_POLL_ADD;
-    sqe->fd = nki_os_fd(source->socket);
+    nki_u_aim(u, sqe, source);
     sqe->len = is_multishot ? NKI_URING_POLL_MULTISHOT : 0;
     sqe->op_flags = nki_u_poll_bits(events);
     sqe->user_data = nki_u_name(source, s, NKI_U_POLL);
@@ -135,10 +135,10 @@ static bool nki_u_begin_recv(netkit_loop *loop, nki_u *u, const nki_source *sour
         sqe->opcode = NKI_URING_RECV;
         multishot = NKI_SYS_io_uring_multishot(multishot);
     }
-    sqe->flags = NKI_URING_SQE_BUFFER_SELECT;
+    sqe->flags |= NKI_URING_SQE_BUFFER_SELECT;
     /* To poll first: without it an empty pool would end it at once, although nothing has come. */
     sqe->ioprio = (uint16_t)(multishot | NKI_URING_RECV_POLL_FIRST);
-    sqe->fd = nki_os_fd(source->socket);
+    nki_u_aim(u, sqe, source);
     sqe->buffer_group = NKI_POOL_GROUP;
     sqe->user_data = nki_u_name(source, s, NKI_U_RECV);
     s->busy |= NKI_U_BIT(NKI_U_RECV);
@@ -157,7 +157,7 @@ static bool nki_u_begin_connect(netkit_loop *loop, nki_u *u, const nki_source *s
         return false;
     }
     sqe->opcode = NKI_URING_CONNECT;
-    sqe->fd = nki_os_fd(source->socket);
+    nki_u_aim(u, sqe, source);
     sqe->addr = (uint64_t)(uintptr_t)nki_u_blob_data(s->blob);
     sqe->off = nki_u_blob_len(s->blob);
     sqe->user_data = nki_u_name(source, s, NKI_U_CONNECT);
@@ -165,12 +165,21 @@ static bool nki_u_begin_connect(netkit_loop *loop, nki_u *u, const nki_source *s
     return true;
 }
 
+static void nki_u_choose_pool(nki_u *u, bool is_sharing) {
+    u->pool.is_sharing = is_sharing;
+    u->pool.count = is_sharing ? NKI_POOL_SHARED_COUNT : NKI_POOL_COUNT;
+    u->pool.size = NKI_POOL_SIZE;
+}
+
 /* The pool, made at first use: smaller where memory is short, never where the kernel cannot. */
 static bool nki_u_has_pool(netkit_loop *loop, nki_u *u) {
+    u->has_recv_multishot = u->has_recv_multishot && !u->pool.is_broken;
     while (u->has_recv_multishot && u->pool.ring == NULL) {
         int error = nki_pool_open(&u->pool, &u->ring, loop->keeper);
         if (error == ENOMEM && u->pool.count > 16) {
             u->pool.count /= 4;
+        } else if (error == EINVAL && u->pool.is_sharing) {
+            nki_u_choose_pool(u, false);
         } else {
             u->has_recv_multishot = error == 0;
         }
@@ -222,9 +231,10 @@ static bool nki_u_begin_accept(netkit_loop *loop, nki_u *u, const nki_listener *
 }
 
 /* A datagram that fits a buffer is received into one; longer ones, and rows of merged ones, which
- * are 64 KiB long, are read when a poll says so. */
+ * are 64 KiB long, are read when a poll says so. In a shared buffer a head would begin anywhere. */
 static bool nki_u_is_received(netkit_loop *loop, nki_u *u, const nki_udp *udp) {
-    return udp->more->room.size + NKI_U_CAME_SIZE <= NKI_POOL_SIZE && nki_u_has_pool(loop, u);
+    return udp->more->room.size + NKI_U_CAME_SIZE <= NKI_POOL_SIZE && !u->pool.is_sharing &&
+           nki_u_has_pool(loop, u);
 }
 
 static bool nki_u_begin_udp(netkit_loop *loop, nki_u *u, nki_udp *udp, nki_u_slot *s) {
@@ -303,7 +313,7 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
         return false;
     }
     size_t len = NKI_MIN(chunk->end - chunk->begin, (size_t)INT_MAX);
-    sqe->fd = nki_os_fd(c->source.socket);
+    nki_u_aim(u, sqe, &c->source);
     s->is_lending = nki_u_is_lendable(loop, u, c, s, chunk);
     if (nki_out_is_alone(chunk)) {
         sqe->opcode = NKI_URING_POLL_ADD;
@@ -386,13 +396,10 @@ static void nki_u_reclaim(netkit_loop *loop, nki_u *u) {
     u->reading = NULL;
 }
 
-static void nki_u_park(nki_u *u, nki_u_slot *s, uint32_t slot, uint16_t id, uint32_t len) {
+static void nki_u_park(nki_u *u, nki_u_slot *s, uint32_t slot, uint16_t id) {
     nki_pool_record *record = &u->pool.records[id];
     record->slot = slot;
     record->next = NKI_POOL_NONE;
-    record->begin = 0;
-    record->end = len;
-    u->pool.held++;
     if (s->first == NKI_POOL_NONE) {
         s->first = id;
     } else {
@@ -464,7 +471,7 @@ static void nki_u_evict(netkit_loop *loop, nki_u *u, uint32_t slot) {
 }
 
 static void nki_u_evict_all(netkit_loop *loop, nki_u *u) {
-    for (uint32_t i = 0; i < u->pool.count && u->pool.held != 0; i++) {
+    for (uint32_t i = 0; i < u->pool.records_count && u->pool.held != 0; i++) {
         uint32_t slot = u->pool.records[i].slot;
         if (slot != NKI_POOL_FREE) {
             nki_u_evict(loop, u, slot);
@@ -474,10 +481,17 @@ static void nki_u_evict_all(netkit_loop *loop, nki_u *u) {
 
 /* ---- completions ---- */
 
+static void nki_u_drop_file(nki_u *u, const nki_source *source) {
+    if (NKI_UNLIKELY(u->files.fds != NULL) && !nki_u_is_child(u)) { /* it is the parent's table */
+        nki_files_drop(&u->files, &u->ring, nki_id_slot(source->id));
+    }
+}
+
 /* Nothing is in flight any more. */
 static void nki_u_finish(netkit_loop *loop, nki_source *source, nki_u_slot *s) {
     source->token = 0;        /* a poll that was given up may still say something */
     nki_u_drop_blob(loop, s); /* the address of a connect that was in flight */
+    nki_u_drop_file(nki_u_of(loop), source);
     if (source->socket != UINTPTR_MAX) {
         (void)((s->state & NKI_U_RESET) != 0 ? nki_os_reset(source->socket)
                                              : nki_os_close(source->socket));
@@ -487,23 +501,24 @@ static void nki_u_finish(netkit_loop *loop, nki_source *source, nki_u_slot *s) {
 
 /* It is closed, and all it still waits for is memory that the kernel holds until the peer has it.
  * A reset makes it let go. */
-static void nki_u_stop_lending(nki_source *source, const nki_u_slot *s) {
+static void nki_u_stop_lending(nki_u *u, nki_source *source, const nki_u_slot *s) {
     if (s->busy == NKI_U_BIT(NKI_U_SEND) && (s->state & NKI_U_LENDING) != 0 &&
         source->socket != UINTPTR_MAX) {
+        nki_u_drop_file(u, source);
         (void)nki_os_reset(source->socket);
         source->socket = UINTPTR_MAX;
     }
 }
 
-static uint16_t nki_u_buffer_of(const nki_uring_cqe *cqe) {
-    return (cqe->flags & NKI_URING_CQE_BUFFER) != 0 ? (uint16_t)(cqe->flags >> 16) : NKI_POOL_NONE;
-}
-
-/* A buffer that came with nothing for anybody. */
-static void nki_u_return(nki_u *u, uint16_t id) {
-    if (id != NKI_POOL_NONE) {
-        u->pool.held++;
-        nki_pool_give(&u->pool, id);
+/* A buffer that came with nothing for anybody. A shared one that nothing was put into is with the
+ * kernel still. */
+static void nki_u_return(nki_u *u, const nki_uring_cqe *cqe) {
+    bool has_buffer = (cqe->flags & NKI_URING_CQE_BUFFER) != 0;
+    if (has_buffer && (cqe->res > 0 || u->pool.shares == NULL)) {
+        uint16_t id = nki_pool_take(&u->pool, cqe);
+        if (id != NKI_POOL_NONE) {
+            nki_pool_give(&u->pool, id);
+        }
     }
 }
 
@@ -515,6 +530,9 @@ static nki_source *nki_u_received_odd(netkit_loop *loop, nki_u *u, nki_source *s
                                       nki_u_slot *s, int res) {
     NKI_UNUSED(loop);
     source->ready = (uint16_t)(source->ready | NETKIT_POLL_READ);
+    if (s->error != 0) {
+        return source; /* bytes are missing: what comes behind them is not told */
+    }
     if (res == 0) {
         s->state |= NKI_U_EOF;
     } else if (res == -ENOBUFS) {
@@ -530,17 +548,21 @@ static nki_source *nki_u_received_odd(netkit_loop *loop, nki_u *u, nki_source *s
 
 static NKI_HOT nki_source *nki_u_received(netkit_loop *loop, nki_u *u, nki_source *source,
                                           nki_u_slot *s, const nki_uring_cqe *cqe) {
-    uint16_t id = nki_u_buffer_of(cqe);
     int res = cqe->res;
     if ((cqe->flags & NKI_URING_CQE_MORE) == 0) {
         s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_RECV));
         s->state = (uint16_t)(s->state & ~NKI_U_TURNED_AWAY);
     }
-    if (NKI_UNLIKELY(res <= 0 || id == NKI_POOL_NONE)) {
-        nki_u_return(u, id);
+    if (NKI_UNLIKELY(res <= 0 || s->error != 0)) {
+        nki_u_return(u, cqe);
         return nki_u_received_odd(loop, u, source, s, res);
     }
-    nki_u_park(u, s, nki_id_slot(source->id), id, (uint32_t)res);
+    uint16_t id = nki_pool_take(&u->pool, cqe);
+    if (NKI_UNLIKELY(id == NKI_POOL_NONE)) {
+        nki_u_turn_away(loop, u, source, s);
+        return nki_u_received_odd(loop, u, source, s, u->pool.is_broken ? -EIO : -ENOMEM);
+    }
+    nki_u_park(u, s, nki_id_slot(source->id), id);
     if (nki_id_kind(source->id) == NKI_KIND_UDP) { /* its answers go out together */
         nki_ready(loop, source, NETKIT_POLL_READ);
         return NULL;
@@ -727,7 +749,7 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
 /* Of an operation that nobody waits for any more: its memory and descriptors. */
 static void nki_u_orphan(nki_u *u, const nki_uring_cqe *cqe) {
     unsigned op = (unsigned)(cqe->user_data >> NKI_SLOT_BITS) & 15u;
-    nki_u_return(u, nki_u_buffer_of(cqe));
+    nki_u_return(u, cqe);
     if (op == NKI_U_ACCEPT && cqe->res >= 0 && cqe->user_data != NKI_U_IGNORED) {
         nki_os_abandon((uintptr_t)cqe->res);
     }
@@ -776,7 +798,7 @@ static NKI_HOT nki_source *nki_u_completed(netkit_loop *loop, nki_u *u, const nk
         if (s->busy == 0) {
             nki_u_finish(loop, source, s);
         } else {
-            nki_u_stop_lending(source, s);
+            nki_u_stop_lending(u, source, s);
         }
         return NULL;
     }

@@ -87,7 +87,7 @@ static uint32_t nki_uring_step(unsigned step) {
  * Returns 0 or an errno. */
 static int nki_uring_setup(nki_uring *r, nki_uring_params *p, const nki_uring_wish *wish) {
     uint32_t (*flags_of)(unsigned) = wish->sqpoll_ms != 0 ? nki_uring_step_polled : nki_uring_step;
-    uint32_t entries = NKI_URING_SQ_ENTRIES;
+    uint32_t entries = wish->is_small ? NKI_URING_SQ_LEAST : NKI_URING_SQ_ENTRIES;
     unsigned step = wish->is_foreign ? NKI_URING_STEP_FOREIGN : 0;
     while (entries >= NKI_URING_SQ_LEAST) {
         memset(p, 0, sizeof *p);
@@ -323,6 +323,7 @@ static int nki_uring_enter(nki_uring *r, uint64_t timeout_ns) {
     }
     /* ETIME: the time is up. EBUSY: completions have overflown, read them first. EAGAIN: no
      * memory for a request right now. */
+    r->has_lost = r->has_lost || errno == EBADR;
     bool is_everyday = errno == ETIME || errno == EINTR || errno == EBUSY || errno == EAGAIN;
     return is_everyday ? 0 : errno;
 }

@@ -53,6 +53,9 @@ enum {
 #define NKI_URING_ENTER_REGISTERED (1u << 4)
 
 enum {
+    NKI_URING_REGISTER_FILES = 2,
+    NKI_URING_UNREGISTER_FILES = 3,
+    NKI_URING_UPDATE_FILES = 6,
     NKI_URING_REGISTER_PROBE = 8,
     NKI_URING_REGISTER_ENABLE = 12,
     NKI_URING_REGISTER_RING = 20,
@@ -69,6 +72,7 @@ enum {
 #define NKI_URING_SQ_TASKRUN (1u << 2)
 
 /* io_uring_sqe.flags, .ioprio and .len of single operations */
+#define NKI_URING_SQE_FIXED_FILE (1u << 0)
 #define NKI_URING_SQE_BUFFER_SELECT (1u << 5)
 #define NKI_URING_SQE_SKIP_SUCCESS (1u << 6)
 #define NKI_URING_ACCEPT_MULTISHOT (1u << 0)
@@ -78,10 +82,11 @@ enum {
 #define NKI_URING_SEND_ZC_REPORT (1u << 3) /* say in the notification whether it was a copy */
 
 /* io_uring_cqe.flags */
-#define NKI_URING_CQE_BUFFER (1u << 0)    /* a buffer's number is in the upper half */
-#define NKI_URING_CQE_MORE (1u << 1)      /* the operation goes on */
-#define NKI_URING_CQE_NOTIF (1u << 3)     /* the memory of a zero-copy send is free */
-#define NKI_URING_NOTIF_COPIED (1u << 31) /* and was copied after all */
+#define NKI_URING_CQE_BUFFER (1u << 0)      /* a buffer's number is in the upper half */
+#define NKI_URING_CQE_MORE (1u << 1)        /* the operation goes on */
+#define NKI_URING_CQE_BUFFER_MORE (1u << 4) /* the kernel goes on filling this buffer */
+#define NKI_URING_CQE_NOTIF (1u << 3)       /* the memory of a zero-copy send is free */
+#define NKI_URING_NOTIF_COPIED (1u << 31)   /* and was copied after all */
 
 typedef struct nki_uring_sqe {
     uint8_t opcode;
@@ -165,6 +170,8 @@ typedef struct nki_uring_buffer {
     uint16_t tail;
 } nki_uring_buffer;
 
+#define NKI_URING_BUFFERS_SHARED 2u /* incremental, 6.12 */
+
 typedef struct nki_uring_buffers_reg {
     uint64_t addr;
     uint32_t entries;
@@ -195,6 +202,7 @@ typedef struct nki_uring_wish {
     uint32_t sqpoll_cpu; /* on this processor, from 1; 0 = any */
     uint32_t napi_us;    /* waits poll the network device for so long; 0 = no */
     bool is_foreign;     /* poll(2) of the ring must wake */
+    bool is_small;       /* for a few operations */
 } nki_uring_wish;
 
 typedef struct nki_uring {
@@ -219,7 +227,8 @@ typedef struct nki_uring {
     size_t map_size;
     size_t sqes_size;
     bool is_enabled;
-    uint64_t ops; /* NKI_URING_OP bits of those it knows */
+    bool has_lost; /* completions, as the kernel had no memory to keep them beyond its places */
+    uint64_t ops;  /* NKI_URING_OP bits of those it knows */
 } nki_uring;
 
 static bool nki_uring_has(const nki_uring *r, unsigned op) {

@@ -77,6 +77,7 @@ enum {
 typedef struct nki_u {
     nki_uring ring;
     nki_pool pool;
+    nki_files files;
     nki_u_slot **slabs;
     uint32_t slabs_count;
     uint32_t want_first; /* slots that want, NKI_NO_SLOT = none */
@@ -125,6 +126,17 @@ static nki_u_slot *nki_u_at(const nki_u *u, uint32_t slot) {
 
 static nki_u_slot *nki_u_slot_of(const nki_u *u, const nki_source *source) {
     return nki_u_at(u, nki_id_slot(source->id));
+}
+
+/* Which file an operation is about: by number where the ring has it. */
+static void nki_u_aim(const nki_u *u, nki_uring_sqe *sqe, const nki_source *source) {
+    uint32_t slot = nki_id_slot(source->id);
+    if (NKI_UNLIKELY(nki_files_has(&u->files, slot))) {
+        sqe->flags |= NKI_URING_SQE_FIXED_FILE;
+        sqe->fd = (int32_t)slot;
+    } else {
+        sqe->fd = nki_os_fd(source->socket);
+    }
 }
 
 static uint64_t nki_u_name(const nki_source *source, const nki_u_slot *s, unsigned op) {

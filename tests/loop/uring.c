@@ -11,6 +11,7 @@ static netkit_loop *turing_loop_of(int backend) {
     memset(&desc, 0, sizeof(desc));
     desc.backend = backend;
     desc.allocator = nkt_allocator();
+    nkt_ring_options(&desc);
     if (netkit_loop_create(&loop, &desc) != NETKIT_OK) {
         SKIP("io_uring is refused here");
     }
@@ -26,6 +27,14 @@ static netkit_loop *turing_loop(void) {
 static void turing_need_buffers(const netkit_loop *loop) {
     if (!nki_u_of(loop)->has_recv_multishot) {
         SKIP("no provided buffers here");
+    }
+}
+
+/* And into a buffer for each. */
+static void turing_need_own_buffers(const netkit_loop *loop) {
+    turing_need_buffers(loop);
+    if (nki_u_of(loop)->pool.is_sharing) {
+        SKIP("buffers are shared here");
     }
 }
 

@@ -9,7 +9,7 @@
 static netkit_loop *udp_ring_loop_with(ud_end *end, netkit_addr *addr, uint32_t buffers) {
     netkit_loop *loop = turing_loop();
     netkit_udp_desc desc = ud_desc(end, "127.0.0.1:0");
-    turing_need_buffers(loop);
+    turing_need_own_buffers(loop);
     nki_u_of(loop)->pool.count = buffers;
     desc.recv_size = 1500;
     desc.recv_buffer = 1 << 20;
@@ -356,7 +356,7 @@ static netkit_loop *udp_ring_pulled(netkit_udp *udp, uint32_t count, int *fd) {
         SKIP("io_uring is refused here");
     }
     nkt_loops++;
-    turing_need_buffers(loop);
+    turing_need_own_buffers(loop);
     udp_desc.address = "127.0.0.1:0";
     udp_desc.recv_size = 1500;
     udp_desc.recv_buffer = 1 << 20;

@@ -2,7 +2,7 @@
 
 #if NKI_HAS_URING
 
-static const nki_uring_wish uring_plain = {0, 0, 0, false};
+static const nki_uring_wish uring_plain = {0, 0, 0, false, false};
 
 static void uring_open(nki_uring *r) {
     const char *where;

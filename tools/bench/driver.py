@@ -89,8 +89,11 @@ class Bench:
         self.structure = structure.Structure(self.builder)
 
     def needs(self, program, everything):
+        is_trying = any(is_tried(w) for w in self.words)
         if program.name in ("floor_tried", "wake"):
-            return any(is_tried(w) for w in self.words)
+            return is_trying
+        if program.name == "server_netkit" and is_trying:
+            return True
         if program.name == "timers":
             return self.wanted("timers", "timers")
         return everything or program.name in ("load", "floor")
@@ -341,7 +344,7 @@ class Bench:
         found = [row for row in rows.TRIED_ROWS if self.wanted_tried(row.name)]
         wakes = [row for row in rows.WAKE_ROWS if self.wanted_tried(row[0])]
         if found:
-            self.say("\ntried and left out: the bare ring with / without, %d pairs\nby: rate, "
+            self.say("\ntried and left out: the bare ring with / without, %d pairs, and netkit's\nby: rate, "
                      "bytes; us/msg: CPU time of a message (one way: of a byte), less is better\n\n"
                      "%s" % (self.meter.pairs, report.HEAD))
             able = self.able([s for s in servers.TRIED

@@ -45,6 +45,12 @@ def tried(name, title, load, servers, base="plain", **more):
     return Row("tried-" + name, title, load, base=base, tried=servers, **more)
 
 
+def wished(name, title, load):
+    """What netkit's ring does on request, against itself without."""
+    return tried("netkit-" + name, "netkit: " + title, load, ("ring_files", "ring_incremental"),
+                 base="unasked")
+
+
 K = 1024
 CUBIC = ["--cc", "cubic"]
 BULK = ["--mode", "bulk", "--conns", 50, "--size", 64 * K] + CUBIC
@@ -93,6 +99,12 @@ TRIED_ROWS = [
     tried("64K-bulk", "one way, looked at: / recv into one buffer of 64 KiB (epoll)", BULK,
           ("bundle", "incremental", "large"), server=LOOK, metric="bytes_per_s", base="floor"),
     tried("churn", "connect, one echo, close", CHURN, ("fixed",)),
+    wished("64B-50c", "64 B, 50 connections", ECHO + ["--inflight", 1, "--size", 64]),
+    wished("64B-1000c", "64 B, 1000 connections",
+           ["--mode", "echo", "--conns", 1000, "--inflight", 1, "--size", 64]),
+    wished("4K-50c-16p", "4 KiB, 50 connections, 16 in flight",
+           ECHO + ["--inflight", 16, "--size", 4 * K]),
+    wished("churn", "connect, one echo, close", CHURN),
 ]
 
 # name, title, posts a turn (wake.c)

@@ -113,6 +113,8 @@ static int open_loop(void) {
             return desc.backend;
         }
     }
+    desc.ring_incremental = server_opt.incremental;
+    desc.ring_files = server_opt.fixed ? 8192 : 0;
     desc.allocator.user = &memory_use;
     desc.allocator.alloc = count_alloc;
     desc.allocator.free = count_free;
@@ -158,7 +160,7 @@ int main(int argc, char **argv) {
     netkit_listener listener;
     netkit_addr addr;
     int code;
-    server_parse(argc, argv, "--backend --pieces --idle-timeout");
+    server_parse(argc, argv, "--backend --pieces --idle-timeout --fixed --incremental");
     if ((code = open_loop()) != NETKIT_OK) {
         return fail("loop", code);
     }

@@ -50,6 +50,11 @@ TRIED = [
     Server("bundle", "floor_tried", ["--bundle"], "tried", False),
     Server("incremental", "floor_tried", ["--incremental"], "tried", False),
     Server("large", "floor_tried", ["--large"], "tried", False),
+    # and what it does on request, against itself without
+    Server("unasked", "server_netkit", ["--backend", "uring"], "netkit", False),
+    Server("ring_files", "server_netkit", ["--backend", "uring", "--fixed"], "netkit", False),
+    Server("ring_incremental", "server_netkit", ["--backend", "uring", "--incremental"],
+           "netkit", False),
 ]
 
 # netkit's backend -> the server it is compared with
