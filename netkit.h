@@ -22098,11 +22098,11 @@ static const nki_driver *nki_readiness_driver(void) {
  * with it, and a new one takes its place, so what is kept never takes from what the kernel has.
  *
  * On request buffers are incremental (Linux 6.12): fewer ones, of which each receive takes what it
- * fills, so that the bytes of many conns lie in one. A record is of one receive then,
- * and the buffer goes back when it is full and all of it was read. Completions do not say where
- * their bytes begin: they follow each other, as the kernel fills a buffer in the order of its
- * completions. (Not so for a polling thread, which works while we read: it may end a receive late
- * for want of a place, and post another's completion before.)
+ * fills, so that the bytes of many conns lie in one. A record is of one receive then, and the
+ * buffer goes back when it is full and all of it was read. Completions do not say where their bytes
+ * begin: they follow each other, as the kernel fills a buffer in the order of its completions, so
+ * these must be taken in that order, always. (Not so for a polling thread, which works while we
+ * read: it may end a receive late for want of a place, and post another's completion before.)
  *
  * Tried and left out (Linux 6.18, loopback; make bench ROW=tried): bundles spare a bare ring a
  * quarter of its processor in bulk and a tenth with pipelined messages of 4 KiB; recv into 64 KiB
