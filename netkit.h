@@ -763,9 +763,9 @@
                            to plain ones by itself. Worth it from some 100 KiB on
                            a real network.
        ring_incremental    receives share buffers, each taking only what it fills
-                           (Linux 6.12): 64 of 8 KiB instead of 256, and enough
-                           for thousands of conns with a few bytes each. A trial
-                           at creation finds kernels that have it wrong. Kept
+                           (Linux 6.12): 64 of 8 KiB instead of 256, enough for
+                           a thousand conns with a few bytes each. A trial at
+                           creation finds kernels that have it wrong. Kept
                            bytes are copied then, and datagrams are read by calls.
        ring_files          the conns in so many first places of the loop are known
                            to the kernel by number (Linux 6.13), which spares it
@@ -22338,7 +22338,7 @@ static nki_block *nki_pool_swap(nki_pool *p, uint16_t id, nki_keeper *keeper) {
 /* ---- src/uring/files.c ---- */
 /* Files the ring knows by number, so that an operation need not look its descriptor up: on request
  * only, as it costs a conn two calls, and spares a bare ring 0.7 to 0.9 % of a small message, but
- * netkit's nothing that shows (0.99 to 1.01 of the rate, Linux 6.18, loopback; make bench
+ * netkit's nothing that shows (0.98 to 1.01 of the rate, Linux 6.18, loopback; make bench
  * ROW=tried).
  *
  * The table holds each file as a descriptor does: close(2) ends a connection only when its place
@@ -23808,7 +23808,7 @@ static void nki_u_setup(const netkit_loop *loop, nki_u *u) {
     u->message_fd = has_message ? u->ring.fd : -1;
     u->has_zerocopy =
         loop->desc.ring_zerocopy_min != 0 && nki_uring_has(&u->ring, NKI_URING_SEND_ZC);
-    if (loop->desc.ring_files != 0 && has_message) { /* see there; both are known from 6.13 on */
+    if (loop->desc.ring_files != 0 && has_message) { /* both need 6.13, see files.c */
         uint32_t count = NKI_MIN(loop->desc.ring_files, loop->desc.objects_max);
         nki_files_open(&u->files, &u->ring, count, &loop->allocator);
     }

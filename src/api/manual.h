@@ -763,9 +763,9 @@
                            to plain ones by itself. Worth it from some 100 KiB on
                            a real network.
        ring_incremental    receives share buffers, each taking only what it fills
-                           (Linux 6.12): 64 of 8 KiB instead of 256, and enough
-                           for thousands of conns with a few bytes each. A trial
-                           at creation finds kernels that have it wrong. Kept
+                           (Linux 6.12): 64 of 8 KiB instead of 256, enough for
+                           a thousand conns with a few bytes each. A trial at
+                           creation finds kernels that have it wrong. Kept
                            bytes are copied then, and datagrams are read by calls.
        ring_files          the conns in so many first places of the loop are known
                            to the kernel by number (Linux 6.13), which spares it

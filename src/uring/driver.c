@@ -94,7 +94,7 @@ static void nki_u_setup(const netkit_loop *loop, nki_u *u) {
     u->message_fd = has_message ? u->ring.fd : -1;
     u->has_zerocopy =
         loop->desc.ring_zerocopy_min != 0 && nki_uring_has(&u->ring, NKI_URING_SEND_ZC);
-    if (loop->desc.ring_files != 0 && has_message) { /* see there; both are known from 6.13 on */
+    if (loop->desc.ring_files != 0 && has_message) { /* both need 6.13, see files.c */
         uint32_t count = NKI_MIN(loop->desc.ring_files, loop->desc.objects_max);
         nki_files_open(&u->files, &u->ring, count, &loop->allocator);
     }

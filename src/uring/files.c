@@ -1,6 +1,6 @@
 /* Files the ring knows by number, so that an operation need not look its descriptor up: on request
  * only, as it costs a conn two calls, and spares a bare ring 0.7 to 0.9 % of a small message, but
- * netkit's nothing that shows (0.99 to 1.01 of the rate, Linux 6.18, loopback; make bench
+ * netkit's nothing that shows (0.98 to 1.01 of the rate, Linux 6.18, loopback; make bench
  * ROW=tried).
  *
  * The table holds each file as a descriptor does: close(2) ends a connection only when its place
