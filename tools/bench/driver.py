@@ -31,6 +31,10 @@ def is_tried(word):
     return word.lower().startswith("tried")
 
 
+def sense_of(row, result):
+    return ">=" if result["metric"] in ("cpu", "both") else row.sense
+
+
 class Bench:
     def __init__(self, root):
         self.began = time.monotonic()
@@ -108,12 +112,15 @@ class Bench:
 
     def add(self, result, server, row, title, target, sense, ring=None):
         """Keep a result. Targets are for netkit on epoll, when it is first, and on the ring."""
-        main = server == self.first_netkit()
         result.update(server=server, row=row, title=title, sense=sense)
-        result["target"] = target if main else ring if server == "netkit-uring" else None
+        result["target"] = self.target_for(server, target, ring)
         result["verdict"] = report.verdict(result, self.known.get(server, {}))
         self.results.append(result)
         return result
+
+    def target_for(self, server, target, ring):
+        return target if server == self.first_netkit() else \
+            ring if server == "netkit-uring" else None
 
     def first_netkit(self):
         names = [s.name for s in self.servers if s.role == "netkit"]
@@ -146,15 +153,12 @@ class Bench:
     def annotate(self, name, result):
         """What stands behind a figure; whether the floor is a floor."""
         bounds = {("floor", "instructions"): (75, 100), ("floor", "syscalls"): (2.00, 2.05),
-                  ("floor-ring", "syscalls"): (0, structure.ring_calls_max())}
+                  ("floor-ring", "syscalls"): (0, 0.04)}
         bounds = bounds.get((result["server"], name))
         if bounds:
             digits = 3 if result["server"] == "floor-ring" else 2
-            value = round(result.get("least", result["value"]), digits)
-            sound = bounds[0] <= value <= bounds[1]
+            sound = bounds[0] <= round(result["value"], digits) <= bounds[1]
             result["note"] = "%s: %g to %g wanted" % (("sound" if sound else "UNSOUND",) + bounds)
-            if result["server"] == "floor-ring":
-                result["note"] += ", least: %.3f" % result["least"]
             self.failed = self.failed or not sound
         elif name == "syscalls":
             result["note"] = "epoll_ctl %.3f" % result["epoll_ctl"]
@@ -299,6 +303,12 @@ class Bench:
                     for server, _, _ in self.contestants(row) if server.role == "netkit")
         return time.monotonic() - self.began + self.meter.seconds_for(pairs) > self.limit
 
+    def judge(self, row, server, rows_left):
+        """Whether pairs are enough: the quartiles agree on the target, or time is short."""
+        target = self.target_for(server.name, row.target, row.ring_target)
+        return lambda result: target is None or self.time_is_up(rows_left) or report.agreed(
+            dict(result, target=target, sense=sense_of(row, result))) is not None
+
     def pairs(self):
         chosen = [row for row in rows.ROWS if self.wanted(row.name, row.title)]
         late = []
@@ -313,15 +323,15 @@ class Bench:
                     late.append("%s/%s" % (row.name, server.name))
                     continue
                 try:
-                    result = self.meter.compare(row, server, base, more)
+                    result = self.meter.compare(row, server, base, more,
+                                                self.judge(row, server, chosen[at:]))
                 except (Failed, subprocess.SubprocessError, ZeroDivisionError) as failure:
                     self.trouble("%s, %s" % (row.name, server.name), failure)
                     continue
                 result["decide"] = "structure" if server.name == "netkit" else "median"
                 result["base"] = base.name
-                sense = ">=" if result["metric"] in ("cpu", "both") else row.sense
-                self.add(result, server.name, row.name, row.title, row.target, sense,
-                         row.ring_target)
+                self.add(result, server.name, row.name, row.title, row.target,
+                         sense_of(row, result), row.ring_target)
                 self.say(report.rate_line(result))
                 if row.cost_target is not None:
                     self.cost(row, result)

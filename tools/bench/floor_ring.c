@@ -9,8 +9,8 @@
  * only when nothing of it is in flight, so no completion can reach its successor;
  * a receive that ended is begun again, one that found no buffer when there are
  * some, oldest first; the bytes are counted, so that the end can say whether all
- * that came went back. The bench holds it to at most 0.04 system calls, or 0.06 since
- * Linux 6.13, for each message of 64 bytes at 50 connections.
+ * that came went back. The bench holds it to at most 0.04 system calls for
+ * each message of 64 bytes at 50 connections.
  *
  * With -DTRIED it has options for what netkit's ring leaves out, to be held against
  * the same without (make bench ROW=tried):

@@ -16,6 +16,12 @@ def met(value, sense, target):
     return value <= target if sense == "<=" else value >= target
 
 
+def agreed(result):
+    """True or False when both quartiles say so of the target, None when they straddle it."""
+    sides = {met(result[key], result.get("sense", ">="), result["target"]) for key in ("q1", "q3")}
+    return sides.pop() if len(sides) == 1 else None
+
+
 def verdict(result, structure):
     """pass or miss when both quartiles agree; else instructions and calls decide.
 
@@ -26,11 +32,8 @@ def verdict(result, structure):
         return ""
     if "q1" not in result:
         return "pass" if met(result["value"], sense, target) else "MISS"
-    sides = {met(result["q1"], sense, target), met(result["q3"], sense, target)}
-    if sides == {True}:
-        return "pass"
-    if sides == {False}:
-        return "MISS"
+    if agreed(result) is not None:
+        return "pass" if agreed(result) else "MISS"
     if result.get("decide") != "structure":
         return "pass" if met(result["ratio"], sense, target) else "MISS"
     if structure.get("instructions") is None or structure.get("syscalls") is None:
@@ -58,8 +61,9 @@ def rate_line(result):
     if result.get("target") is not None:
         target = "%s%.2f" % (result["sense"], result["target"])
     name = {"bytes_per_s": "bytes", "p50_us": "p50", "cost": "us/msg"}.get(result["metric"], result["metric"])
-    tail = (result.get("verdict", "") + ("  (%d disturbed)" % result["disturbed"]
-                                         if result["disturbed"] else "")).strip()
+    notes = ["%d pairs" % result["pairs"]] if result.get("is_extended") else []
+    notes += ["%d disturbed" % result["disturbed"]] if result["disturbed"] else []
+    tail = (result.get("verdict", "") + ("  (%s)" % ", ".join(notes) if notes else "")).strip()
     return "%-12s %-6s %7.3f  %5.3f - %5.3f %9s %9s %8.3f  %-7s %s" % (
         result["server"], name, result["ratio"], result["q1"], result["q3"], human(bulk),
         human(base), result["server_us"], target, tail)

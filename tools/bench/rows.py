@@ -171,18 +171,23 @@ class Meter:
         each = self.spent / self.runs if self.runs else self.time_ms / 1000 + 0.5
         return pairs * 2 * each
 
-    def compare(self, row, server, base, more=(), base_more=()):
-        """Adjacent pairs, A B then B A: both see the same state of the machine."""
+    def compare(self, row, server, base, more=(), is_decided=None):
+        """Adjacent pairs, A B then B A: both see the same state of the machine.
+
+        Goes on, up to three times as long, until is_decided(result)."""
         count = self.peer_pairs if server.role == "peer" else self.count_for(row)
         ours, theirs = [], []
-        for i in range(count):
-            if i % 2 == 0:
-                theirs.append(self.run(base, row, base_more))
-                ours.append(self.run(server, row, more))
-            else:
-                ours.append(self.run(server, row, more))
-                theirs.append(self.run(base, row, base_more))
-        return summarize(row, ours, theirs)
+        while True:
+            for _ in range(count):
+                if len(ours) % 2 == 0:
+                    theirs.append(self.run(base, row, ()))
+                    ours.append(self.run(server, row, more))
+                else:
+                    ours.append(self.run(server, row, more))
+                    theirs.append(self.run(base, row, ()))
+            result = dict(summarize(row, ours, theirs), is_extended=len(ours) > count)
+            if is_decided is None or len(ours) >= 3 * count or is_decided(result):
+                return result
 
 
 def check_counts(server, row, said):

@@ -3,7 +3,6 @@ allocations, compile time. And the timers, which bring their own pairs."""
 
 import json
 import os
-import platform
 import re
 import resource
 import shutil
@@ -19,13 +18,9 @@ from rows import median, quantile
 FEW, MANY = 5000, 25000
 # Of a ring, which makes hundredths of a call a message: fewer would show how the start went.
 RING_FEW, RING_MANY = 20000, 120000
-
-
-def ring_calls_max():
-    """Of a sound bare ring, a message. Linux 6.13 and later do 20 deferred receives for one call,
-    which makes 0.05."""
-    release = [int(n) for n in re.findall(r"\d+", platform.release())[:2]]
-    return 0.06 if release >= [6, 13] else 0.04
+# How many messages a ring's call serves depends on how much is ready. This makes it busy: each
+# call is held back for so many microseconds, in which all connections get something ready.
+RING_DELAY_US = 100
 
 
 def is_ring(server):
@@ -90,29 +85,21 @@ class Structure:
 
     def strace(self, server, count):
         out = self.builder.path("strace.out")
-        self.serve(server, echo_count(count), ["strace", "-f", "-c", "-o", out])
+        wrapper = ["strace", "-f", "-c", "-o", out]
+        if is_ring(server):
+            wrapper += ["-e", "inject=io_uring_enter:delay_enter=%d" % RING_DELAY_US]
+        self.serve(server, echo_count(count), wrapper)
         return read_strace(out)
 
     def syscalls(self, server):
-        """Of a ring it depends on how much is ready at each turn: the median of three, and of
-        more for a floor that is not down at its bound by then, up to seven."""
         if shutil.which("strace") is None:
             raise Failed("strace not found (make deps)")
-        found = [self.slope(server) for _ in range(3 if is_ring(server) else 1)]
-        while server.role == "floor" and 3 <= len(found) < 7 and \
-                min(sum(each.values()) for each in found) > ring_calls_max():
-            found.append(self.slope(server))
-        found.sort(key=lambda each: sum(each.values()))
-        each = found[len(found) // 2]
-        return {"value": sum(each.values()), "least": sum(found[0].values()),
-                "epoll_ctl": each.get("epoll_ctl", 0.0),
-                "each": {name: round(n, 4) for name, n in sorted(each.items()) if abs(n) > 1e-4}}
-
-    def slope(self, server):
         counts = (RING_FEW, RING_MANY) if is_ring(server) else (FEW, MANY)
         few, many = (self.strace(server, count) for count in counts)
-        return {name: (many.get(name, 0) - few.get(name, 0)) / (counts[1] - counts[0])
+        each = {name: (many.get(name, 0) - few.get(name, 0)) / (counts[1] - counts[0])
                 for name in set(few) | set(many)}
+        return {"value": sum(each.values()), "epoll_ctl": each.get("epoll_ctl", 0.0),
+                "each": {name: round(n, 4) for name, n in sorted(each.items()) if abs(n) > 1e-4}}
 
     # ---- an idle server: system calls a second with 1000 connections
 
