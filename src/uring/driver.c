@@ -716,8 +716,8 @@ static int nki_u_read_now(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *
     unsigned char *buffer = nki_block_data(loop->recv);
     loop->span.data = buffer;
     int n = nki_os_recv(c->source.socket, buffer, max);
-    /* The poll that follows looks first: what may be left after a short read is not lost. */
-    bool is_all = n > 0 && n < NKI_RECV_SIZE && max == NKI_RECV_SIZE;
+    bool is_all =
+        n > 0 && n < NKI_RECV_SIZE && max == NKI_RECV_SIZE && (s->state & NKI_U_TO_AGAIN) == 0;
     if (n >= NKI_U_BULK_MIN) {
         s->bulk = NKI_U_BULK;
     } else if (n > 0 && s->bulk != 0) {

@@ -133,6 +133,52 @@ NKT_TEST(uring_urgent_bytes) {
     nkt_loop_done(loop);
 }
 
+/* One message of a peer, all of it heard. */
+static void safety_hear(netkit_loop *loop, sup_peer *peer, sup_end *end, size_t size) {
+    peer->to_send += size;
+    sup_peer_send(peer);
+    CHECK_EQ(peer->sent, peer->to_send);
+    SUP_UNTIL(loop, end->bytes == peer->sent);
+}
+
+/* UR09 T-22: while reads are large one poll tells of them all, and what stands behind an urgent
+ * byte is not left; small ones come by a receive again, and the end is heard either way. */
+NKT_TEST(uring_bulk_is_polled_once) {
+    netkit_loop *loop = turing_loop();
+    turing_need_buffers(loop);
+    sup_end end;
+    sup_peer peer = sup_open_default(loop, &end);
+    const nki_u_slot *s = safety_slot(loop, end.conn);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 3; i++) {
+            safety_hear(loop, &peer, &end, 20000);
+        }
+        sup_settle(loop);
+        CHECK_EQ(s->busy, NKI_U_BIT(NKI_U_POLL));
+        uint8_t polls = s->polls;
+        for (int i = 0; i < 50; i++) {
+            safety_hear(loop, &peer, &end, 5000 + nkt_random() % 20000);
+        }
+        CHECK_EQ(s->polls, polls);
+        for (int i = 0; i < 20 && round == 1; i++) {
+            peer.to_send += 10000;
+            sup_peer_send(&peer);
+            CHECK_EQ(send(peer.fd, "!", 1, MSG_OOB), 1);
+            safety_hear(loop, &peer, &end, 5000);
+        }
+        CHECK_EQ(s->polls, polls);
+        for (int i = 0; i < 20 && round != 2; i++) {
+            safety_hear(loop, &peer, &end, 100);
+        }
+        sup_settle(loop);
+        CHECK_EQ(s->busy, NKI_U_BIT(round != 2 ? NKI_U_RECV : NKI_U_POLL));
+    }
+    safety_hear(loop, &peer, &end, 20000);
+    sup_peer_close(&peer);
+    SUP_UNTIL(loop, end.eofs == 1);
+    nkt_loop_done(loop);
+}
+
 /* ---- against us ------------------------------------------------------------------------------ */
 
 /* UR23 I-05: `enter` fails for ever while the loop is destroyed: that ends soon all the same, and
