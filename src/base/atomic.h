@@ -7,7 +7,7 @@
 
 #if defined(_MSC_VER)
 #define nki_atomic_load(p) nki_msvc_load((p), sizeof *(p))
-#define nki_atomic_load_relaxed(p) nki_msvc_load((p), sizeof *(p))
+#define nki_atomic_load_relaxed(p) nki_msvc_peek((p), sizeof *(p))
 #define nki_atomic_store(p, v) nki_msvc_store((p), sizeof *(p), (v))
 #define nki_atomic_store_relaxed(p, v) nki_msvc_store((p), sizeof *(p), (v))
 #define nki_atomic_load_ptr(p) InterlockedCompareExchangePointer((PVOID volatile *)(p), NULL, NULL)
@@ -40,6 +40,11 @@ static size_t nki_msvc_load(const void *p, size_t size) {
         return (size_t)(ULONG)InterlockedCompareExchange((volatile LONG *)at, 0, 0);
     }
     return (size_t)InterlockedCompareExchangePointer((PVOID volatile *)at, NULL, NULL);
+}
+/* One access, and no fence: every call of the loop begins with it. */
+static size_t nki_msvc_peek(const void *p, size_t size) {
+    return size == sizeof(LONG) ? (size_t) * (const volatile ULONG *)p
+                                : *(const volatile size_t *)p;
 }
 static void nki_msvc_store(void *p, size_t size, size_t v) {
     if (size == sizeof(LONG)) {

@@ -39,7 +39,8 @@ static NKI_HOT int nki_enter_now(netkit_loop *loop) {
     if (NKI_UNLIKELY(loop == NULL)) {
         return NETKIT_E_INVALID;
     }
-    if (NKI_UNLIKELY(loop->owner != nki_os_thread_id() && loop->owner != 0)) {
+    uintptr_t owner = nki_atomic_load_relaxed(&loop->owner); /* who is wrong here may come early */
+    if (NKI_UNLIKELY(owner != nki_os_thread_id() && owner != 0)) {
         return nki_wrong_thread(loop);
     }
     return NETKIT_OK;

@@ -188,6 +188,12 @@ class Bench:
                   "allocations", s.allocations, 0, ["netkit"], ring=0)
         self.each("compile", "compile time of one file with the implementation at -O2", "seconds",
                   lambda server: s.compile_time(), 1.5, [self.first_compiled()])
+        for name, defines in (("compile-static", ["NETKIT_STATIC"]),
+                              ("compile-small", ["NETKIT_STATIC", "NETKIT_NO_URING"])):
+            self.each(name, "compile time of echo_server.c, a program of one file, with %s" %
+                      " ".join(defines), "seconds",
+                      lambda server, defines=defines: s.compile_time_of("echo_server.c", defines),
+                      None, [self.first_compiled()])
 
     def first_compiled(self):
         """Any netkit: the header is the same."""

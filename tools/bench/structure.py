@@ -188,8 +188,16 @@ class Structure:
         source = self.builder.path("one.c")
         with open(source, "w") as f:
             f.write("#define NETKIT_IMPLEMENTATION\n#include \"netkit.h\"\n")
-        command = self.builder.cc + ["-O2", "-I", self.builder.include, "-c", source, "-o",
-                                     self.builder.path("one.o")]
+        return self.compiled(source, [], rounds)
+
+    def compile_time_of(self, example, defines, rounds=5):
+        """Of a program of one file."""
+        source = os.path.join(self.builder.root, "examples", example)
+        return self.compiled(source, ["-D" + name for name in defines], rounds)
+
+    def compiled(self, source, options, rounds):
+        command = self.builder.cc + ["-O2", "-I", self.builder.include] + options + \
+            ["-c", source, "-o", self.builder.path("one.o")]
         times = []
         for _ in range(rounds):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
