@@ -22584,9 +22584,8 @@ enum {
     NKI_U_POLLED = 64,      /* never by a multishot receive */
     NKI_U_COPIED = 128,     /* no zero-copy sends: the kernel copied, or has refused */
     NKI_U_ROOM = 256,       /* there is room to send: the poll for that is to be cancelled */
-    NKI_U_DEAF = 512,     /* a watch that is told of a peer's end alone, and does not ask for it */
-    NKI_U_DIALLED = 1024, /* the operation that connects has ended, and `error` says how */
-    NKI_U_TO_AGAIN = 2048 /* a poll told more than READ: a short read may not be all there is */
+    NKI_U_DEAF = 512,    /* a watch that is told of a peer's end alone, and does not ask for it */
+    NKI_U_DIALLED = 1024 /* the operation that connects has ended, and `error` says how */
 };
 
 /* Bytes taken out of the buffers, or accepted sockets, that wait: first in, first out. */
@@ -22898,6 +22897,15 @@ static bool nki_u_begin_poll(netkit_loop *loop, nki_u *u, const nki_source *sour
     return true;
 }
 
+/* To poll first: else an empty pool would end it at once, although nothing has come. A conn's else
+ * receives first: bytes and a reset that a poll finds together are one event to it, and after the
+ * bytes nobody would look for the reset (seen on 6.18). */
+static uint32_t nki_u_poll_first(const nki_u *u, const nki_source *source) {
+    bool is_empty = u->pool.held >= u->pool.count;
+    bool is_conn = nki_id_kind(source->id) == NKI_KIND_CONN;
+    return is_conn && !is_empty ? 0u : (uint32_t)NKI_URING_RECV_POLL_FIRST;
+}
+
 static bool nki_u_begin_recv(netkit_loop *loop, nki_u *u, const nki_source *source, nki_u_slot *s) {
     if ((s->busy & NKI_U_BIT(NKI_U_POLL)) != 0) {
         if (!nki_u_cancel(loop, u, nki_u_name(source, s, NKI_U_POLL))) {
@@ -22920,8 +22928,7 @@ static bool nki_u_begin_recv(netkit_loop *loop, nki_u *u, const nki_source *sour
         multishot = NKI_SYS_io_uring_multishot(multishot);
     }
     sqe->flags |= NKI_URING_SQE_BUFFER_SELECT;
-    /* To poll first: without it an empty pool would end it at once, although nothing has come. */
-    sqe->ioprio = (uint16_t)(multishot | NKI_URING_RECV_POLL_FIRST);
+    sqe->ioprio = (uint16_t)(multishot | nki_u_poll_first(u, source));
     nki_u_aim(u, sqe, source);
     sqe->buffer_group = NKI_POOL_GROUP;
     sqe->user_data = nki_u_name(source, s, NKI_U_RECV);
@@ -22989,8 +22996,8 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     if (s->bulk == 0 && (s->state & NKI_U_POLLED) == 0 && nki_u_has_pool(loop, u)) {
         return nki_u_begin_recv(loop, u, &c->source, s);
     }
-    /* While reads are large one poll goes on, which tells only of what came after it was there: to
-     * poll anew for each costs bulk 2 % of its processor. Unix sockets read short in between. */
+    /* While reads are large one poll goes on, which tells of changes alone, so that what is there
+     * is read to its end: a poll for each read costs bulk 2 % more of its processor. */
     bool goes_on = u->has_recv_multishot && (s->state & NKI_U_POLLED) == 0;
     const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
     return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
@@ -23519,12 +23526,9 @@ static nki_source *nki_u_polled(netkit_loop *loop, nki_u *u, nki_source *source,
         return nki_u_polled_end(loop, u, source, s, cqe);
     }
     uint32_t events = cqe->res < 0 ? NETKIT_POLL_READ | NETKIT_POLL_ERROR : (uint32_t)cqe->res;
-    bool is_open = nki_id_kind(source->id) == NKI_KIND_CONN &&
-                   (((const nki_conn *)(const void *)source)->flags & NKI_C_CONNECTING) == 0;
-    if (is_open && (events & ~(uint32_t)NETKIT_POLL_READ) != 0) {
-        s->state |= NKI_U_TO_AGAIN;
-    }
-    if (is_open && (events & NKI_POLL_ALWAYS) != 0) {
+    if (nki_id_kind(source->id) == NKI_KIND_CONN &&
+        (((const nki_conn *)(const void *)source)->flags & NKI_C_CONNECTING) == 0 &&
+        (events & NKI_POLL_ALWAYS) != 0) {
         /* Reading will tell. A send that is in flight ends by its own completion: taken for room
          * to send, a hang-up would be looked at over and over until then. */
         events = (events & ~NKI_POLL_ALWAYS) | NETKIT_POLL_READ;
@@ -24445,15 +24449,17 @@ static int nki_u_read_now(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *
     unsigned char *buffer = nki_block_data(loop->recv);
     loop->span.data = buffer;
     int n = nki_os_recv(c->source.socket, buffer, max);
-    bool is_all =
-        n > 0 && n < NKI_RECV_SIZE && max == NKI_RECV_SIZE && (s->state & NKI_U_TO_AGAIN) == 0;
+    /* A poll that follows looks first, so what is left after a short read is not lost. */
+    bool is_short = n > 0 && n < NKI_RECV_SIZE && max == NKI_RECV_SIZE;
+    bool is_all = is_short && (s->busy & NKI_U_BIT(NKI_U_POLL)) == 0;
     if (n >= NKI_U_BULK_MIN) {
         s->bulk = NKI_U_BULK;
     } else if (n > 0 && s->bulk != 0) {
         s->bulk--;
     }
-    if (n == NETKIT_E_EOF) {
+    if (n == NETKIT_E_EOF) { /* a reset behind it may be there already */
         s->state |= NKI_U_ENDED;
+        nki_u_give_up_poll(loop, u, &c->source, s);
     }
     if (is_all || n == NETKIT_E_AGAIN || n == NETKIT_E_EOF) {
         c->source.ready = 0;

@@ -716,15 +716,17 @@ static int nki_u_read_now(netkit_loop *loop, nki_u *u, nki_conn *c, nki_u_slot *
     unsigned char *buffer = nki_block_data(loop->recv);
     loop->span.data = buffer;
     int n = nki_os_recv(c->source.socket, buffer, max);
-    bool is_all =
-        n > 0 && n < NKI_RECV_SIZE && max == NKI_RECV_SIZE && (s->state & NKI_U_TO_AGAIN) == 0;
+    /* A poll that follows looks first, so what is left after a short read is not lost. */
+    bool is_short = n > 0 && n < NKI_RECV_SIZE && max == NKI_RECV_SIZE;
+    bool is_all = is_short && (s->busy & NKI_U_BIT(NKI_U_POLL)) == 0;
     if (n >= NKI_U_BULK_MIN) {
         s->bulk = NKI_U_BULK;
     } else if (n > 0 && s->bulk != 0) {
         s->bulk--;
     }
-    if (n == NETKIT_E_EOF) {
+    if (n == NETKIT_E_EOF) { /* a reset behind it may be there already */
         s->state |= NKI_U_ENDED;
+        nki_u_give_up_poll(loop, u, &c->source, s);
     }
     if (is_all || n == NETKIT_E_AGAIN || n == NETKIT_E_EOF) {
         c->source.ready = 0;

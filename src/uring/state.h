@@ -34,9 +34,8 @@ enum {
     NKI_U_POLLED = 64,      /* never by a multishot receive */
     NKI_U_COPIED = 128,     /* no zero-copy sends: the kernel copied, or has refused */
     NKI_U_ROOM = 256,       /* there is room to send: the poll for that is to be cancelled */
-    NKI_U_DEAF = 512,     /* a watch that is told of a peer's end alone, and does not ask for it */
-    NKI_U_DIALLED = 1024, /* the operation that connects has ended, and `error` says how */
-    NKI_U_TO_AGAIN = 2048 /* a poll told more than READ: a short read may not be all there is */
+    NKI_U_DEAF = 512,    /* a watch that is told of a peer's end alone, and does not ask for it */
+    NKI_U_DIALLED = 1024 /* the operation that connects has ended, and `error` says how */
 };
 
 /* Bytes taken out of the buffers, or accepted sockets, that wait: first in, first out. */

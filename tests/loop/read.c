@@ -609,15 +609,21 @@ static uint64_t read_turns_for_ms(netkit_loop *loop, const sup_end *end, uint64_
 
 /* T-12 T-17 C6 I3: a peer ends, and then resets while we are half open, idle: the end is told, and
  * the reset at once and not by the next send, also when both came together, and to who pauses when
- * it goes on; nothing spins meanwhile */
+ * it goes on; nothing spins meanwhile. After small reads and large ones. */
 NKT_LOOP_TEST(read_reset_behind_the_end) {
-    for (int way = 0; way < 4; way++) {
+    for (int round = 0; round < 8; round++) {
         netkit_loop *loop = nkt_loop();
+        int way = round % 4;
+        bool is_large = round >= 4; /* on the ring by a poll that goes on, see UR09 */
         sup_end end;
         sup_peer peer = sup_open_default(loop, &end);
-        peer.to_send = 1000;
-        sup_peer_send(&peer);
-        SUP_UNTIL(loop, end.bytes == 1000);
+        for (int i = 0; i < (is_large ? 3 : 1); i++) {
+            peer.to_send += is_large ? 20000 : 1000;
+            sup_peer_send(&peer);
+            CHECK_EQ(peer.sent, peer.to_send);
+            SUP_UNTIL(loop, end.bytes == peer.sent);
+        }
+        sup_settle(loop);
         if (way == 2) {
             CHECK_OK(netkit_conn_pause(loop, end.conn));
         }
@@ -646,6 +652,37 @@ NKT_LOOP_TEST(read_reset_behind_the_end) {
         CHECK_EQ(end.info.op, NETKIT_OP_READ);
         CHECK_EQ(end.info.phase, NETKIT_PHASE_OPEN);
         CHECK(end.info.os_code == EPIPE || end.info.os_code == ECONNRESET);
+        nkt_loop_done(loop);
+    }
+}
+
+/* T-17 C6 UR09: bytes, and behind them a reset, that were there before the loop looked */
+NKT_LOOP_TEST(read_reset_from_the_start) {
+    for (int i = 0; i < 4; i++) {
+        static const size_t sizes[] = {1, 100, 8192, 20000};
+        netkit_loop *loop = nkt_loop();
+        netkit_adopt_desc desc;
+        sup_end end;
+        uint16_t port;
+        int listener = sup_raw_listen(&port, 1);
+        sup_peer peer = sup_peer_of(sup_raw_dial(port, 0));
+        int fd = accept(listener, NULL, NULL);
+        CHECK(fd >= 0);
+        CHECK_EQ(close(listener), 0);
+        peer.to_send = sizes[i];
+        sup_peer_send(&peer);
+        CHECK_EQ(peer.sent, peer.to_send);
+        sup_end_init(&end);
+        memset(&desc, 0, sizeof(desc));
+        desc.socket = netkit_socket_from_native((uintptr_t)fd);
+        desc.handler = sup_handler();
+        desc.user = &end;
+        CHECK_OK(netkit_adopt(loop, &desc, &end.conn)); /* refuses one that was reset */
+        CHECK(sup_raw_wait(fd, POLLIN));
+        sup_raw_reset(peer.fd);
+        SUP_UNTIL(loop, end.closes == 1);
+        CHECK_ERR(end.info.code, NETKIT_E_RESET);
+        CHECK(end.bytes == sizes[i] || end.bytes == 0); /* some systems drop what was not read */
         nkt_loop_done(loop);
     }
 }
