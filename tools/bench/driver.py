@@ -309,11 +309,16 @@ class Bench:
                     for server, _, _ in self.contestants(row) if server.role == "netkit")
         return time.monotonic() - self.began + self.meter.seconds_for(pairs) > self.limit
 
-    def judge(self, row, server, rows_left):
-        """Whether pairs are enough: the quartiles agree on the target, or time is short."""
+    def is_straddled(self, row, server, result):
+        """Whether the quartiles do not agree on the target."""
         target = self.target_for(server.name, row.target, row.ring_target)
-        return lambda result: target is None or self.time_is_up(rows_left) or report.agreed(
-            dict(result, target=target, sense=sense_of(row, result))) is not None
+        return target is not None and report.agreed(
+            dict(result, target=target, sense=sense_of(row, result))) is None
+
+    def judge(self, row, server, rows_left):
+        """Whether pairs are enough: they say enough, or time is short."""
+        return lambda result: not self.is_straddled(row, server, result) or \
+            self.time_is_up(rows_left)
 
     def pairs(self):
         chosen = [row for row in rows.ROWS if self.wanted(row.name, row.title)]
@@ -334,6 +339,8 @@ class Bench:
                 except (Failed, subprocess.SubprocessError, ZeroDivisionError) as failure:
                     self.trouble("%s, %s" % (row.name, server.name), failure)
                     continue
+                if row.by_calls and self.is_straddled(row, server, result):
+                    result["calls_ratio"] = self.structure.calls_ratio(server, base, row)
                 result["decide"] = "structure" if server.name == "netkit" else "median"
                 result["base"] = base.name
                 self.add(result, server.name, row.name, row.title, row.target,

@@ -7,6 +7,7 @@ from xml.sax.saxutils import escape
 WIDTH = 96
 INSTRUCTIONS_MAX = 260
 SYSCALLS_MAX = 2.05
+CALLS_RATIO_MAX = 1.02
 BAR_MAX = 1.6  # longer bars are cut
 COLOUR = {"netkit": "#2166ac", "libev": "#b2abd2", "libuv": "#fdb863", "libuv-plain": "#e08214",
           "libevent": "#b35806", "asio": "#8073ac"}
@@ -34,6 +35,8 @@ def verdict(result, structure):
         return "pass" if met(result["value"], sense, target) else "MISS"
     if agreed(result) is not None:
         return "pass" if agreed(result) else "MISS"
+    if "calls_ratio" in result:
+        return "pass*" if result["calls_ratio"] <= CALLS_RATIO_MAX else "MISS*"
     if result.get("decide") != "structure":
         return "pass" if met(result["ratio"], sense, target) else "MISS"
     if structure.get("instructions") is None or structure.get("syscalls") is None:
@@ -62,6 +65,7 @@ def rate_line(result):
         target = "%s%.2f" % (result["sense"], result["target"])
     name = {"bytes_per_s": "bytes", "p50_us": "p50", "cost": "us/msg"}.get(result["metric"], result["metric"])
     notes = ["%d pairs" % result["pairs"]] if result.get("is_extended") else []
+    notes += ["calls %.3f" % result["calls_ratio"]] if "calls_ratio" in result else []
     notes += ["%d disturbed" % result["disturbed"]] if result["disturbed"] else []
     tail = (result.get("verdict", "") + ("  (%s)" % ", ".join(notes) if notes else "")).strip()
     return "%-12s %-6s %7.3f  %5.3f - %5.3f %9s %9s %8.3f  %-7s %s" % (

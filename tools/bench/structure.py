@@ -101,6 +101,19 @@ class Structure:
         return {"value": sum(each.values()), "epoll_ctl": each.get("epoll_ctl", 0.0),
                 "each": {name: round(n, 4) for name, n in sorted(each.items()) if abs(n) > 1e-4}}
 
+    def calls_ratio(self, server, base, row):
+        """System calls a byte under a row's load, to the base's."""
+        return self.calls_of(server, row) / self.calls_of(base, row)
+
+    def calls_of(self, server, row):
+        out = self.builder.path("strace.out")
+        with Running(self.builder.path(server.program), list(server.args) + list(row.server),
+                     ["strace", "-f", "-c", "-o", out], patience=30) as running:
+            done = process.load(self.builder.path("load"), running.port, running.pid,
+                                row.load + ["--time", 2000])
+            running.stop(60)
+        return sum(read_strace(out).values()) / done["bytes"]
+
     # ---- an idle server: system calls a second with 1000 connections
 
     def idle(self, server, seconds=10, conns=1000):
