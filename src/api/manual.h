@@ -750,7 +750,9 @@
                            without being called, and sleeps after so long with
                            nothing to do. It eats a processor while it is awake
                            (ring_sqpoll_cpu: which); on few cores it costs more
-                           than it brings.
+                           than it brings. With it a peer's urgent byte (MSG_OOB)
+                           can make its own conn deaf, the end included (seen on
+                           Linux 6.18): have an idle timeout.
        ring_napi_us        waits look at the network device for so long before
                            they sleep: latency for processor time, on drivers
                            that can.
