@@ -316,7 +316,7 @@ class Bench:
             dict(result, target=target, sense=sense_of(row, result))) is None
 
     def judge(self, row, server, rows_left):
-        """Whether pairs are enough: they say enough, or time is short."""
+        """When a row has been measured enough: it is decided, or time is short."""
         return lambda result: not self.is_straddled(row, server, result) or \
             self.time_is_up(rows_left)
 
@@ -336,11 +336,11 @@ class Bench:
                 try:
                     result = self.meter.compare(row, server, base, more,
                                                 self.judge(row, server, chosen[at:]))
+                    if row.by_calls and self.is_straddled(row, server, result):
+                        result["calls_ratio"] = self.structure.calls_ratio(server, base, row)
                 except (Failed, subprocess.SubprocessError, ZeroDivisionError) as failure:
                     self.trouble("%s, %s" % (row.name, server.name), failure)
                     continue
-                if row.by_calls and self.is_straddled(row, server, result):
-                    result["calls_ratio"] = self.structure.calls_ratio(server, base, row)
                 result["decide"] = "structure" if server.name == "netkit" else "median"
                 result["base"] = base.name
                 self.add(result, server.name, row.name, row.title, row.target,

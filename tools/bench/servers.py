@@ -82,6 +82,7 @@ class Builder:
     """Builds programs into build/bench; what cannot be built is kept with why."""
 
     def __init__(self, root):
+        self.root = root
         self.here = os.path.join(root, "tools", "bench")
         self.out = os.path.join(root, "build", "bench")
         self.missing = {}

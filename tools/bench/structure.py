@@ -103,6 +103,8 @@ class Structure:
 
     def calls_ratio(self, server, base, row):
         """System calls a byte under a row's load, to the base's."""
+        if shutil.which("strace") is None:
+            raise Failed("strace not found (make deps)")
         return self.calls_of(server, row) / self.calls_of(base, row)
 
     def calls_of(self, server, row):
