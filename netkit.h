@@ -741,6 +741,10 @@
        loop make one of them, too (io_uring_register, on Linux 6.13 and later).
      - Destroying a loop cancels what is in flight and waits for the kernel's
        word on it, for half a second of silence at most.
+     - A signal that the loop's thread takes at the moment a peer's urgent byte
+       (MSG_OOB) comes may put off what is behind that byte until the peer sends
+       again: the kernel's receive looks there for SIGURG. Where peers do that,
+       let signals go to other threads.
      - Ring memory counts against RLIMIT_MEMLOCK of an ordinary user; where that
        is low (64 KiB) the ring is made smaller.
 
@@ -750,9 +754,8 @@
                            without being called, and sleeps after so long with
                            nothing to do. It eats a processor while it is awake
                            (ring_sqpoll_cpu: which); on few cores it costs more
-                           than it brings. With it a peer's urgent byte (MSG_OOB)
-                           can make its own conn deaf, the end included (seen on
-                           Linux 6.18): have an idle timeout.
+                           than it brings. Each receive is then one of its own
+                           instead of one that goes on.
        ring_napi_us        waits look at the network device for so long before
                            they sleep: latency for processor time, on drivers
                            that can.
@@ -21801,6 +21804,19 @@ static int nki_r_connected(netkit_loop *loop, nki_conn *c) {
     return error == NETKIT_E_NOTCONN ? nki_r_taken_error(loop, c, error) : error;
 }
 
+/* A receive that stands before an urgent byte says AGAIN while a signal is pending, whatever is
+ * behind it (Linux, net/ipv4/tcp.c: "or have SIGURG pending"), and no edge tells of that again. A
+ * poll tells of the byte until a receive has passed it. */
+static NKI_COLD bool nki_r_is_put_off(const nki_conn *c) {
+#if defined(__linux__)
+    int events = nki_os_wait(c->source.socket, NETKIT_POLL_PRIORITY, 0);
+    return events > 0 && (events & NETKIT_POLL_PRIORITY) != 0;
+#else
+    NKI_UNUSED(c);
+    return false;
+#endif
+}
+
 /* After a read that was not just a short one of a plain conn: is there more to read? */
 static NKI_OUTLINE int nki_r_read_odd(netkit_loop *loop, nki_conn *c, int n, size_t max) {
     bool is_short = n < NKI_RECV_SIZE && max == NKI_RECV_SIZE;
@@ -21808,7 +21824,10 @@ static NKI_OUTLINE int nki_r_read_odd(netkit_loop *loop, nki_conn *c, int n, siz
     if (is_short && n > 0 && (c->source.driver & NKI_R_COUNTED) != 0) {
         is_all = n >= loop->poller.ops->held(&loop->poller, c->source.socket);
     }
-    if (is_all || n == NETKIT_E_AGAIN) {
+    bool is_urgent = (c->source.ready & NETKIT_POLL_PRIORITY) != 0;
+    if (NKI_UNLIKELY(n == NETKIT_E_AGAIN && is_urgent) && nki_r_is_put_off(c)) {
+        nki_enqueue_later(loop, &c->source);
+    } else if (is_all || n == NETKIT_E_AGAIN) {
         c->source.ready &= NETKIT_POLL_WRITE; /* what a flush that ended at its budget has set */
     }
     return n == NETKIT_E_EOF ? nki_r_taken_error(loop, c, n) : n;
@@ -22671,6 +22690,14 @@ static bool nki_u_is_child(const nki_u *u) {
     return u->guard != NULL && *(const volatile unsigned char *)u->guard == 0;
 }
 
+/* Whether work for the thread that runs this ring's operations is announced as a signal. While one
+ * is pending, a receive that stands before an urgent byte says that there is nothing, whatever is
+ * behind it (Linux, net/ipv4/tcp.c: "or have SIGURG pending"), and one that goes on would wait for
+ * bytes that are there. So nothing goes on there but what begins anew, which looks first. */
+static bool nki_u_is_signalled(const nki_u *u) {
+    return (u->ring.flags & NKI_URING_SETUP_DEFER_TASKRUN) == 0;
+}
+
 /* The driver's half of a slot that was attached. */
 static nki_u_slot *nki_u_at(const nki_u *u, uint32_t slot) {
     return &u->slabs[slot >> NKI_SLAB_BITS][slot & (NKI_SLAB_SLOTS - 1)];
@@ -22927,7 +22954,7 @@ static bool nki_u_begin_recv(netkit_loop *loop, nki_u *u, const nki_source *sour
         sqe->len = 1;
     } else {
         sqe->opcode = NKI_URING_RECV;
-        multishot = NKI_SYS_io_uring_multishot(multishot);
+        multishot = nki_u_is_signalled(u) ? 0u : NKI_SYS_io_uring_multishot(multishot);
     }
     sqe->flags |= NKI_URING_SQE_BUFFER_SELECT;
     sqe->ioprio = (uint16_t)(multishot | nki_u_poll_first(u, source));
@@ -23000,7 +23027,8 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     }
     /* While reads are large one poll goes on, which tells of changes alone, so that what is there
      * is read to its end: a poll for each read costs bulk 2 % more of its processor. */
-    bool goes_on = u->has_recv_multishot && (s->state & NKI_U_POLLED) == 0;
+    bool goes_on =
+        u->has_recv_multishot && (s->state & NKI_U_POLLED) == 0 && !nki_u_is_signalled(u);
     const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
     return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
            nki_u_begin_poll(loop, u, &c->source, s, events, goes_on);

@@ -741,6 +741,10 @@
        loop make one of them, too (io_uring_register, on Linux 6.13 and later).
      - Destroying a loop cancels what is in flight and waits for the kernel's
        word on it, for half a second of silence at most.
+     - A signal that the loop's thread takes at the moment a peer's urgent byte
+       (MSG_OOB) comes may put off what is behind that byte until the peer sends
+       again: the kernel's receive looks there for SIGURG. Where peers do that,
+       let signals go to other threads.
      - Ring memory counts against RLIMIT_MEMLOCK of an ordinary user; where that
        is low (64 KiB) the ring is made smaller.
 
@@ -750,9 +754,8 @@
                            without being called, and sleeps after so long with
                            nothing to do. It eats a processor while it is awake
                            (ring_sqpoll_cpu: which); on few cores it costs more
-                           than it brings. With it a peer's urgent byte (MSG_OOB)
-                           can make its own conn deaf, the end included (seen on
-                           Linux 6.18): have an idle timeout.
+                           than it brings. Each receive is then one of its own
+                           instead of one that goes on.
        ring_napi_us        waits look at the network device for so long before
                            they sleep: latency for processor time, on drivers
                            that can.

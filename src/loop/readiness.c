@@ -328,6 +328,19 @@ static int nki_r_connected(netkit_loop *loop, nki_conn *c) {
     return error == NETKIT_E_NOTCONN ? nki_r_taken_error(loop, c, error) : error;
 }
 
+/* A receive that stands before an urgent byte says AGAIN while a signal is pending, whatever is
+ * behind it (Linux, net/ipv4/tcp.c: "or have SIGURG pending"), and no edge tells of that again. A
+ * poll tells of the byte until a receive has passed it. */
+static NKI_COLD bool nki_r_is_put_off(const nki_conn *c) {
+#if defined(__linux__)
+    int events = nki_os_wait(c->source.socket, NETKIT_POLL_PRIORITY, 0);
+    return events > 0 && (events & NETKIT_POLL_PRIORITY) != 0;
+#else
+    NKI_UNUSED(c);
+    return false;
+#endif
+}
+
 /* After a read that was not just a short one of a plain conn: is there more to read? */
 static NKI_OUTLINE int nki_r_read_odd(netkit_loop *loop, nki_conn *c, int n, size_t max) {
     bool is_short = n < NKI_RECV_SIZE && max == NKI_RECV_SIZE;
@@ -335,7 +348,10 @@ static NKI_OUTLINE int nki_r_read_odd(netkit_loop *loop, nki_conn *c, int n, siz
     if (is_short && n > 0 && (c->source.driver & NKI_R_COUNTED) != 0) {
         is_all = n >= loop->poller.ops->held(&loop->poller, c->source.socket);
     }
-    if (is_all || n == NETKIT_E_AGAIN) {
+    bool is_urgent = (c->source.ready & NETKIT_POLL_PRIORITY) != 0;
+    if (NKI_UNLIKELY(n == NETKIT_E_AGAIN && is_urgent) && nki_r_is_put_off(c)) {
+        nki_enqueue_later(loop, &c->source);
+    } else if (is_all || n == NETKIT_E_AGAIN) {
         c->source.ready &= NETKIT_POLL_WRITE; /* what a flush that ended at its budget has set */
     }
     return n == NETKIT_E_EOF ? nki_r_taken_error(loop, c, n) : n;

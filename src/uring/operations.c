@@ -142,7 +142,7 @@ static bool nki_u_begin_recv(netkit_loop *loop, nki_u *u, const nki_source *sour
         sqe->len = 1;
     } else {
         sqe->opcode = NKI_URING_RECV;
-        multishot = NKI_SYS_io_uring_multishot(multishot);
+        multishot = nki_u_is_signalled(u) ? 0u : NKI_SYS_io_uring_multishot(multishot);
     }
     sqe->flags |= NKI_URING_SQE_BUFFER_SELECT;
     sqe->ioprio = (uint16_t)(multishot | nki_u_poll_first(u, source));
@@ -215,7 +215,8 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
     }
     /* While reads are large one poll goes on, which tells of changes alone, so that what is there
      * is read to its end: a poll for each read costs bulk 2 % more of its processor. */
-    bool goes_on = u->has_recv_multishot && (s->state & NKI_U_POLLED) == 0;
+    bool goes_on =
+        u->has_recv_multishot && (s->state & NKI_U_POLLED) == 0 && !nki_u_is_signalled(u);
     const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
     return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
            nki_u_begin_poll(loop, u, &c->source, s, events, goes_on);

@@ -119,6 +119,14 @@ static bool nki_u_is_child(const nki_u *u) {
     return u->guard != NULL && *(const volatile unsigned char *)u->guard == 0;
 }
 
+/* Whether work for the thread that runs this ring's operations is announced as a signal. While one
+ * is pending, a receive that stands before an urgent byte says that there is nothing, whatever is
+ * behind it (Linux, net/ipv4/tcp.c: "or have SIGURG pending"), and one that goes on would wait for
+ * bytes that are there. So nothing goes on there but what begins anew, which looks first. */
+static bool nki_u_is_signalled(const nki_u *u) {
+    return (u->ring.flags & NKI_URING_SETUP_DEFER_TASKRUN) == 0;
+}
+
 /* The driver's half of a slot that was attached. */
 static nki_u_slot *nki_u_at(const nki_u *u, uint32_t slot) {
     return &u->slabs[slot >> NKI_SLAB_BITS][slot & (NKI_SLAB_SLOTS - 1)];

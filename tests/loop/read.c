@@ -745,6 +745,33 @@ NKT_LOOP_TEST(read_urgent_data_does_not_stall) {
     nkt_loop_done(loop);
 }
 
+/* T-22: a receive that is put off before an urgent byte, as Linux does while a signal is
+ * pending, is made again without anything new from the peer. */
+NKT_LOOP_TEST(read_urgent_data_behind_a_signal) {
+    netkit_loop *loop = nkt_loop();
+    if (!NKI_LINUX || strcmp(netkit_loop_backend(loop, NULL), "kqueue") == 0) {
+        nkt_loop_done(loop);
+        SKIP("signals do not put receives off here");
+    }
+    sup_end end;
+    sup_peer peer = sup_open_default(loop, &end);
+    for (int turns = 0; turns < 4; turns++) {
+        CHECK_EQ(send(peer.fd, "!", 1, MSG_OOB), 1);
+        peer.to_send += 100;
+        sup_peer_send(&peer);
+        CHECK_EQ(peer.sent, peer.to_send);
+        nkt_fault_at("recv", 1, EAGAIN, true);
+        for (int i = 0; i < turns; i++) {
+            CHECK_OK(netkit_loop_run_once(loop, 1));
+        }
+        nkt_fault_clear();
+        SUP_UNTIL(loop, end.bytes == peer.sent);
+    }
+    sup_peer_close(&peer);
+    SUP_UNTIL(loop, end.eofs == 1);
+    nkt_loop_done(loop);
+}
+
 /* T-22: an urgent byte in the middle of what waits in the system, again and again: nothing of the
  * stream is missing. (An urgent byte that a second one overtakes becomes ordinary: tcp(7).) */
 NKT_LOOP_TEST(read_urgent_data_within_much_data) {

@@ -133,6 +133,32 @@ NKT_TEST(uring_urgent_bytes) {
     nkt_loop_done(loop);
 }
 
+/* T-22 UR05 UR09: where work is announced by signals, to a polling thread or to ours, a receive is put
+ * off at an urgent byte; what stands behind it comes all the same, small and large, and the end. */
+NKT_TEST(uring_urgent_bytes_and_signals) {
+    for (int is_polled = 0; is_polled < 2; is_polled++) {
+        netkit_loop_desc desc;
+        uintptr_t native;
+        sup_end end;
+        memset(&desc, 0, sizeof(desc));
+        desc.ring_sqpoll_ms = is_polled ? 10 : 0;
+        netkit_loop *loop = safety_loop(&desc);
+        CHECK_OK(netkit_loop_native(loop, &native));
+        sup_peer peer = sup_open_default(loop, &end);
+        for (int i = 0; i < 400; i++) {
+            CHECK_EQ(send(peer.fd, "!", 1, MSG_OOB), 1);
+            peer.to_send += 1 + nkt_random() % (i < 200 ? 300 : 20000);
+            sup_peer_send(&peer);
+            CHECK_EQ(peer.sent, peer.to_send);
+            SUP_UNTIL(loop, end.bytes == peer.sent);
+        }
+        CHECK_EQ(send(peer.fd, "!", 1, MSG_OOB), 1);
+        sup_peer_close(&peer);
+        SUP_UNTIL(loop, end.eofs == 1);
+        nkt_loop_done(loop);
+    }
+}
+
 /* One message of a peer, all of it heard. */
 static void safety_hear(netkit_loop *loop, sup_peer *peer, sup_end *end, size_t size) {
     peer->to_send += size;
