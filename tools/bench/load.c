@@ -200,29 +200,6 @@ void echo_once(conn *c) {
     }
 }
 
-bool phase_goes_on(uint64_t now) {
-    if (warm_until == 0) {
-        warm_until = now + opt.warm_ms * (uint64_t)1000000u;
-    }
-    if (measure_until == 0) {
-        if (now >= warm_until) {
-            memset(hist, 0, sizeof hist);
-            res.messages = 0;
-            res.bytes = 0;
-            take_snapshot(&res.start);
-            measure_until = res.start.wall_ns + opt.time_ms * (uint64_t)1000000u;
-        }
-        return true;
-    }
-    if (now < measure_until) {
-        return true;
-    }
-    if (res.end.wall_ns == 0) {
-        take_snapshot(&res.end);
-    }
-    return false;
-}
-
 static double seconds(uint64_t from, uint64_t to) {
     return to > from ? (double)(to - from) / 1e9 : 0;
 }
@@ -249,6 +226,53 @@ static void report(void) {
            seconds(res.start.steal_ns, res.end.steal_ns) * per, cc_used);
 }
 
+/* What was measured since the last line of standard input is reported; false at its end. */
+static bool slice_goes_on(void) {
+    char line[16];
+    if (res.end.wall_ns != 0) {
+        report();
+        fflush(stdout);
+        opt.warm_ms = opt.slice_warm_ms;
+    }
+    warm_until = 0;
+    measure_until = 0;
+    memset(&res.end, 0, sizeof res.end);
+    return fgets(line, sizeof line, stdin) != NULL;
+}
+
+bool phase_goes_on(uint64_t now) {
+    if (warm_until == 0) {
+        if (opt.slice_warm_ms != 0) {
+            if (!slice_goes_on()) {
+                return false;
+            }
+            now = now_ns();
+        }
+        warm_until = now + opt.warm_ms * (uint64_t)1000000u;
+    }
+    if (measure_until == 0) {
+        if (now >= warm_until) {
+            memset(hist, 0, sizeof hist);
+            res.messages = 0;
+            res.bytes = 0;
+            take_snapshot(&res.start);
+            measure_until = res.start.wall_ns + opt.time_ms * (uint64_t)1000000u;
+        }
+        return true;
+    }
+    if (now < measure_until) {
+        return true;
+    }
+    if (res.end.wall_ns == 0) {
+        take_snapshot(&res.end);
+    }
+    if (opt.slice_warm_ms != 0) {
+        warm_until = 0;
+        return phase_goes_on(now);
+    }
+    return false;
+}
+
 static uint64_t number(const char *name, const char *text, uint64_t max) {
     char *end = NULL;
     unsigned long long v = 0;
@@ -265,7 +289,7 @@ static uint64_t number(const char *name, const char *text, uint64_t max) {
 static void usage(void) {
     fputs("load --mode echo|churn|bulk|idle --port P [--conns C] [--inflight P] [--size BYTES]\n"
           "     [--warm MS] [--time MS] [--count MESSAGES] [--batch] [--cc NAME] [--core N]\n"
-          "     [--pid SERVER] [--life SECONDS] [--reset]\n",
+          "     [--pid SERVER] [--life SECONDS] [--reset] [--slices WARM_MS]\n",
           stderr);
     exit(2);
 }
@@ -289,6 +313,8 @@ static bool set_option(const char *name, const char *value) {
         opt.size = (uint32_t)number(name, value, SEND_MAX);
     } else if (strcmp(name, "--warm") == 0) {
         opt.warm_ms = (uint32_t)number(name, value, 600000);
+    } else if (strcmp(name, "--slices") == 0) {
+        opt.slice_warm_ms = (uint32_t)number(name, value, 600000);
     } else if (strcmp(name, "--time") == 0) {
         opt.time_ms = (uint32_t)number(name, value, 600000);
     } else if (strcmp(name, "--life") == 0) {
@@ -357,6 +383,8 @@ int main(int argc, char **argv) {
     } else {
         usage();
     }
-    report();
+    if (opt.slice_warm_ms == 0) {
+        report();
+    }
     return res.wrong == 0 ? 0 : 1;
 }

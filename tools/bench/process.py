@@ -125,12 +125,16 @@ class Running:
         self.errors.close()
 
 
-def load(path, port, pid, args, core=1, timeout=60):
-    """Run the generator to its end; its report as a dictionary."""
-    command = [path, "--port", str(port), "--pid", str(pid), "--life", str(timeout)]
+def load_command(path, port, pid, args, core, life):
+    command = [path, "--port", str(port), "--pid", str(pid), "--life", str(life)]
     if len(os.sched_getaffinity(0)) > 1:
         command += ["--core", str(core)]
-    process = start(command + [str(a) for a in args], stdout=subprocess.PIPE,
+    return command + [str(a) for a in args]
+
+
+def load(path, port, pid, args, core=1, timeout=60):
+    """Run the generator to its end; its report as a dictionary."""
+    process = start(load_command(path, port, pid, args, core, timeout), stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE)
     try:
         out, err = process.communicate(timeout=timeout + 5)
@@ -142,3 +146,40 @@ def load(path, port, pid, args, core=1, timeout=60):
         raise Failed(err.decode(errors="replace").strip() or
                      "generator status %d: %s" % (process.returncode, out.decode()[:200]))
     return json.loads(out)
+
+
+class Sliced:
+    """A generator that measures when it is told to, and is idle otherwise."""
+
+    def __init__(self, path, port, pid, args, core=1, life=120):
+        self.process = start(load_command(path, port, pid, args, core, life),
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def measure(self, patience=30):
+        try:
+            self.process.stdin.write(b"\n")
+            self.process.stdin.flush()
+            return json.loads(read_line(self.process, "{", patience))
+        except (Failed, OSError) as failure:
+            end(self.process)
+            raise Failed(self.process.stderr.read().decode(errors="replace").strip() or
+                         str(failure))
+
+    def stop(self, patience=15):
+        try:
+            out, err = self.process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            raise Failed("the generator did not end")
+        finally:
+            end(self.process)
+        if self.process.returncode != 0:
+            raise Failed(err.decode(errors="replace").strip() or
+                         "generator status %d" % self.process.returncode)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        end(self.process)
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            pipe.close()

@@ -1,5 +1,6 @@
 """The rows that compare rates, and how they are measured: adjacent pairs."""
 
+import contextlib
 import re
 import time
 
@@ -7,6 +8,11 @@ import process
 
 # A run is disturbed when others used more of a CPU than this.
 OTHERS_MAX = 0.10
+
+# A pair is measured in so many slices of each side, in turns, with so long before each: what the
+# machine does for a tenth of a second or longer is the same to both.
+SLICES = 7
+SLICE_WARM_MS = 30
 
 
 class Row:
@@ -55,7 +61,7 @@ def wished(name, title, load):
 K = 1024
 CUBIC = ["--cc", "cubic"]
 BULK = ["--mode", "bulk", "--conns", 50, "--size", 64 * K] + CUBIC
-CHURN = ["--mode", "churn", "--conns", 50, "--size", 64, "--time", 500]
+CHURN = ["--mode", "churn", "--conns", 50, "--size", 64]
 ECHO = ["--mode", "echo", "--conns", 50]
 PIPELINE = ["--mode", "echo", "--conns", 50, "--inflight", 16, "--size", 64, "--batch"]
 
@@ -139,26 +145,38 @@ class Meter:
         self.peer_pairs = peer_pairs
         self.time_ms = time_ms
 
-    def run_once(self, server, row, more):
+    @contextlib.contextmanager
+    def side(self, server, row, more):
+        """A server with its generator; yields what measures a slice."""
         args = list(server.args) + list(row.server) + list(more)
-        timed = [] if "--time" in row.load else ["--time", self.time_ms]
+        load = list(row.load) + ["--slices", SLICE_WARM_MS, "--time", self.time_ms // SLICES]
         with process.Running(self.builder.path(server.program), args) as running:
-            result = process.load(self.builder.path("load"), running.port, running.pid,
-                                  row.load + timed)
+            with process.Sliced(self.builder.path("load"), running.port, running.pid,
+                                load) as generator:
+                yield lambda: judge(row, generator.measure())
+                generator.stop()
             check_counts(server, row, running.stop())
-        work = result["bytes"] if row.metric == "bytes_per_s" else result["messages"]
-        result["cost"] = result["server_cpu_s"] / work
-        result["cost_of_both"] = result["cost"] + result["own_load"] * result["seconds"] / work
-        result["others"] = max(0.0, result["other_load"]) + result["steal"]
-        return result
 
-    def run(self, server, row, more):
-        """One run, repeated once when others used the machine meanwhile."""
+    def pair_once(self, row, server, base, more):
+        """Both at once, measured in turns: [(ours, theirs), ...]."""
+        with self.side(base, row, ()) as measure_base, self.side(server, row, more) as measure:
+            pairs = []
+            for at in range(SLICES):
+                if at % 2 == 0:
+                    theirs = measure_base()
+                    pairs.append((measure(), theirs))
+                else:
+                    ours = measure()
+                    pairs.append((ours, measure_base()))
+            return pairs
+
+    def pair(self, row, server, base, more):
+        """One pair, repeated once when others used the machine meanwhile."""
         start = time.monotonic()
-        result = self.run_once(server, row, more)
-        if result["others"] > OTHERS_MAX and start < self.retry_until:
-            again = self.run_once(server, row, more)
-            if again["others"] < result["others"]:
+        result = self.pair_once(row, server, base, more)
+        if others(result) > OTHERS_MAX and start < self.retry_until:
+            again = self.pair_once(row, server, base, more)
+            if others(again) < others(result):
                 result = again
         self.spent += time.monotonic() - start
         self.runs += 1
@@ -168,27 +186,33 @@ class Meter:
         return max(self.pairs, row.pairs or 0)
 
     def seconds_for(self, pairs):
-        """What so many pairs will take, by what runs took until now."""
-        each = self.spent / self.runs if self.runs else self.time_ms / 1000 + 0.5
-        return pairs * 2 * each
+        """What so many pairs will take, by what they took until now."""
+        each = self.spent / self.runs if self.runs else self.time_ms / 500 + 1
+        return pairs * each
 
     def compare(self, row, server, base, more=(), is_decided=None):
-        """Adjacent pairs, A B then B A: both see the same state of the machine.
-
-        Goes on, up to three times as long, until is_decided(result)."""
+        """Goes on, up to three times as long, until is_decided(result)."""
         count = self.peer_pairs if server.role == "peer" else self.count_for(row)
-        ours, theirs = [], []
+        found = []
         while True:
-            for _ in range(count):
-                if len(ours) % 2 == 0:
-                    theirs.append(self.run(base, row, ()))
-                    ours.append(self.run(server, row, more))
-                else:
-                    ours.append(self.run(server, row, more))
-                    theirs.append(self.run(base, row, ()))
-            result = dict(summarize(row, ours, theirs), is_extended=len(ours) > count)
-            if is_decided is None or len(ours) >= 3 * count or is_decided(result):
+            found += [self.pair(row, server, base, more) for _ in range(count)]
+            result = dict(summarize(row, found), is_extended=len(found) > count)
+            if is_decided is None or len(found) >= 3 * count or is_decided(result):
                 return result
+
+
+def judge(row, result):
+    """Of a slice: what its work has cost."""
+    work = result["bytes"] if row.metric == "bytes_per_s" else result["messages"]
+    result["cost"] = result["server_cpu_s"] / work
+    result["cost_of_both"] = result["cost"] + result["own_load"] * result["seconds"] / work
+    return result
+
+
+def others(pair):
+    """How much of a CPU others used during a pair."""
+    return median([sum(max(0.0, run["other_load"]) + run["steal"] for run in side) / len(side)
+                   for side in zip(*pair)])
 
 
 def check_counts(server, row, said):
@@ -199,14 +223,15 @@ def check_counts(server, row, said):
         raise process.Failed("%s lost bytes: %s" % (server.name, said.strip()))
 
 
-def is_generator_bound(run):
+def is_generator_bound(runs):
     """The generator was the bottleneck, the server had time to spare."""
-    return run["server_cpu_s"] / run["seconds"] < 0.93 and run["own_load"] > 0.95
+    return median([run["server_cpu_s"] / run["seconds"] for run in runs]) < 0.93 and \
+        median([run["own_load"] for run in runs]) > 0.95
 
 
-def choose_metric(row, ours, theirs, disturbed):
+def choose_metric(row, found, disturbed):
     """Where the generator is the bottleneck and the base had time to spare, rates say
-    little; where others took the machine from most runs, they say nothing: then the
+    little; where others took the machine from most pairs, they say nothing: then the
     CPU time the servers took for each message is compared, which neither changes.
 
     But over loopback whoever sends while the other end is idle does the other's TCP work,
@@ -216,42 +241,37 @@ def choose_metric(row, ours, theirs, disturbed):
     """
     if row.metric not in ("rate", "bytes_per_s") or row.tried:
         return row.metric
-    bound = [is_generator_bound(t) for t in theirs]
-    if sum(bound) * 2 <= len(theirs) and disturbed <= len(ours):
+    bound = [[is_generator_bound(side) for side in zip(*pair)] for pair in found]
+    if sum(theirs for _, theirs in bound) * 2 <= len(found) and disturbed * 2 <= len(found):
         return row.metric
-    moved = sum(is_generator_bound(o) != b for o, b in zip(ours, bound))
-    return "both" if moved * 4 > len(ours) else "cpu"
+    return "both" if sum(ours != theirs for ours, theirs in bound) * 4 > len(found) else "cpu"
 
 
-def summarize(row, ours, theirs):
+def ratios_of(found, key):
+    """Of each pair the median of its slices' ratios."""
+    return [median([ours[key] / theirs[key] for ours, theirs in pair]) for pair in found]
+
+
+def summarize(row, found):
     """Medians and quartiles of the ratios within pairs."""
-    disturbed = sum(r["others"] > OTHERS_MAX for r in ours + theirs)
-    metric = choose_metric(row, ours, theirs, disturbed)
-    costs = [o["cost"] / t["cost"] for o, t in zip(ours, theirs)]
+    disturbed = sum(others(pair) > OTHERS_MAX for pair in found)
+    metric = choose_metric(row, found, disturbed)
+    costs = ratios_of(found, "cost")
     if metric == "cpu":
         ratios = [1 / cost for cost in costs]
     elif metric == "both":
-        ratios = [t["cost_of_both"] / o["cost_of_both"] for o, t in zip(ours, theirs)]
-    elif metric == "cost":
-        ratios = costs
+        ratios = [1 / cost for cost in ratios_of(found, "cost_of_both")]
     else:
-        ratios = [o[metric] / t[metric] for o, t in zip(ours, theirs)]
-    return {
+        ratios = ratios_of(found, metric)
+    result = {
         "metric": metric, "ratio": median(ratios), "q1": quantile(ratios, 0.25),
         "q3": quantile(ratios, 0.75), "ratios": ratios, "pairs": len(ratios),
         "cpu_ratio": median(costs), "cpu_q1": quantile(costs, 0.25),
-        "cpu_q3": quantile(costs, 0.75),
-        "rate": median([o["rate"] for o in ours]), "base_rate": median([t["rate"] for t in theirs]),
-        "bytes_per_s": median([o["bytes_per_s"] for o in ours]),
-        "base_bytes_per_s": median([t["bytes_per_s"] for t in theirs]),
-        "server_us": median([o["server_us"] for o in ours]),
-        "base_server_us": median([t["server_us"] for t in theirs]),
-        "both_us": median([o["cost_of_both"] for o in ours]) * 1e6,
-        "base_both_us": median([t["cost_of_both"] for t in theirs]) * 1e6,
-        "p50_us": median([o["p50_us"] for o in ours]),
-        "p99_us": median([o["p99_us"] for o in ours]),
-        "base_p50_us": median([t["p50_us"] for t in theirs]),
-        "base_p99_us": median([t["p99_us"] for t in theirs]),
-        "cc": ours[0]["cc"],
-        "disturbed": disturbed,
+        "cpu_q3": quantile(costs, 0.75), "cc": found[0][0][0]["cc"], "disturbed": disturbed,
     }
+    for prefix, at in (("", 0), ("base_", 1)):
+        runs = [slices[at] for pair in found for slices in pair]
+        for key in ("rate", "bytes_per_s", "server_us", "p50_us", "p99_us"):
+            result[prefix + key] = median([run[key] for run in runs])
+        result[prefix + "both_us"] = median([run["cost_of_both"] for run in runs]) * 1e6
+    return result
