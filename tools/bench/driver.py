@@ -441,7 +441,7 @@ class Bench:
         if any(self.wanted(row.name, row.title) for row in rows.ROWS):
             self.say("\nratios to the floor in adjacent pairs (%d, peers %d); netkit-uring's is "
                      "the bare ring\nby: rate, bytes, p50, or cpu: time a message takes, where "
-                     "the generator was the limit\nor most runs were disturbed; both: that of server and "
+                     "the generator was the limit\nor most pairs were disturbed; both: that of server and "
                      "generator, where now one was the\nlimit and now the other; us/msg: the "
                      "server's, ours to theirs\n\n%s" %
                      (self.meter.pairs, self.meter.peer_pairs, report.HEAD))
