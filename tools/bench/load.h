@@ -34,10 +34,10 @@ typedef struct options {
     uint32_t time_ms;
     uint32_t slice_warm_ms; /* not 0: a measurement for each line of standard input, and this before
                                all but the first */
-    uint32_t life_s; /* SIGALRM ends the process after this */
-    uint64_t count;  /* messages in all, 0 = by time */
-    bool batch;      /* the next requests go out when all answers are in */
-    bool reset;      /* churn: close with a reset */
+    uint32_t life_s;        /* SIGALRM ends the process after this */
+    uint64_t count;         /* messages in all, 0 = by time */
+    bool batch;             /* the next requests go out when all answers are in */
+    bool reset;             /* churn: close with a reset */
 } options;
 
 typedef struct conn {
