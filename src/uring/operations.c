@@ -217,7 +217,9 @@ static bool nki_u_begin_reading(netkit_loop *loop, nki_u *u, const nki_conn *c, 
      * is read to its end: a poll for each read costs bulk 2 % more of its processor. */
     bool goes_on =
         u->has_recv_multishot && (s->state & NKI_U_POLLED) == 0 && !nki_u_is_signalled(u);
-    const uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PRIORITY | NETKIT_POLL_PEER_END;
+    /* Who looks first needs no word of an urgent byte: behind a gap it would be told for ever. */
+    uint32_t events = NETKIT_POLL_READ | NETKIT_POLL_PEER_END;
+    events |= goes_on ? (uint32_t)NETKIT_POLL_PRIORITY : 0u;
     return (s->busy & NKI_U_BIT(NKI_U_POLL)) != 0 ||
            nki_u_begin_poll(loop, u, &c->source, s, events, goes_on);
 }
