@@ -182,4 +182,7 @@ class Sliced:
     def __exit__(self, *_):
         end(self.process)
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            pipe.close()
+            try:
+                pipe.close()
+            except OSError:  # what could not be written to one that has died
+                pass
