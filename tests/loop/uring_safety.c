@@ -133,8 +133,8 @@ NKT_TEST(uring_urgent_bytes) {
     nkt_loop_done(loop);
 }
 
-/* T-22 UR05 UR09: where work is announced by signals, to a polling thread or to ours, a receive is put
- * off at an urgent byte; what stands behind it comes all the same, small and large, and the end. */
+/* T-22 UR05 UR09: where work is announced by signals, to a polling thread or to ours, a receive is
+ * put off at an urgent byte; what is behind it comes all the same, small and large, and the end. */
 NKT_TEST(uring_urgent_bytes_and_signals) {
     for (int is_polled = 0; is_polled < 2; is_polled++) {
         netkit_loop_desc desc;

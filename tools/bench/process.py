@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import tempfile
 import time
 
 running = []
@@ -79,7 +80,7 @@ class Running:
     """A server under way; `with Running(...) as server:` ends it."""
 
     def __init__(self, path, args, wrapper=(), core=0, patience=10):
-        self.errors = open(path + ".err", "w+")
+        self.errors = tempfile.TemporaryFile("w+")  # two of one program may run at once
         command = list(wrapper) + [path] + list(args)
         self.process = start(command, core, stdout=subprocess.PIPE, stderr=self.errors)
         try:

@@ -6,7 +6,7 @@ import time
 
 import process
 
-# A run is disturbed when others used more of a CPU than this.
+# A pair is disturbed when others used more of a CPU than this.
 OTHERS_MAX = 0.10
 
 # A pair is measured in so many slices of each side, in turns, with so long before each: what the
@@ -88,10 +88,9 @@ ROWS = [
     to_epoll("4K-50c", "4 KiB, 50 connections", ECHO + ["--inflight", 1, "--size", 4 * K], 0.97,
              pairs=11),
     to_epoll("4K-50c-16p", "4 KiB, 50 connections, 16 in flight",
-             ECHO + ["--inflight", 16, "--size", 4 * K], 0.97, pairs=11, by_calls=True),
+             ECHO + ["--inflight", 16, "--size", 4 * K], 0.97, pairs=11),
     to_epoll("64K-50c", "64 KiB, 50 connections",
-             ECHO + ["--inflight", 1, "--size", 64 * K] + CUBIC, 0.97, server=CUBIC, pairs=11,
-             by_calls=True),
+             ECHO + ["--inflight", 1, "--size", 64 * K] + CUBIC, 0.97, server=CUBIC, pairs=11),
     to_epoll("bulk", "one way, 50 connections, cubic", BULK, 0.97, server=["--sink"] + CUBIC,
              metric="bytes_per_s", by_calls=True),
     to_epoll("churn", "connect, one echo, close", CHURN, 0.95, metric="cost", sense="<="),
