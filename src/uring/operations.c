@@ -178,6 +178,7 @@ static void nki_u_choose_pool(nki_u *u, bool is_sharing) {
     u->pool.is_sharing = is_sharing;
     u->pool.count = is_sharing ? NKI_POOL_SHARED_COUNT : NKI_POOL_COUNT;
     u->pool.size = NKI_POOL_SIZE;
+    u->pool.wanted = NKI_POOL_WANTED;
 }
 
 /* The pool, made at first use: smaller where memory is short, never where the kernel cannot. */
@@ -551,6 +552,7 @@ static nki_source *nki_u_received_odd(netkit_loop *loop, nki_u *u, nki_source *s
     if (res == 0) {
         s->state |= NKI_U_EOF;
     } else if (res == -ENOBUFS) {
+        u->pool.is_short = true;
         u->starved++; /* its bytes wait in the socket: the next read takes them from there */
     } else if (res == -EINVAL || res == -EOPNOTSUPP) {
         u->has_recv_multishot = false;

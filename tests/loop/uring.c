@@ -116,6 +116,29 @@ NKT_TEST(uring_two_buffers_for_a_hundred) {
     }
 }
 
+/* I-01 SD33: the kernel has few buffers, in turn, while those are enough; a crowd that finds none
+ * makes them more, once for each time, and all of it is served. */
+NKT_TEST(uring_buffers_as_needed) {
+    netkit_loop *loop = turing_loop();
+    turing_need_own_buffers(loop);
+    nki_u *u = nki_u_of(loop);
+    u->pool.wanted = 8;
+    turing_echo_all(loop, 8, 100);
+    CHECK(u->pool.wanted == 8 && u->starved == 0);
+    for (int round = 0; round < 20; round++) {
+        uint64_t starved = u->starved;
+        uint32_t wanted = u->pool.wanted;
+        sup_settle(loop);
+        CHECK_EQ(u->pool.held, 0);
+        CHECK_EQ(nki_pool_out(&u->pool), wanted);
+        turing_echo_all(loop, TURING_PEERS, 100);
+        CHECK(wanted == u->pool.count || (u->pool.wanted > wanted) == (u->starved > starved));
+    }
+    printf("%" PRIu64 " starved, %u wanted\n", u->starved, (unsigned)u->pool.wanted);
+    CHECK(u->starved > 0 && u->pool.wanted > 8 && u->pool.wanted <= u->pool.count);
+    nkt_loop_done(loop);
+}
+
 /* I-01 UR12: four buffers of 4 KiB for a hundred peers with a mebibyte each: all of it, in order. */
 NKT_TEST(uring_four_buffers_for_a_lot) {
     netkit_loop *loop = turing_loop();
@@ -150,6 +173,7 @@ NKT_TEST(uring_completions_overflow) {
     turing_need_buffers(loop);
     u = nki_u_of(loop);
     CHECK_EQ(u->ring.cq_mask, 255);
+    u->pool.wanted = u->pool.count;
     port = turing_listen(loop);
     for (int i = 0; i < TURING_PEERS; i++) {
         peers[i] = sup_peer_of(sup_raw_dial(port, 0));

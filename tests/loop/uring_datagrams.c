@@ -11,6 +11,7 @@ static netkit_loop *udp_ring_loop_with(ud_end *end, netkit_addr *addr, uint32_t 
     netkit_udp_desc desc = ud_desc(end, "127.0.0.1:0");
     turing_need_own_buffers(loop);
     nki_u_of(loop)->pool.count = buffers;
+    nki_u_of(loop)->pool.wanted = buffers;
     desc.recv_size = 1500;
     desc.recv_buffer = 1 << 20;
     *addr = ud_open_with(loop, end, &desc);
@@ -357,6 +358,7 @@ static netkit_loop *udp_ring_pulled(netkit_udp *udp, uint32_t count, int *fd) {
     }
     nkt_loops++;
     turing_need_own_buffers(loop);
+    nki_u_of(loop)->pool.wanted = NKI_POOL_COUNT;
     udp_desc.address = "127.0.0.1:0";
     udp_desc.recv_size = 1500;
     udp_desc.recv_buffer = 1 << 20;

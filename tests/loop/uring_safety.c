@@ -85,6 +85,7 @@ NKT_TEST(uring_buffers_of_the_dead_come_back) {
     turing_need_own_buffers(loop);
     nki_u *u = nki_u_of(loop);
     sup_peer peers[TURING_PEERS];
+    u->pool.wanted = u->pool.count;
     for (int round = 0; round < 5; round++) {
         safety_dial_all(loop, peers, TURING_PEERS);
         for (int i = 0; i < TURING_PEERS; i++) {
