@@ -14900,6 +14900,7 @@ enum {
 #define NKI_URING_FEAT_EXT_ARG (1u << 8)
 #define NKI_URING_FEAT_RSRC_TAGS (1u << 10) /* 5.13: polls that go on are there */
 #define NKI_URING_FEAT_CQE_SKIP (1u << 11)
+#define NKI_URING_FEAT_NO_IOWAIT (1u << 17) /* 6.15 */
 #define NKI_URING_FEAT_NEEDED                                                            \
     (NKI_URING_FEAT_SINGLE_MMAP | NKI_URING_FEAT_NODROP | NKI_URING_FEAT_SUBMIT_STABLE | \
      NKI_URING_FEAT_FAST_POLL | NKI_URING_FEAT_EXT_ARG | NKI_URING_FEAT_RSRC_TAGS)
@@ -14909,6 +14910,7 @@ enum {
 #define NKI_URING_ENTER_SQ_WAIT (1u << 2)
 #define NKI_URING_ENTER_EXT_ARG (1u << 3)
 #define NKI_URING_ENTER_REGISTERED (1u << 4)
+#define NKI_URING_ENTER_NO_IOWAIT (1u << 7)
 
 enum {
     NKI_URING_REGISTER_FILES = 2,
@@ -15408,6 +15410,9 @@ static int nki_uring_enter(nki_uring *r, uint64_t timeout_ns) {
     nki_uring_time time;
     uint32_t flags = NKI_URING_ENTER_GETEVENTS | NKI_URING_ENTER_EXT_ARG | r->enter_flags;
     memset(&arg, 0, sizeof arg);
+    if ((r->features & NKI_URING_FEAT_NO_IOWAIT) != 0) { /* else it waits for a disk, says top(1) */
+        flags |= NKI_URING_ENTER_NO_IOWAIT;
+    }
     if (timeout_ns != 0 && timeout_ns != NKI_NEVER) {
         time.seconds = (int64_t)(timeout_ns / NKI_NS_PER_S);
         time.nanoseconds = (int64_t)(timeout_ns % NKI_NS_PER_S);

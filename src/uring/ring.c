@@ -310,6 +310,9 @@ static int nki_uring_enter(nki_uring *r, uint64_t timeout_ns) {
     nki_uring_time time;
     uint32_t flags = NKI_URING_ENTER_GETEVENTS | NKI_URING_ENTER_EXT_ARG | r->enter_flags;
     memset(&arg, 0, sizeof arg);
+    if ((r->features & NKI_URING_FEAT_NO_IOWAIT) != 0) { /* else it waits for a disk, says top(1) */
+        flags |= NKI_URING_ENTER_NO_IOWAIT;
+    }
     if (timeout_ns != 0 && timeout_ns != NKI_NEVER) {
         time.seconds = (int64_t)(timeout_ns / NKI_NS_PER_S);
         time.nanoseconds = (int64_t)(timeout_ns % NKI_NS_PER_S);

@@ -42,6 +42,7 @@ enum {
 #define NKI_URING_FEAT_EXT_ARG (1u << 8)
 #define NKI_URING_FEAT_RSRC_TAGS (1u << 10) /* 5.13: polls that go on are there */
 #define NKI_URING_FEAT_CQE_SKIP (1u << 11)
+#define NKI_URING_FEAT_NO_IOWAIT (1u << 17) /* 6.15 */
 #define NKI_URING_FEAT_NEEDED                                                            \
     (NKI_URING_FEAT_SINGLE_MMAP | NKI_URING_FEAT_NODROP | NKI_URING_FEAT_SUBMIT_STABLE | \
      NKI_URING_FEAT_FAST_POLL | NKI_URING_FEAT_EXT_ARG | NKI_URING_FEAT_RSRC_TAGS)
@@ -51,6 +52,7 @@ enum {
 #define NKI_URING_ENTER_SQ_WAIT (1u << 2)
 #define NKI_URING_ENTER_EXT_ARG (1u << 3)
 #define NKI_URING_ENTER_REGISTERED (1u << 4)
+#define NKI_URING_ENTER_NO_IOWAIT (1u << 7)
 
 enum {
     NKI_URING_REGISTER_FILES = 2,

@@ -596,6 +596,59 @@ NKT_TEST(uring_destroyed_in_flight) {
     }
 }
 
+/* How many processes the system takes for waiting for a disk, the least that was seen in a while. */
+static int turing_blocked(void) {
+    int least = INT_MAX;
+    for (int i = 0; i < 20; i++) {
+        char text[65536];
+        int fd = open("/proc/stat", O_RDONLY);
+        ssize_t len = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+        if (fd >= 0) {
+            close(fd);
+        }
+        text[len < 0 ? 0 : len] = '\0';
+        const char *at = strstr(text, "procs_blocked ");
+        if (at == NULL) {
+            SKIP("/proc/stat tells nothing here");
+        }
+        int now = atoi(at + strlen("procs_blocked "));
+        least = now < least ? now : least;
+        nkt_sleep_ms(2);
+    }
+    return least;
+}
+
+static int turing_blocked_meanwhile;
+
+static void *turing_watching(void *user) {
+    nkt_sleep_ms(20); /* it waits by then */
+    turing_blocked_meanwhile = turing_blocked();
+    CHECK_OK(netkit_loop_stop((netkit_loop *)user));
+    return NULL;
+}
+
+/* BX06: a loop that waits is idle, and is not counted as waiting for a disk, in the system's load
+ * average and elsewhere (Linux 6.15). */
+NKT_TEST(uring_waits_in_idleness) {
+    netkit_loop *loop = turing_loop();
+    bool is_counted = true;
+    if ((nki_u_of(loop)->ring.features & NKI_URING_FEAT_NO_IOWAIT) == 0) {
+        nkt_loop_done(loop);
+        SKIP("the kernel cannot");
+    }
+    (void)turing_listen(loop);                   /* something in flight: else nothing is counted */
+    for (int i = 0; i < 10 && is_counted; i++) { /* others may begin to wait for one meanwhile */
+        pthread_t thread;
+        int before = turing_blocked();
+        CHECK_EQ(pthread_create(&thread, NULL, turing_watching, loop), 0);
+        CHECK_OK(netkit_loop_run(loop));
+        CHECK_EQ(pthread_join(thread, NULL), 0);
+        is_counted = turing_blocked_meanwhile > before;
+    }
+    CHECK(!is_counted);
+    nkt_loop_done(loop);
+}
+
 /* UR06 BX06: fifty peers in step: a system call serves many messages, and nothing is allocated. */
 NKT_TEST(uring_few_calls) {
     enum {
