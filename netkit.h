@@ -745,9 +745,10 @@
        (MSG_OOB) comes may put off what is behind that byte until the peer sends
        again: the kernel's receive looks there for SIGURG. Where peers do that,
        let signals go to other threads.
-     - Of a crowd's large messages a turn of netkit_loop_run takes up eight conns'
-       and leaves the others to the turns that follow at once, as bytes that wait
-       leave the caches; where the crowd goes on sending, more with each turn.
+     - Of a crowd's large messages a turn of netkit_loop_run takes up eight conns',
+       or a quarter, and leaves the others, with what is behind them, to the turns
+       that follow at once, as bytes that wait leave the caches; where the crowd
+       goes on sending, more with each turn.
      - Ring memory counts against RLIMIT_MEMLOCK of an ordinary user; where that
        is low (64 KiB) the ring is made smaller.
 
@@ -22127,9 +22128,9 @@ static const nki_driver *nki_readiness_driver(void) {
 /* Provided buffers: memory the kernel picks from when bytes have come, so that a conn that is
  * silent owns none.
  *
- * A buffer is with the kernel, or holds bytes that a conn has not read (parked), or is lent to a
- * handler. The three are told apart by its record; a count of those not with the kernel tells
- * cheaply whether there is anything to look after. Kernel side: io_uring_register_buf_ring(3);
+ * A buffer is with the kernel, or spare, or holds bytes that a conn has not read (parked), or is
+ * lent to a handler. The last two have an owner in their record; a count of them tells cheaply
+ * whether there is anything to look after. Kernel side: io_uring_register_buf_ring(3);
  * an empty ring ends a multishot receive at once with ENOBUFS.
  *
  * The kernel takes them in turn, so all it has pass through the caches one after the other. It is
@@ -24087,9 +24088,9 @@ static void nki_u_arm_wake(netkit_loop *loop, nki_u *u) {
 
 /* Everything that is wanted goes into the ring, and with it to the kernel. */
 static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
+    nki_pool_publish(&u->pool); /* first: a full ring is submitted on the way */
     nki_u_begin_all(loop, u);
     u->begun = u->ring.sqe_tail;
-    nki_pool_publish(&u->pool);
     loop->is_unsubmitted = u->want_first != NKI_NO_SLOT;
     if (loop->is_unsubmitted || !u->is_wake_armed || nki_uring_unread(&u->ring) != 0) {
         timeout_ns = 0;
@@ -24115,19 +24116,30 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
 
 /* Few large messages at a time: taken up all at once, their bytes would be out of the caches when
  * their turn comes. 50 conns that echo 64 KiB cost 5 to 10 % less so, and wait no longer (make
- * bench ROW=ring-64K-50c). But where many go on sending, each turn takes up as many anew as went
- * on in the one before, four reads each, so that all have their part within a few turns. Who runs
- * turn by turn, a game once in a frame perhaps, has all in one. */
+ * bench ROW=ring-64K-50c). But never less than a quarter of what has completed, as more may with
+ * each wait; and where many go on sending, each turn takes up as many anew as went on in the one
+ * before, four reads each. So all have their part within a few turns. Who runs turn by turn, a game
+ * once in a frame perhaps, has all in one. */
 static void nki_u_limit_reads(const netkit_loop *loop, nki_u *u) {
-    uint32_t most = NKI_MAX(u->reads / 4, (uint32_t)NKI_U_READS_MIN);
+    uint32_t most = NKI_MAX(u->reads / 4, nki_uring_unread(&u->ring) / 4);
+    most = NKI_MAX(most, (uint32_t)NKI_U_READS_MIN);
     u->reads_max = loop->is_run ? most : UINT32_MAX;
     u->reads = 0;
 }
 
+/* Before a timer is due nothing is left for the next turn: what has come came before it. */
+static bool nki_u_is_enough(netkit_loop *loop, const nki_u *u) {
+    if (NKI_LIKELY(u->reads < u->reads_max)) {
+        return false;
+    }
+    const nki_timer_node *first = nki_timers_first(&loop->timers);
+    return first == NULL || first->due_ns > loop->turn_ns;
+}
+
 static nki_source *nki_u_next(netkit_loop *loop) {
     nki_u *u = nki_u_of(loop);
-    if (NKI_UNLIKELY(u->reads >= u->reads_max)) {
-        u->end = u->next;
+    if (NKI_UNLIKELY(nki_u_is_enough(loop, u) || nki_u_is_child(u))) {
+        u->end = u->next; /* in a child: these are the parent's */
     }
     while (u->next != u->end) {
         nki_uring_cqe cqe = u->ring.cqes[u->next & u->ring.cq_mask];
@@ -24295,6 +24307,7 @@ static int nki_u_attach(netkit_loop *loop, nki_source *source) {
  * have accepted connections there, too. */
 static void nki_u_settle(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
     nki_uring *r = &u->ring;
+    nki_pool_publish(&u->pool);
     (void)nki_uring_enter(r, 0);
     uint32_t tail = nki_atomic_load(r->cq_tail);
     for (uint32_t i = *r->cq_head; i != tail && s->busy != 0; i++) {

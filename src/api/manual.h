@@ -745,9 +745,10 @@
        (MSG_OOB) comes may put off what is behind that byte until the peer sends
        again: the kernel's receive looks there for SIGURG. Where peers do that,
        let signals go to other threads.
-     - Of a crowd's large messages a turn of netkit_loop_run takes up eight conns'
-       and leaves the others to the turns that follow at once, as bytes that wait
-       leave the caches; where the crowd goes on sending, more with each turn.
+     - Of a crowd's large messages a turn of netkit_loop_run takes up eight conns',
+       or a quarter, and leaves the others, with what is behind them, to the turns
+       that follow at once, as bytes that wait leave the caches; where the crowd
+       goes on sending, more with each turn.
      - Ring memory counts against RLIMIT_MEMLOCK of an ordinary user; where that
        is low (64 KiB) the ring is made smaller.
 

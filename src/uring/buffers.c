@@ -1,9 +1,9 @@
 /* Provided buffers: memory the kernel picks from when bytes have come, so that a conn that is
  * silent owns none.
  *
- * A buffer is with the kernel, or holds bytes that a conn has not read (parked), or is lent to a
- * handler. The three are told apart by its record; a count of those not with the kernel tells
- * cheaply whether there is anything to look after. Kernel side: io_uring_register_buf_ring(3);
+ * A buffer is with the kernel, or spare, or holds bytes that a conn has not read (parked), or is
+ * lent to a handler. The last two have an owner in their record; a count of them tells cheaply
+ * whether there is anything to look after. Kernel side: io_uring_register_buf_ring(3);
  * an empty ring ends a multishot receive at once with ENOBUFS.
  *
  * The kernel takes them in turn, so all it has pass through the caches one after the other. It is

@@ -275,9 +275,9 @@ static void nki_u_arm_wake(netkit_loop *loop, nki_u *u) {
 
 /* Everything that is wanted goes into the ring, and with it to the kernel. */
 static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
+    nki_pool_publish(&u->pool); /* first: a full ring is submitted on the way */
     nki_u_begin_all(loop, u);
     u->begun = u->ring.sqe_tail;
-    nki_pool_publish(&u->pool);
     loop->is_unsubmitted = u->want_first != NKI_NO_SLOT;
     if (loop->is_unsubmitted || !u->is_wake_armed || nki_uring_unread(&u->ring) != 0) {
         timeout_ns = 0;
@@ -303,19 +303,30 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
 
 /* Few large messages at a time: taken up all at once, their bytes would be out of the caches when
  * their turn comes. 50 conns that echo 64 KiB cost 5 to 10 % less so, and wait no longer (make
- * bench ROW=ring-64K-50c). But where many go on sending, each turn takes up as many anew as went
- * on in the one before, four reads each, so that all have their part within a few turns. Who runs
- * turn by turn, a game once in a frame perhaps, has all in one. */
+ * bench ROW=ring-64K-50c). But never less than a quarter of what has completed, as more may with
+ * each wait; and where many go on sending, each turn takes up as many anew as went on in the one
+ * before, four reads each. So all have their part within a few turns. Who runs turn by turn, a game
+ * once in a frame perhaps, has all in one. */
 static void nki_u_limit_reads(const netkit_loop *loop, nki_u *u) {
-    uint32_t most = NKI_MAX(u->reads / 4, (uint32_t)NKI_U_READS_MIN);
+    uint32_t most = NKI_MAX(u->reads / 4, nki_uring_unread(&u->ring) / 4);
+    most = NKI_MAX(most, (uint32_t)NKI_U_READS_MIN);
     u->reads_max = loop->is_run ? most : UINT32_MAX;
     u->reads = 0;
 }
 
+/* Before a timer is due nothing is left for the next turn: what has come came before it. */
+static bool nki_u_is_enough(netkit_loop *loop, const nki_u *u) {
+    if (NKI_LIKELY(u->reads < u->reads_max)) {
+        return false;
+    }
+    const nki_timer_node *first = nki_timers_first(&loop->timers);
+    return first == NULL || first->due_ns > loop->turn_ns;
+}
+
 static nki_source *nki_u_next(netkit_loop *loop) {
     nki_u *u = nki_u_of(loop);
-    if (NKI_UNLIKELY(u->reads >= u->reads_max)) {
-        u->end = u->next;
+    if (NKI_UNLIKELY(nki_u_is_enough(loop, u) || nki_u_is_child(u))) {
+        u->end = u->next; /* in a child: these are the parent's */
     }
     while (u->next != u->end) {
         nki_uring_cqe cqe = u->ring.cqes[u->next & u->ring.cq_mask];
@@ -483,6 +494,7 @@ static int nki_u_attach(netkit_loop *loop, nki_source *source) {
  * have accepted connections there, too. */
 static void nki_u_settle(netkit_loop *loop, nki_u *u, nki_source *source, nki_u_slot *s) {
     nki_uring *r = &u->ring;
+    nki_pool_publish(&u->pool);
     (void)nki_uring_enter(r, 0);
     uint32_t tail = nki_atomic_load(r->cq_tail);
     for (uint32_t i = *r->cq_head; i != tail && s->busy != 0; i++) {

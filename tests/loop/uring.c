@@ -126,9 +126,9 @@ NKT_TEST(uring_buffers_as_needed) {
     turing_echo_all(loop, 8, 100);
     CHECK(u->pool.wanted == 8 && u->starved == 0);
     for (int round = 0; round < 20; round++) {
+        sup_settle(loop);
         uint64_t starved = u->starved;
         uint32_t wanted = u->pool.wanted;
-        sup_settle(loop);
         CHECK_EQ(u->pool.held, 0);
         CHECK_EQ(nki_pool_out(&u->pool), wanted);
         turing_echo_all(loop, TURING_PEERS, 100);

@@ -23,7 +23,7 @@ static netkit_loop *udp_ring_loop(ud_end *end, netkit_addr *addr) {
     return udp_ring_loop_with(end, addr, NKI_POOL_COUNT);
 }
 
-/* How many of its buffers the kernel does not have. */
+/* How many of its buffers hold what was not read yet. */
 static uint32_t udp_ring_held(const netkit_loop *loop) {
     return nki_u_of(loop)->pool.held;
 }
