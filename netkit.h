@@ -747,8 +747,7 @@
        let signals go to other threads.
      - Of a crowd's large messages a turn of netkit_loop_run takes up eight conns',
        or a quarter, and leaves the others, with what is behind them, to the turns
-       that follow at once, as bytes that wait leave the caches; where the crowd
-       goes on sending, more with each turn.
+       that follow at once, as bytes that wait leave the caches.
      - Ring memory counts against RLIMIT_MEMLOCK of an ordinary user; where that
        is low (64 KiB) the ring is made smaller.
 
@@ -22135,7 +22134,7 @@ static const nki_driver *nki_readiness_driver(void) {
  *
  * The kernel takes them in turn, so all it has pass through the caches one after the other. It is
  * given no more than it needs, the others being spare: 64 at first, which stay in a processor's own
- * cache (an echo of 4 KiB gains 3 %), and twice as many after a receive that found none.
+ * cache (make bench ROW=echo-4K-50c), and twice as many after a receive that found none.
  *
  * Each buffer is a block of its own, as the shared receive buffer is: one that a handler keeps goes
  * with it, and a new one takes its place, so what is kept never takes from what the kernel has.
@@ -24115,14 +24114,11 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
 }
 
 /* Few large messages at a time: taken up all at once, their bytes would be out of the caches when
- * their turn comes. 50 conns that echo 64 KiB cost 5 to 10 % less so, and wait no longer (make
- * bench ROW=ring-64K-50c). But never less than a quarter of what has completed, as more may with
- * each wait; and where many go on sending, each turn takes up as many anew as went on in the one
- * before, four reads each. So all have their part within a few turns. Who runs turn by turn, a game
+ * their turn comes (make bench ROW="ring-64K-50c ring-4K-50c-16p"). But a quarter of what has
+ * completed at least: more may with each wait, and would pile up. Who runs turn by turn, a game
  * once in a frame perhaps, has all in one. */
 static void nki_u_limit_reads(const netkit_loop *loop, nki_u *u) {
-    uint32_t most = NKI_MAX(u->reads / 4, nki_uring_unread(&u->ring) / 4);
-    most = NKI_MAX(most, (uint32_t)NKI_U_READS_MIN);
+    uint32_t most = NKI_MAX(nki_uring_unread(&u->ring) / 4, (uint32_t)NKI_U_READS_MIN);
     u->reads_max = loop->is_run ? most : UINT32_MAX;
     u->reads = 0;
 }

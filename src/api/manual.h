@@ -747,8 +747,7 @@
        let signals go to other threads.
      - Of a crowd's large messages a turn of netkit_loop_run takes up eight conns',
        or a quarter, and leaves the others, with what is behind them, to the turns
-       that follow at once, as bytes that wait leave the caches; where the crowd
-       goes on sending, more with each turn.
+       that follow at once, as bytes that wait leave the caches.
      - Ring memory counts against RLIMIT_MEMLOCK of an ordinary user; where that
        is low (64 KiB) the ring is made smaller.
 

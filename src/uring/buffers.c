@@ -8,7 +8,7 @@
  *
  * The kernel takes them in turn, so all it has pass through the caches one after the other. It is
  * given no more than it needs, the others being spare: 64 at first, which stay in a processor's own
- * cache (an echo of 4 KiB gains 3 %), and twice as many after a receive that found none.
+ * cache (make bench ROW=echo-4K-50c), and twice as many after a receive that found none.
  *
  * Each buffer is a block of its own, as the shared receive buffer is: one that a handler keeps goes
  * with it, and a new one takes its place, so what is kept never takes from what the kernel has.

@@ -302,14 +302,11 @@ static int nki_u_enter(netkit_loop *loop, nki_u *u, uint64_t timeout_ns) {
 }
 
 /* Few large messages at a time: taken up all at once, their bytes would be out of the caches when
- * their turn comes. 50 conns that echo 64 KiB cost 5 to 10 % less so, and wait no longer (make
- * bench ROW=ring-64K-50c). But never less than a quarter of what has completed, as more may with
- * each wait; and where many go on sending, each turn takes up as many anew as went on in the one
- * before, four reads each. So all have their part within a few turns. Who runs turn by turn, a game
+ * their turn comes (make bench ROW="ring-64K-50c ring-4K-50c-16p"). But a quarter of what has
+ * completed at least: more may with each wait, and would pile up. Who runs turn by turn, a game
  * once in a frame perhaps, has all in one. */
 static void nki_u_limit_reads(const netkit_loop *loop, nki_u *u) {
-    uint32_t most = NKI_MAX(u->reads / 4, nki_uring_unread(&u->ring) / 4);
-    most = NKI_MAX(most, (uint32_t)NKI_U_READS_MIN);
+    uint32_t most = NKI_MAX(nki_uring_unread(&u->ring) / 4, (uint32_t)NKI_U_READS_MIN);
     u->reads_max = loop->is_run ? most : UINT32_MAX;
     u->reads = 0;
 }

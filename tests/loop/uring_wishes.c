@@ -92,8 +92,11 @@ NKT_TEST(uring_paused_conns_hold_no_share) {
             peers[i].to_send += 500;
             sup_peer_step(&peers[i]);
         }
+        for (int i = TURING_PEERS / 2; i < TURING_PEERS; i++) {
+            SUP_UNTIL(loop, turing.ends[i].bytes == peers[i].to_send);
+        }
         sup_settle(loop);
-        CHECK_EQ(u->pool.held, 0);
+        SUP_UNTIL(loop, u->pool.held == 0);
     }
     for (int i = 0; i < TURING_PEERS; i++) {
         bool is_paused = i < TURING_PEERS / 2;
