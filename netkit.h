@@ -24229,8 +24229,15 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
 /* Nobody is going to wait soon. */
 static void nki_u_commit(netkit_loop *loop) {
     nki_u *u = nki_u_of(loop);
-    if (loop->is_unsubmitted && u->ring.is_enabled && !nki_u_is_child(u)) {
+    if (!u->ring.is_enabled || nki_u_is_child(u)) {
+        return;
+    }
+    if (loop->is_unsubmitted) {
         (void)nki_u_enter(loop, u, 0);
+    }
+    /* A run that was stopped may have left some: who waits elsewhere is not told of them again. */
+    if (loop->phase == NKI_TURN_NONE && nki_uring_unread(&u->ring) != 0) {
+        loop->is_unsubmitted = 1;
     }
 }
 

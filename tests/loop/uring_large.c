@@ -171,4 +171,31 @@ NKT_TEST(uring_all_large_in_a_single_turn) {
     large_done(loop);
 }
 
+static void large_stop(netkit_loop *loop, void *user) {
+    NKI_UNUSED(user);
+    large_now.turns++;
+    CHECK_OK(netkit_loop_stop(loop));
+}
+
+/* C8 R5: a run that is stopped in the middle of a crowd's messages leaves the others to the next
+ * turn, and says so to who waits elsewhere until then. */
+NKT_TEST(uring_large_ones_after_a_stopped_run) {
+    netkit_loop *loop = large_loop();
+    bool is_told_at_once = !nki_u_is_signalled(nki_u_of(loop));
+    loop->desc.after_turn = large_stop;
+    large_send(60000);
+    nkt_sleep_ms(5);
+    CHECK_OK(netkit_loop_run(loop));
+    CHECK_EQ(large_now.turns, 1);
+    bool has_left = nki_uring_unread(&nki_u_of(loop)->ring) != 0;
+    CHECK(has_left || !is_told_at_once);
+    CHECK(!has_left || netkit_loop_timeout_ms(loop) == 0);
+    loop->desc.after_turn = NULL;
+    for (int i = 0; i < 1000 && netkit_loop_timeout_ms(loop) == 0; i++) {
+        CHECK(netkit_loop_poll(loop, 0) >= 0);
+    }
+    CHECK_EQ(netkit_loop_timeout_ms(loop), -1);
+    large_done(loop);
+}
+
 #endif /* NKI_HAS_URING */
