@@ -15851,7 +15851,7 @@ struct netkit_loop {
     uint8_t is_running; /* inside run, run_once or poll */
     uint8_t is_run;     /* inside netkit_loop_run: it must not wait with nothing left to wait for */
     uint8_t is_flushing;    /* the user wants what is queued to be sent now */
-    uint8_t is_unsubmitted; /* the driver has begun what only a turn, or its commit, submits */
+    uint8_t is_unsubmitted; /* what only a turn, or commit, submits, or only a turn takes up */
     uint8_t phase;          /* nki_turn_phase */
     nki_queue ready;        /* to be served in this turn */
     nki_queue later;        /* in the next one */
