@@ -283,6 +283,17 @@ static void nkt_check_end(int fds) {
     nkt_now_running->state = NKT_PASSED;
 }
 
+/* A folder of the test's own: a system may give the number of a process again within a run. */
+static void nkt_make_folder(void) {
+    for (int i = 0; i < 1000; i++) {
+        snprintf(nkt_folder, sizeof(nkt_folder), "%s/%d_%d", nkt_root, (int)getpid(), i);
+        if (mkdir(nkt_folder, 0700) == 0) {
+            return;
+        }
+    }
+    nkt_stop(NKT_FAILED, "no folder for the test's files");
+}
+
 /* In the process of a test: does not return. */
 static void nkt_run_job(const nkt_job *job) {
     char name[128];
@@ -291,8 +302,7 @@ static void nkt_run_job(const nkt_job *job) {
     nkt_seed = nkt_hash(name) ^ nkt_run_seed;
     nkt_backend = job->backend.number;
     nkt_backend_name = job->backend.name;
-    snprintf(nkt_folder, sizeof(nkt_folder), "%s/%d", nkt_root, (int)getpid());
-    mkdir(nkt_folder, 0700);
+    nkt_make_folder();
     nkt_calls_reset();
     fds = nkt_open_fds();
 #if defined(NETKIT_FORCE_KQUEUE)
