@@ -15461,14 +15461,15 @@ enum {
     NKI_CHUNK_SIZE = 16384,      /* one allocation of queue memory, its head included */
     NKI_CHUNKS_SPARE = 64,       /* free chunks a loop keeps */
     NKI_SMALL_CHUNK_SIZE = 1024, /* the same for small messages that are in flight one by one */
-    NKI_SMALL_CHUNKS_SPARE = 512,
-    NKI_SMALL_CHUNKS_STOCK = 64, /* made at once, at most */
-    NKI_SPANS_MAX = 64,          /* spans in one gathered send */
-    NKI_KEEP_COPY = 16384,       /* a span of the shared buffer up to this is kept by copying */
-    NKI_DEFER_MS_MIN = 10,       /* pause of a listener that is short of resources ... */
-    NKI_DEFER_MS_MAX = 1000,     /* ... doubling up to this */
-    NKI_WAIT_FAILURES_MAX = 16,  /* in a row: then a run gives up instead of spinning */
-    NKI_NAME_MAX = 160           /* text of "why this backend" */
+    NKI_MIDDLE_CHUNK_SIZE = 4352, /* and for those of 4 KiB */
+    NKI_SMALL_CHUNKS_SPARE = 512, /* free ones of each of the two that a loop keeps */
+    NKI_SMALL_CHUNKS_STOCK = 64,  /* made at once, at most */
+    NKI_SPANS_MAX = 64,           /* spans in one gathered send */
+    NKI_KEEP_COPY = 16384,        /* a span of the shared buffer up to this is kept by copying */
+    NKI_DEFER_MS_MIN = 10,        /* pause of a listener that is short of resources ... */
+    NKI_DEFER_MS_MAX = 1000,      /* ... doubling up to this */
+    NKI_WAIT_FAILURES_MAX = 16,   /* in a row: then a run gives up instead of spinning */
+    NKI_NAME_MAX = 160            /* text of "why this backend" */
 };
 
 enum {
@@ -15523,6 +15524,13 @@ typedef struct nki_chunk {
     netkit_release_fn release;
     void *user;
 } nki_chunk;
+
+/* Chunks of one size. */
+typedef struct nki_spares {
+    nki_chunk *first;
+    uint32_t count;
+    uint32_t made; /* that there are, spare or not */
+} nki_spares;
 
 /* Received bytes that on_data left. */
 typedef struct nki_carry {
@@ -15871,12 +15879,11 @@ struct netkit_loop {
     uint64_t stage_id; /* the conn whose sends are staged */
     nki_chunk *chunks; /* spare chunks */
     uint32_t chunks_count;
-    uint32_t small_chunks_count;
-    nki_chunk *small_chunks;    /* the same, for drivers that send later */
-    uint32_t small_chunks_made; /* that there are, spare or not */
-    uint32_t token;             /* last token given out */
-    nki_block *recv;            /* the shared receive buffer */
-    netkit_span span;           /* what on_data was called with */
+    nki_spares small_chunks; /* the same, for drivers that send later */
+    nki_spares middle_chunks;
+    uint32_t token;   /* last token given out */
+    nki_block *recv;  /* the shared receive buffer */
+    netkit_span span; /* what on_data was called with */
     uint8_t span_is_carry;
     uint8_t is_inherited; /* being destroyed by a forked process: what is shared is not touched */
     netkit_event pulled;  /* pull: the event that is out */
@@ -16376,22 +16383,33 @@ static nki_chunk *nki_chunk_take(netkit_loop *loop) {
     return chunk;
 }
 
-static void nki_chunk_give_small(netkit_loop *loop, nki_chunk *chunk) {
-    if (loop->small_chunks_count < NKI_SMALL_CHUNKS_SPARE) {
-        chunk->next = loop->small_chunks;
-        loop->small_chunks = chunk;
-        loop->small_chunks_count++;
+static void nki_spares_give(netkit_loop *loop, nki_spares *spares, nki_chunk *chunk) {
+    if (spares->count < NKI_SMALL_CHUNKS_SPARE) {
+        chunk->next = spares->first;
+        spares->first = chunk;
+        spares->count++;
     } else {
-        nki_free(&loop->allocator, chunk, NKI_SMALL_CHUNK_SIZE);
-        loop->small_chunks_made--;
+        nki_free(&loop->allocator, chunk, sizeof *chunk + chunk->capacity);
+        spares->made--;
     }
+}
+
+static void nki_spares_free(netkit_loop *loop, nki_spares *spares) {
+    while (spares->first != NULL) {
+        nki_chunk *chunk = spares->first;
+        spares->first = chunk->next;
+        nki_free(&loop->allocator, chunk, sizeof *chunk + chunk->capacity);
+    }
+    spares->count = 0;
 }
 
 static void nki_chunk_give(netkit_loop *loop, nki_chunk *chunk) {
     if (chunk->capacity == 0) {
         nki_free(&loop->allocator, chunk, sizeof *chunk);
     } else if (chunk->capacity < NKI_SMALL_CHUNK_SIZE) {
-        nki_chunk_give_small(loop, chunk);
+        nki_spares_give(loop, &loop->small_chunks, chunk);
+    } else if (chunk->capacity < NKI_MIDDLE_CHUNK_SIZE) {
+        nki_spares_give(loop, &loop->middle_chunks, chunk);
     } else if (loop->chunks_count < NKI_CHUNKS_SPARE) {
         chunk->next = loop->chunks;
         loop->chunks = chunk;
@@ -16408,12 +16426,8 @@ static void nki_chunks_free(netkit_loop *loop) {
         nki_free(&loop->allocator, chunk, NKI_CHUNK_SIZE);
     }
     loop->chunks_count = 0;
-    while (loop->small_chunks != NULL) {
-        nki_chunk *chunk = loop->small_chunks;
-        loop->small_chunks = chunk->next;
-        nki_free(&loop->allocator, chunk, NKI_SMALL_CHUNK_SIZE);
-    }
-    loop->small_chunks_count = 0;
+    nki_spares_free(loop, &loop->small_chunks);
+    nki_spares_free(loop, &loop->middle_chunks);
 }
 
 static void nki_out_append(nki_conn *c, nki_chunk *chunk) {
@@ -22872,7 +22886,7 @@ static void nki_u_want(netkit_loop *loop, nki_u *u, const nki_source *source, nk
 #if NKI_HAS_URING
 
 enum {
-    NKI_U_SEND_MAX = NKI_SMALL_CHUNK_SIZE - (int)sizeof(nki_chunk), /* larger ones are calls */
+    NKI_U_SEND_MAX = NKI_MIDDLE_CHUNK_SIZE - (int)sizeof(nki_chunk), /* larger ones are calls */
     NKI_U_BULK = 8,             /* reads by recv after a filled buffer */
     NKI_U_BULK_MIN = 4096,      /* one that is larger starts them anew */
     NKI_U_READS_MIN = 8,        /* large ones that a turn takes up at least */
@@ -24759,34 +24773,40 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
 
 /* Have at least one chunk: as many again as there are, so that conns which seldom all send at once
  * do not find one missing long after the start. NETKIT_E_NOMEM: none. */
-static NKI_COLD int nki_u_stock_chunks(netkit_loop *loop) {
-    uint32_t more = NKI_MIN(loop->small_chunks_made, (uint32_t)NKI_SMALL_CHUNKS_STOCK);
+static NKI_COLD int nki_u_stock_chunks(netkit_loop *loop, nki_spares *spares, size_t size) {
+    uint32_t more = NKI_MIN(spares->made, (uint32_t)NKI_SMALL_CHUNKS_STOCK);
     for (uint32_t i = 0; i == 0 || i < more; i++) {
-        nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_SMALL_CHUNK_SIZE);
+        nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, size);
         if (chunk == NULL) {
             break;
         }
-        chunk->next = loop->small_chunks;
-        loop->small_chunks = chunk;
-        loop->small_chunks_count++;
-        loop->small_chunks_made++;
+        chunk->capacity = size - sizeof *chunk;
+        chunk->next = spares->first;
+        spares->first = chunk;
+        spares->count++;
+        spares->made++;
     }
-    return loop->small_chunks == NULL ? (int)NETKIT_E_NOMEM : (int)NETKIT_OK;
+    return spares->first == NULL ? (int)NETKIT_E_NOMEM : (int)NETKIT_OK;
 }
 
-static nki_chunk *nki_u_take_chunk(netkit_loop *loop) {
-    if (NKI_UNLIKELY(loop->small_chunks == NULL) && nki_u_stock_chunks(loop) != NETKIT_OK) {
+/* One that holds so many bytes, NKI_U_SEND_MAX at most; NULL: no memory. */
+static nki_chunk *nki_u_take_chunk(netkit_loop *loop, size_t len) {
+    bool is_small = len <= NKI_SMALL_CHUNK_SIZE - sizeof(nki_chunk);
+    nki_spares *spares = is_small ? &loop->small_chunks : &loop->middle_chunks;
+    size_t size = is_small ? NKI_SMALL_CHUNK_SIZE : NKI_MIDDLE_CHUNK_SIZE;
+    if (NKI_UNLIKELY(spares->first == NULL) &&
+        nki_u_stock_chunks(loop, spares, size) != NETKIT_OK) {
         return NULL;
     }
-    nki_chunk *chunk = loop->small_chunks;
-    loop->small_chunks = chunk->next;
-    loop->small_chunks_count--;
+    nki_chunk *chunk = spares->first;
+    spares->first = chunk->next;
+    spares->count--;
     return chunk;
 }
 
 /* A copy on an empty queue, in a chunk of its size. NETKIT_OK or NETKIT_E_NOMEM. */
 static int nki_u_queue(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
-    nki_chunk *chunk = nki_u_take_chunk(loop);
+    nki_chunk *chunk = nki_u_take_chunk(loop, len);
     if (chunk == NULL) {
         return NETKIT_E_NOMEM;
     }
@@ -24795,7 +24815,6 @@ static int nki_u_queue(netkit_loop *loop, nki_conn *c, const void *data, size_t 
     chunk->data = (const unsigned char *)(chunk + 1);
     chunk->begin = 0;
     chunk->end = len;
-    chunk->capacity = NKI_SMALL_CHUNK_SIZE - sizeof *chunk;
     chunk->file = 0;
     chunk->release = NULL;
     memcpy(chunk + 1, data, len);

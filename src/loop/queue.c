@@ -34,22 +34,33 @@ static nki_chunk *nki_chunk_take(netkit_loop *loop) {
     return chunk;
 }
 
-static void nki_chunk_give_small(netkit_loop *loop, nki_chunk *chunk) {
-    if (loop->small_chunks_count < NKI_SMALL_CHUNKS_SPARE) {
-        chunk->next = loop->small_chunks;
-        loop->small_chunks = chunk;
-        loop->small_chunks_count++;
+static void nki_spares_give(netkit_loop *loop, nki_spares *spares, nki_chunk *chunk) {
+    if (spares->count < NKI_SMALL_CHUNKS_SPARE) {
+        chunk->next = spares->first;
+        spares->first = chunk;
+        spares->count++;
     } else {
-        nki_free(&loop->allocator, chunk, NKI_SMALL_CHUNK_SIZE);
-        loop->small_chunks_made--;
+        nki_free(&loop->allocator, chunk, sizeof *chunk + chunk->capacity);
+        spares->made--;
     }
+}
+
+static void nki_spares_free(netkit_loop *loop, nki_spares *spares) {
+    while (spares->first != NULL) {
+        nki_chunk *chunk = spares->first;
+        spares->first = chunk->next;
+        nki_free(&loop->allocator, chunk, sizeof *chunk + chunk->capacity);
+    }
+    spares->count = 0;
 }
 
 static void nki_chunk_give(netkit_loop *loop, nki_chunk *chunk) {
     if (chunk->capacity == 0) {
         nki_free(&loop->allocator, chunk, sizeof *chunk);
     } else if (chunk->capacity < NKI_SMALL_CHUNK_SIZE) {
-        nki_chunk_give_small(loop, chunk);
+        nki_spares_give(loop, &loop->small_chunks, chunk);
+    } else if (chunk->capacity < NKI_MIDDLE_CHUNK_SIZE) {
+        nki_spares_give(loop, &loop->middle_chunks, chunk);
     } else if (loop->chunks_count < NKI_CHUNKS_SPARE) {
         chunk->next = loop->chunks;
         loop->chunks = chunk;
@@ -66,12 +77,8 @@ static void nki_chunks_free(netkit_loop *loop) {
         nki_free(&loop->allocator, chunk, NKI_CHUNK_SIZE);
     }
     loop->chunks_count = 0;
-    while (loop->small_chunks != NULL) {
-        nki_chunk *chunk = loop->small_chunks;
-        loop->small_chunks = chunk->next;
-        nki_free(&loop->allocator, chunk, NKI_SMALL_CHUNK_SIZE);
-    }
-    loop->small_chunks_count = 0;
+    nki_spares_free(loop, &loop->small_chunks);
+    nki_spares_free(loop, &loop->middle_chunks);
 }
 
 static void nki_out_append(nki_conn *c, nki_chunk *chunk) {

@@ -12,14 +12,15 @@ enum {
     NKI_CHUNK_SIZE = 16384,      /* one allocation of queue memory, its head included */
     NKI_CHUNKS_SPARE = 64,       /* free chunks a loop keeps */
     NKI_SMALL_CHUNK_SIZE = 1024, /* the same for small messages that are in flight one by one */
-    NKI_SMALL_CHUNKS_SPARE = 512,
-    NKI_SMALL_CHUNKS_STOCK = 64, /* made at once, at most */
-    NKI_SPANS_MAX = 64,          /* spans in one gathered send */
-    NKI_KEEP_COPY = 16384,       /* a span of the shared buffer up to this is kept by copying */
-    NKI_DEFER_MS_MIN = 10,       /* pause of a listener that is short of resources ... */
-    NKI_DEFER_MS_MAX = 1000,     /* ... doubling up to this */
-    NKI_WAIT_FAILURES_MAX = 16,  /* in a row: then a run gives up instead of spinning */
-    NKI_NAME_MAX = 160           /* text of "why this backend" */
+    NKI_MIDDLE_CHUNK_SIZE = 4352, /* and for those of 4 KiB */
+    NKI_SMALL_CHUNKS_SPARE = 512, /* free ones of each of the two that a loop keeps */
+    NKI_SMALL_CHUNKS_STOCK = 64,  /* made at once, at most */
+    NKI_SPANS_MAX = 64,           /* spans in one gathered send */
+    NKI_KEEP_COPY = 16384,        /* a span of the shared buffer up to this is kept by copying */
+    NKI_DEFER_MS_MIN = 10,        /* pause of a listener that is short of resources ... */
+    NKI_DEFER_MS_MAX = 1000,      /* ... doubling up to this */
+    NKI_WAIT_FAILURES_MAX = 16,   /* in a row: then a run gives up instead of spinning */
+    NKI_NAME_MAX = 160            /* text of "why this backend" */
 };
 
 enum {
@@ -74,6 +75,13 @@ typedef struct nki_chunk {
     netkit_release_fn release;
     void *user;
 } nki_chunk;
+
+/* Chunks of one size. */
+typedef struct nki_spares {
+    nki_chunk *first;
+    uint32_t count;
+    uint32_t made; /* that there are, spare or not */
+} nki_spares;
 
 /* Received bytes that on_data left. */
 typedef struct nki_carry {
@@ -422,12 +430,11 @@ struct netkit_loop {
     uint64_t stage_id; /* the conn whose sends are staged */
     nki_chunk *chunks; /* spare chunks */
     uint32_t chunks_count;
-    uint32_t small_chunks_count;
-    nki_chunk *small_chunks;    /* the same, for drivers that send later */
-    uint32_t small_chunks_made; /* that there are, spare or not */
-    uint32_t token;             /* last token given out */
-    nki_block *recv;            /* the shared receive buffer */
-    netkit_span span;           /* what on_data was called with */
+    nki_spares small_chunks; /* the same, for drivers that send later */
+    nki_spares middle_chunks;
+    uint32_t token;   /* last token given out */
+    nki_block *recv;  /* the shared receive buffer */
+    netkit_span span; /* what on_data was called with */
     uint8_t span_is_carry;
     uint8_t is_inherited; /* being destroyed by a forked process: what is shared is not touched */
     netkit_event pulled;  /* pull: the event that is out */

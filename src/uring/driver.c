@@ -947,34 +947,40 @@ static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
 
 /* Have at least one chunk: as many again as there are, so that conns which seldom all send at once
  * do not find one missing long after the start. NETKIT_E_NOMEM: none. */
-static NKI_COLD int nki_u_stock_chunks(netkit_loop *loop) {
-    uint32_t more = NKI_MIN(loop->small_chunks_made, (uint32_t)NKI_SMALL_CHUNKS_STOCK);
+static NKI_COLD int nki_u_stock_chunks(netkit_loop *loop, nki_spares *spares, size_t size) {
+    uint32_t more = NKI_MIN(spares->made, (uint32_t)NKI_SMALL_CHUNKS_STOCK);
     for (uint32_t i = 0; i == 0 || i < more; i++) {
-        nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, NKI_SMALL_CHUNK_SIZE);
+        nki_chunk *chunk = (nki_chunk *)nki_alloc(&loop->allocator, size);
         if (chunk == NULL) {
             break;
         }
-        chunk->next = loop->small_chunks;
-        loop->small_chunks = chunk;
-        loop->small_chunks_count++;
-        loop->small_chunks_made++;
+        chunk->capacity = size - sizeof *chunk;
+        chunk->next = spares->first;
+        spares->first = chunk;
+        spares->count++;
+        spares->made++;
     }
-    return loop->small_chunks == NULL ? (int)NETKIT_E_NOMEM : (int)NETKIT_OK;
+    return spares->first == NULL ? (int)NETKIT_E_NOMEM : (int)NETKIT_OK;
 }
 
-static nki_chunk *nki_u_take_chunk(netkit_loop *loop) {
-    if (NKI_UNLIKELY(loop->small_chunks == NULL) && nki_u_stock_chunks(loop) != NETKIT_OK) {
+/* One that holds so many bytes, NKI_U_SEND_MAX at most; NULL: no memory. */
+static nki_chunk *nki_u_take_chunk(netkit_loop *loop, size_t len) {
+    bool is_small = len <= NKI_SMALL_CHUNK_SIZE - sizeof(nki_chunk);
+    nki_spares *spares = is_small ? &loop->small_chunks : &loop->middle_chunks;
+    size_t size = is_small ? NKI_SMALL_CHUNK_SIZE : NKI_MIDDLE_CHUNK_SIZE;
+    if (NKI_UNLIKELY(spares->first == NULL) &&
+        nki_u_stock_chunks(loop, spares, size) != NETKIT_OK) {
         return NULL;
     }
-    nki_chunk *chunk = loop->small_chunks;
-    loop->small_chunks = chunk->next;
-    loop->small_chunks_count--;
+    nki_chunk *chunk = spares->first;
+    spares->first = chunk->next;
+    spares->count--;
     return chunk;
 }
 
 /* A copy on an empty queue, in a chunk of its size. NETKIT_OK or NETKIT_E_NOMEM. */
 static int nki_u_queue(netkit_loop *loop, nki_conn *c, const void *data, size_t len) {
-    nki_chunk *chunk = nki_u_take_chunk(loop);
+    nki_chunk *chunk = nki_u_take_chunk(loop, len);
     if (chunk == NULL) {
         return NETKIT_E_NOMEM;
     }
@@ -983,7 +989,6 @@ static int nki_u_queue(netkit_loop *loop, nki_conn *c, const void *data, size_t 
     chunk->data = (const unsigned char *)(chunk + 1);
     chunk->begin = 0;
     chunk->end = len;
-    chunk->capacity = NKI_SMALL_CHUNK_SIZE - sizeof *chunk;
     chunk->file = 0;
     chunk->release = NULL;
     memcpy(chunk + 1, data, len);

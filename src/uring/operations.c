@@ -16,7 +16,7 @@
 #if NKI_HAS_URING
 
 enum {
-    NKI_U_SEND_MAX = NKI_SMALL_CHUNK_SIZE - (int)sizeof(nki_chunk), /* larger ones are calls */
+    NKI_U_SEND_MAX = NKI_MIDDLE_CHUNK_SIZE - (int)sizeof(nki_chunk), /* larger ones are calls */
     NKI_U_BULK = 8,             /* reads by recv after a filled buffer */
     NKI_U_BULK_MIN = 4096,      /* one that is larger starts them anew */
     NKI_U_READS_MIN = 8,        /* large ones that a turn takes up at least */
