@@ -72,6 +72,22 @@ static void nkt_command(const nkt_slot *slot, char *buf, size_t size) {
              nkt_run_seed, nkt_root);
 }
 
+/* Once in a thousand times or so a process dies before wine has begun to run it, which is called
+ * an internal error. */
+static bool nkt_process_create(char *command, STARTUPINFOA *how, PROCESS_INFORMATION *info) {
+    for (int i = 0; i < 5; i++) {
+        if (CreateProcessA(NULL, command, NULL, NULL, TRUE, CREATE_SUSPENDED, NULL, NULL, how,
+                           info)) {
+            return true;
+        }
+        if (GetLastError() != ERROR_INTERNAL_ERROR) {
+            return false;
+        }
+        Sleep(100);
+    }
+    return false;
+}
+
 static void nkt_process_start(nkt_slot *slot) {
     nkt_process *process = &slot->process;
     PROCESS_INFORMATION info;
@@ -89,8 +105,7 @@ static void nkt_process_start(nkt_slot *slot) {
     /* Two handles, as the C library takes each for one of its numbers alone. */
     (void)DuplicateHandle(GetCurrentProcess(), process->output, GetCurrentProcess(), &how.hStdError,
                           0, TRUE, DUPLICATE_SAME_ACCESS);
-    if (!CreateProcessA(NULL, command, NULL, NULL, TRUE, CREATE_SUSPENDED, NULL, NULL, &how,
-                        &info)) {
+    if (!nkt_process_create(command, &how, &info)) {
         nkt_die(command);
     }
     CloseHandle(how.hStdError);

@@ -713,6 +713,10 @@
    call then serves dozens of them. With a few conns, or in bulk, epoll is as
    good. What a conn is told is the same on both, in the same order.
 
+   Where a turn serves several conns, what their callbacks send, up to 4 KiB each,
+   goes out together when all of them have returned. Before slow work in a
+   callback call netkit_loop_flush.
+
    Receive buffers belong to the loop (256 of 8 KiB, made at first use), so an
    idle conn has none. A span that fills more than a quarter of its buffer is
    kept by netkit_conn_keep without a copy: the buffer goes with it and a new
@@ -835,8 +839,10 @@
    gets the size too. Conns, timers and the rest live in slabs that grow and are
    kept until the loop is destroyed; an idle conn holds no buffers, because the
    one receive buffer of 64 KiB belongs to the loop. (With the first udp a loop
-   takes 1 MiB more to receive datagrams into.) In a steady state nothing
-   is allocated. All queues are bounded:
+   takes 1 MiB more to receive datagrams into. On io_uring it keeps the memory
+   in which answers of up to 4 KiB wait for the end of the turn, as much as was
+   once in use, 2.7 MiB at most.) In a steady state nothing is allocated. All
+   queues are bounded:
 
        per conn   recv_max     unconsumed input              64 KiB
                   send_max     copied output                 256 KiB

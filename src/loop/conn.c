@@ -371,9 +371,24 @@ static void nki_conn_touch(const netkit_loop *loop, nki_conn *c) {
     }
 }
 
+/* Whether a stalled conn has been told of room; it is not stalled any more then. */
+static bool nki_conn_unstall(nki_conn *c) {
+    const uint32_t writable = NETKIT_POLL_WRITE | NETKIT_POLL_ERROR | NETKIT_POLL_HANGUP;
+    bool is_unstalled = (c->flags & NKI_C_STALLED) != 0 && (c->source.ready & writable) != 0;
+    /* Before the flush: one that ends at its budget sets it again. */
+    c->source.ready = (uint16_t)(c->source.ready & ~(uint32_t)NETKIT_POLL_WRITE);
+    if (is_unstalled) {
+        c->flags &= ~(uint32_t)NKI_C_STALLED;
+    }
+    return is_unstalled;
+}
+
 /* Send what is queued, as far as the system takes it. */
 static NKI_OUTLINE void nki_conn_flush(netkit_loop *loop, nki_conn *c) {
     loop->reserved = NULL;
+    if (loop->is_flushing && (c->flags & NKI_C_HELD) == NKI_C_STALLED) {
+        (void)nki_conn_unstall(c); /* a turn does so when the conn is served */
+    }
     if (nki_staged(loop, c) != 0) {
         nki_conn_touch(loop, c);
         (void)nki_conn_flush_stage(loop, c);

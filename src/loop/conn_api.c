@@ -406,6 +406,10 @@ NETKIT_API int netkit_conn_flush(netkit_loop *loop, netkit_conn conn) {
     int error = nki_conn_find_open(loop, conn, &c);
     if (error == NETKIT_OK) {
         nki_conn_mark_dirty(loop, c); /* first: a conn that dies in the flush is in one list then */
+        if ((c->flags & NKI_C_STALLED) != 0) {
+            loop->reserved = NULL;
+            nki_commit(loop); /* what is on its way comes before what is behind it */
+        }
         loop->is_flushing = 1;
         nki_conn_flush(loop, c);
         loop->is_flushing = 0;

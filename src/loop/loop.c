@@ -459,6 +459,8 @@ NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used) {
 NETKIT_API int netkit_loop_flush(netkit_loop *loop) {
     int error = nki_enter(loop);
     if (error == NETKIT_OK) {
+        loop->reserved = NULL;
+        nki_commit(loop); /* what is on its way comes before what is behind it */
         loop->is_flushing = 1;
         if (loop->current != NULL) {
             nki_conn_flush(loop, loop->current);

@@ -328,11 +328,7 @@ static void nki_conn_step_slow(netkit_loop *loop, nki_conn *c) {
         nki_conn_tell_open(loop, c);
         return;
     }
-    bool is_unstalled = (c->flags & NKI_C_STALLED) != 0 && (c->source.ready & writable) != 0;
-    /* Before the flush: one that ends at its budget sets it again. */
-    c->source.ready = (uint16_t)(c->source.ready & ~(uint32_t)NETKIT_POLL_WRITE);
-    if (is_unstalled) {
-        c->flags &= ~(uint32_t)NKI_C_STALLED;
+    if (nki_conn_unstall(c)) {
         nki_conn_after(loop, c);
         if ((c->flags & NKI_C_DEAD) != 0) {
             return;

@@ -79,6 +79,7 @@ static NKI_OUTLINE void nki_turn_begin(netkit_loop *loop, uint64_t timeout_ns) {
 static void nki_turn_end(netkit_loop *loop) {
     nki_flush_dirty(loop);
     nki_free_graves(loop);
+    loop->reserved = NULL; /* of a callback that has not used it */
     loop->phase = NKI_TURN_NONE;
     if (loop->desc.pull) {
         nki_commit(loop);

@@ -76,6 +76,10 @@ typedef struct nki_chunk {
     void *user;
 } nki_chunk;
 
+/* By its capacity a chunk is given back to those of its size. */
+NKI_STATIC_ASSERT(chunk_sizes, NKI_SMALL_CHUNK_SIZE < NKI_MIDDLE_CHUNK_SIZE - sizeof(nki_chunk) &&
+                                   NKI_MIDDLE_CHUNK_SIZE < NKI_CHUNK_SIZE - sizeof(nki_chunk));
+
 /* Chunks of one size. */
 typedef struct nki_spares {
     nki_chunk *first;

@@ -414,14 +414,52 @@ static int nki_u_wait(netkit_loop *loop, uint64_t timeout_ns) {
     return os_code != 0 ? nki_os_error() : (int)count;
 }
 
+/* The end of a send that has completed: it is marked as nobody's. False: it is something else. */
+static bool nki_u_take_sent(netkit_loop *loop, nki_u *u, nki_uring_cqe *cqe) {
+    unsigned op = (unsigned)(cqe->user_data >> NKI_SLOT_BITS) & 15u;
+    nki_source *source = op == NKI_U_SEND ? nki_token_find(loop, cqe->user_data) : NULL;
+    nki_u_slot *s = source == NULL ? NULL : nki_u_slot_of(u, source);
+    if (s == NULL || (s->state & NKI_U_CLOSING) != 0) {
+        return false;
+    }
+    source = nki_u_sent(loop, u, source, s, cqe);
+    if (source != NULL) {
+        nki_enqueue(loop, source);
+    }
+    cqe->user_data = NKI_U_IGNORED;
+    cqe->flags = 0;
+    return true;
+}
+
+/* Whoever leaves the loop now, or flushes in the middle of a turn, finds gone what has gone, and
+ * the conns free to send more: the next wait may be long in coming. */
+static void nki_u_take_all_sent(netkit_loop *loop, nki_u *u) {
+    const nki_uring *r = &u->ring;
+    uint32_t head = *r->cq_head, tail = nki_atomic_load(r->cq_tail);
+    for (uint32_t i = head; i != tail && u->sends != 0; i++) {
+        bool is_taken = nki_u_take_sent(loop, u, &r->cqes[i & r->cq_mask]);
+        head += is_taken && head == i;
+    }
+    if (loop->phase == NKI_TURN_NONE) { /* else the turn is on its way through them */
+        nki_atomic_store(r->cq_head, head);
+        u->next = head;
+        u->end = head;
+    }
+}
+
 /* Nobody is going to wait soon. */
 static void nki_u_commit(netkit_loop *loop) {
     nki_u *u = nki_u_of(loop);
     if (!u->ring.is_enabled || nki_u_is_child(u)) {
         return;
     }
-    if (loop->is_unsubmitted) {
+    if (u->want_first != NKI_NO_SLOT || nki_uring_unsubmitted(&u->ring) != 0) {
         (void)nki_u_enter(loop, u, 0);
+    } else {
+        loop->is_unsubmitted = !u->is_wake_armed; /* only a wait can arm it */
+    }
+    if (loop->reserved == NULL) { /* else it may lie behind what is being sent */
+        nki_u_take_all_sent(loop, u);
     }
     /* A run that was stopped may have left some: who waits elsewhere is not told of them again. */
     if (loop->phase == NKI_TURN_NONE && nki_uring_unread(&u->ring) != 0) {
@@ -908,7 +946,8 @@ static int nki_u_flush_lending(netkit_loop *loop, const nki_u *u, nki_conn *c,
     return error;
 }
 
-/* One small chunk goes with the next wait; the rest, and between turns all, by calls. */
+/* A lone chunk with little in it goes with the next wait; the rest, and between turns all, by
+ * calls. */
 static int nki_u_flush(netkit_loop *loop, nki_conn *c) {
     nki_u *u = nki_u_of(loop);
     nki_u_slot *s = nki_u_slot_of(u, &c->source);

@@ -348,6 +348,7 @@ static bool nki_u_begin_send(netkit_loop *loop, nki_u *u, const nki_conn *c, nki
     }
     sqe->user_data = nki_u_name(&c->source, s, NKI_U_SEND);
     s->busy |= NKI_U_BIT(NKI_U_SEND);
+    u->sends++;
     return true;
 }
 
@@ -644,6 +645,7 @@ static nki_source *nki_u_sent(netkit_loop *loop, nki_u *u, nki_source *source, n
     }
     s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(NKI_U_SEND));
     s->state = (uint16_t)(s->state & ~NKI_U_ROOM);
+    u->sends--;
     const nki_chunk *chunk = nki_u_sending(c);
     if (NKI_LIKELY(res >= 0)) {
         if (NKI_LIKELY(chunk == NULL || !nki_out_is_alone(chunk))) { /* else the events of a poll */
@@ -789,6 +791,7 @@ static void nki_u_completed_closing(netkit_loop *loop, nki_u *u, nki_source *sou
     nki_u_orphan(u, cqe);
     if (is_current && (cqe->flags & NKI_URING_CQE_MORE) == 0) {
         s->busy = (uint8_t)(s->busy & ~NKI_U_BIT(op));
+        u->sends -= op == NKI_U_SEND;
     }
 }
 

@@ -87,6 +87,7 @@ typedef struct nki_u {
     uint32_t batch;        /* how many they are */
     uint32_t reads;        /* large ones by calls in this turn */
     uint32_t reads_max;    /* after so many the other completions are left to the next one */
+    uint32_t sends;        /* in flight */
     uint32_t begun;        /* up to here the ring holds receives, polls and connects */
     uint16_t lent;         /* buffers that a handler has, the first, or NKI_POOL_NONE */
     nki_u_blob *lent_blob; /* or blob */

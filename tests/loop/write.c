@@ -635,6 +635,133 @@ NKT_LOOP_TEST(write_loop_flush_calls_nothing_back) {
     free(lender);
 }
 
+/* ---- a crowd ---------------------------------------------------------------------- */
+
+/* So many that a backend may let their answers wait for each other. */
+enum {
+    WRITE_CROWD = 8
+};
+
+typedef struct write_member {
+    sup_end end;
+    sup_peer peer;
+    uint64_t at;
+    size_t answer;
+    int *answered;                 /* of all, so far */
+    struct write_member *to_flush; /* the crowd, which the last one answers for */
+} write_member;
+
+/* What was sent is there without a turn. */
+static void write_arrives(write_member *m) {
+    while (m->peer.received < m->at) {
+        CHECK_EQ(m->peer.end, 0);
+        CHECK(sup_raw_wait(m->peer.fd, POLLIN));
+        sup_peer_recv(&m->peer);
+    }
+    CHECK_EQ(m->peer.received, m->at);
+}
+
+static size_t write_member_on_data(netkit_loop *loop, netkit_conn conn, const void *data,
+                                   size_t len, void *user) {
+    write_member *m = (write_member *)user;
+    size_t used = sup_on_data(loop, conn, data, len, user);
+    CHECK_OK(write_send(&m->end, m->answer, &m->at));
+    if (++*m->answered == WRITE_CROWD && m->to_flush != NULL) {
+        for (int i = 0; i < WRITE_CROWD; i++) {
+            CHECK_OK(write_send(&m->to_flush[i].end, 1, &m->to_flush[i].at));
+        }
+        CHECK_OK(netkit_loop_flush(loop));
+        for (int i = 0; i < WRITE_CROWD; i++) {
+            write_arrives(&m->to_flush[i]);
+        }
+    }
+    return used;
+}
+
+static void write_crowd_open(netkit_loop *loop, write_member *crowd, int *answered) {
+    sup_setup setup = sup_setup_default();
+    setup.handler.on_data = write_member_on_data;
+    memset(crowd, 0, WRITE_CROWD * sizeof *crowd);
+    for (int i = 0; i < WRITE_CROWD; i++) {
+        sup_end_init(&crowd[i].end);
+        crowd[i].answered = answered;
+        crowd[i].peer = sup_open(loop, &crowd[i].end, &setup);
+    }
+}
+
+/* All are asked, and all have answered by the end of a turn. */
+static void write_crowd_answers(netkit_loop *loop, write_member *crowd, size_t answer) {
+    *crowd->answered = 0;
+    for (int i = 0; i < WRITE_CROWD; i++) {
+        crowd[i].answer = answer;
+        crowd[i].peer.to_send++;
+        sup_peer_send(&crowd[i].peer);
+    }
+    nkt_sleep_ms(5);
+    SUP_UNTIL(loop, *crowd->answered == WRITE_CROWD);
+}
+
+static void write_crowd_close(write_member *crowd) {
+    for (int i = 0; i < WRITE_CROWD; i++) {
+        sup_peer_close(&crowd[i].peer);
+    }
+}
+
+/* C4 I13: after a turn in which many have answered nothing is on its way that would keep what is
+ * flushed between turns, or the end of a stream, until another turn. */
+NKT_LOOP_TEST(write_flush_between_turns_leaves_nothing) {
+    static const size_t answers[] = {64, 900, 4000, 20000};
+    netkit_loop *loop = nkt_loop();
+    write_member crowd[WRITE_CROWD];
+    int answered = 0;
+    write_crowd_open(loop, crowd, &answered);
+    for (int round = 0; round < 8; round++) {
+        write_crowd_answers(loop, crowd, answers[round % 4]);
+        for (int i = 0; i < WRITE_CROWD; i++) {
+            CHECK_EQ(sup_queued(&crowd[i].end), 0);
+            CHECK_OK(write_send(&crowd[i].end, 1, &crowd[i].at));
+            CHECK_OK(round < 4 ? NETKIT_OK : netkit_conn_flush(loop, crowd[i].end.conn));
+        }
+        CHECK_OK(round < 4 ? netkit_loop_flush(loop) : NETKIT_OK);
+        for (int i = 0; i < WRITE_CROWD; i++) {
+            write_arrives(&crowd[i]);
+        }
+    }
+    write_crowd_answers(loop, crowd, 4000);
+    for (int i = 0; i < WRITE_CROWD; i++) {
+        CHECK_OK(netkit_conn_shutdown(loop, crowd[i].end.conn));
+    }
+    CHECK_OK(netkit_loop_flush(loop));
+    for (int i = 0; i < WRITE_CROWD; i++) {
+        write_arrives(&crowd[i]);
+        CHECK(crowd[i].peer.end != 0 || sup_raw_wait(crowd[i].peer.fd, POLLIN));
+        sup_peer_recv(&crowd[i].peer);
+        CHECK_EQ(crowd[i].peer.end, SUP_EOF);
+    }
+    write_crowd_close(crowd);
+    nkt_loop_done(loop);
+}
+
+/* C4 I13: a flush in a callback sends what was sent before in the same turn, and what is behind. */
+NKT_LOOP_TEST(write_flush_in_a_turn_leaves_nothing) {
+    static const size_t answers[] = {64, 900, 4000, 20000};
+    netkit_loop *loop = nkt_loop();
+    write_member crowd[WRITE_CROWD];
+    int answered = 0;
+    write_crowd_open(loop, crowd, &answered);
+    for (int i = 0; i < WRITE_CROWD; i++) {
+        crowd[i].to_flush = crowd;
+    }
+    for (int round = 0; round < 4; round++) {
+        write_crowd_answers(loop, crowd, answers[round]);
+        for (int i = 0; i < WRITE_CROWD; i++) {
+            CHECK_EQ(crowd[i].peer.received, crowd[i].at);
+        }
+    }
+    write_crowd_close(crowd);
+    nkt_loop_done(loop);
+}
+
 /* ---- bad weather ------------------------------------------------------------------ */
 
 /* T-04 IO03 IO18: vectors of 1 to 64 pieces, empty ones too, through a system that moves a few
