@@ -1826,7 +1826,8 @@ typedef struct netkit_loop_desc {
     bool debug;                 /* log mistakes with a hint */
     netkit_timeouts timeouts;   /* of its conns, unless theirs say otherwise */
     uint32_t ring_sqpoll_ms;    /* io_uring: a thread of the kernel submits, and sleeps when idle
-                                   for so long; costs a processor, 0 = off */
+                                   for so long; costs a processor, and what is flushed waits
+                                   until it has sent what is before that; 0 = off */
     uint32_t ring_sqpoll_cpu;   /* the processor that thread is bound to, from 1; 0 = any */
     uint32_t ring_napi_us;      /* io_uring: waits poll the network device for so long, 0 = off */
     uint32_t ring_zerocopy_min; /* io_uring: lent memory of so many bytes or more goes out without
@@ -2248,8 +2249,8 @@ NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintpt
 /* Write a message where it will be sent from, without a copy: reserve gives a place
  * for at least `len` bytes in one piece (*room says how many fit; NETKIT_RESERVE_MAX
  * can be had), commit queues the first `len` that were written. The place lives until
- * commit, any other call for a conn, or the callback's return. reserve: NETKIT_E_FULL
- * and NETKIT_E_TOOBIG as send, NETKIT_E_NOMEM (nothing is lost). commit:
+ * commit, any other call for a conn, the callback's return, or a turn. reserve:
+ * NETKIT_E_FULL and NETKIT_E_TOOBIG as send, NETKIT_E_NOMEM (nothing is lost). commit:
  * NETKIT_E_INVALID for more than was reserved, or when the place is gone;
  * NETKIT_E_NOMEM: the conn ends.
  * Thread: the loop's. */
@@ -17293,7 +17294,12 @@ static void nki_conn_progress(netkit_loop *loop, nki_conn *c) {
         c->flags = (c->flags & ~(uint32_t)NKI_C_REFUSED) | NKI_C_DRAIN_DUE;
         nki_enqueue_later(loop, &c->source); /* in turn with the others: it will send more */
     }
-    if ((c->source.ready & NKI_READABLE) != 0 || (c->flags & NKI_C_REOFFER) != 0) {
+    if ((c->source.ready & NKI_READABLE) == 0 && (c->flags & NKI_C_REOFFER) == 0) {
+        return;
+    }
+    if (loop->is_flushing) {
+        nki_enqueue_later(loop, &c->source); /* else who flushes in on_drain never ends a turn */
+    } else {
         nki_enqueue(loop, &c->source);
     }
 }
@@ -17493,6 +17499,19 @@ static void nki_flush_dirty(netkit_loop *loop) {
     if (NKI_UNLIKELY(loop->udp_dirty != NULL)) {
         nki_udp_flush_dirty(loop);
     }
+}
+
+/* Send all that is queued, now and by calls: what is on its way comes before what is behind it. */
+static NKI_OUTLINE void nki_flush_all(netkit_loop *loop) {
+    loop->reserved = NULL;
+    nki_commit(loop);
+    loop->is_flushing = 1;
+    if (loop->current != NULL) {
+        nki_conn_flush(loop, loop->current);
+    }
+    nki_flush_dirty(loop);
+    loop->is_flushing = 0;
+    nki_commit(loop);
 }
 
 /* ---- closing ---- */
@@ -21338,7 +21357,7 @@ static void nki_turn_end(netkit_loop *loop) {
     loop->reserved = NULL; /* of a callback that has not used it */
     loop->phase = NKI_TURN_NONE;
     if (loop->desc.pull) {
-        nki_commit(loop);
+        nki_flush_all(loop);
     }
     if (loop->desc.after_turn != NULL) {
         uint64_t started = nki_call_begin(loop);
@@ -24279,8 +24298,9 @@ static bool nki_u_take_sent(netkit_loop *loop, nki_u *u, nki_uring_cqe *cqe) {
         return false;
     }
     source = nki_u_sent(loop, u, source, s, cqe);
-    if (source != NULL) {
-        nki_enqueue(loop, source);
+    if (source != NULL) { /* there is more to send, or somebody to be told, in the next turn */
+        nki_enqueue_later(loop, source);
+        nki_conn_mark_dirty(loop, (nki_conn *)(void *)source);
     }
     cqe->user_data = NKI_U_IGNORED;
     cqe->flags = 0;
@@ -25309,7 +25329,7 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
             break;
         }
     }
-    nki_commit(loop);
+    nki_flush_all(loop);
     error = nki_run_result(loop, 0, NETKIT_OK);
     loop->wait_failures = 0; /* told */
     nki_atomic_store(&loop->stop, 0u);
@@ -25349,7 +25369,7 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms) {
             nki_turn_begin(loop, timeout_ns);
         }
         nki_turn_finish(loop);
-        nki_commit(loop);
+        nki_flush_all(loop);
         has_more = nki_wants_turn(loop);
     }
     nki_atomic_store(&loop->stop, 0u);
@@ -25390,7 +25410,7 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us) {
         has_more = nki_loop_prepare(loop, 0, until_ns);
     } else {
         nki_loop_poll_turns(loop, until_ns);
-        nki_commit(loop);
+        nki_flush_all(loop);
         has_more = nki_wants_turn(loop);
     }
     nki_atomic_store(&loop->stop, 0u);
@@ -25441,15 +25461,7 @@ NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used) {
 NETKIT_API int netkit_loop_flush(netkit_loop *loop) {
     int error = nki_enter(loop);
     if (error == NETKIT_OK) {
-        loop->reserved = NULL;
-        nki_commit(loop); /* what is on its way comes before what is behind it */
-        loop->is_flushing = 1;
-        if (loop->current != NULL) {
-            nki_conn_flush(loop, loop->current);
-        }
-        nki_flush_dirty(loop);
-        loop->is_flushing = 0;
-        nki_commit(loop);
+        nki_flush_all(loop);
     }
     return error;
 }

@@ -230,8 +230,8 @@ NETKIT_API int netkit_conn_send_file(netkit_loop *loop, netkit_conn conn, uintpt
 /* Write a message where it will be sent from, without a copy: reserve gives a place
  * for at least `len` bytes in one piece (*room says how many fit; NETKIT_RESERVE_MAX
  * can be had), commit queues the first `len` that were written. The place lives until
- * commit, any other call for a conn, or the callback's return. reserve: NETKIT_E_FULL
- * and NETKIT_E_TOOBIG as send, NETKIT_E_NOMEM (nothing is lost). commit:
+ * commit, any other call for a conn, the callback's return, or a turn. reserve:
+ * NETKIT_E_FULL and NETKIT_E_TOOBIG as send, NETKIT_E_NOMEM (nothing is lost). commit:
  * NETKIT_E_INVALID for more than was reserved, or when the place is gone;
  * NETKIT_E_NOMEM: the conn ends.
  * Thread: the loop's. */

@@ -62,7 +62,8 @@ typedef struct netkit_loop_desc {
     bool debug;                 /* log mistakes with a hint */
     netkit_timeouts timeouts;   /* of its conns, unless theirs say otherwise */
     uint32_t ring_sqpoll_ms;    /* io_uring: a thread of the kernel submits, and sleeps when idle
-                                   for so long; costs a processor, 0 = off */
+                                   for so long; costs a processor, and what is flushed waits
+                                   until it has sent what is before that; 0 = off */
     uint32_t ring_sqpoll_cpu;   /* the processor that thread is bound to, from 1; 0 = any */
     uint32_t ring_napi_us;      /* io_uring: waits poll the network device for so long, 0 = off */
     uint32_t ring_zerocopy_min; /* io_uring: lent memory of so many bytes or more goes out without

@@ -320,7 +320,12 @@ static void nki_conn_progress(netkit_loop *loop, nki_conn *c) {
         c->flags = (c->flags & ~(uint32_t)NKI_C_REFUSED) | NKI_C_DRAIN_DUE;
         nki_enqueue_later(loop, &c->source); /* in turn with the others: it will send more */
     }
-    if ((c->source.ready & NKI_READABLE) != 0 || (c->flags & NKI_C_REOFFER) != 0) {
+    if ((c->source.ready & NKI_READABLE) == 0 && (c->flags & NKI_C_REOFFER) == 0) {
+        return;
+    }
+    if (loop->is_flushing) {
+        nki_enqueue_later(loop, &c->source); /* else who flushes in on_drain never ends a turn */
+    } else {
         nki_enqueue(loop, &c->source);
     }
 }
@@ -520,6 +525,19 @@ static void nki_flush_dirty(netkit_loop *loop) {
     if (NKI_UNLIKELY(loop->udp_dirty != NULL)) {
         nki_udp_flush_dirty(loop);
     }
+}
+
+/* Send all that is queued, now and by calls: what is on its way comes before what is behind it. */
+static NKI_OUTLINE void nki_flush_all(netkit_loop *loop) {
+    loop->reserved = NULL;
+    nki_commit(loop);
+    loop->is_flushing = 1;
+    if (loop->current != NULL) {
+        nki_conn_flush(loop, loop->current);
+    }
+    nki_flush_dirty(loop);
+    loop->is_flushing = 0;
+    nki_commit(loop);
 }
 
 /* ---- closing ---- */

@@ -327,7 +327,7 @@ NETKIT_API int netkit_loop_run(netkit_loop *loop) {
             break;
         }
     }
-    nki_commit(loop);
+    nki_flush_all(loop);
     error = nki_run_result(loop, 0, NETKIT_OK);
     loop->wait_failures = 0; /* told */
     nki_atomic_store(&loop->stop, 0u);
@@ -367,7 +367,7 @@ NETKIT_API int netkit_loop_run_once(netkit_loop *loop, int timeout_ms) {
             nki_turn_begin(loop, timeout_ns);
         }
         nki_turn_finish(loop);
-        nki_commit(loop);
+        nki_flush_all(loop);
         has_more = nki_wants_turn(loop);
     }
     nki_atomic_store(&loop->stop, 0u);
@@ -408,7 +408,7 @@ NETKIT_API int netkit_loop_poll(netkit_loop *loop, int64_t budget_us) {
         has_more = nki_loop_prepare(loop, 0, until_ns);
     } else {
         nki_loop_poll_turns(loop, until_ns);
-        nki_commit(loop);
+        nki_flush_all(loop);
         has_more = nki_wants_turn(loop);
     }
     nki_atomic_store(&loop->stop, 0u);
@@ -459,15 +459,7 @@ NETKIT_API int netkit_loop_consume(netkit_loop *loop, size_t used) {
 NETKIT_API int netkit_loop_flush(netkit_loop *loop) {
     int error = nki_enter(loop);
     if (error == NETKIT_OK) {
-        loop->reserved = NULL;
-        nki_commit(loop); /* what is on its way comes before what is behind it */
-        loop->is_flushing = 1;
-        if (loop->current != NULL) {
-            nki_conn_flush(loop, loop->current);
-        }
-        nki_flush_dirty(loop);
-        loop->is_flushing = 0;
-        nki_commit(loop);
+        nki_flush_all(loop);
     }
     return error;
 }

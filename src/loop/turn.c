@@ -82,7 +82,7 @@ static void nki_turn_end(netkit_loop *loop) {
     loop->reserved = NULL; /* of a callback that has not used it */
     loop->phase = NKI_TURN_NONE;
     if (loop->desc.pull) {
-        nki_commit(loop);
+        nki_flush_all(loop);
     }
     if (loop->desc.after_turn != NULL) {
         uint64_t started = nki_call_begin(loop);

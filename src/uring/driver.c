@@ -423,8 +423,9 @@ static bool nki_u_take_sent(netkit_loop *loop, nki_u *u, nki_uring_cqe *cqe) {
         return false;
     }
     source = nki_u_sent(loop, u, source, s, cqe);
-    if (source != NULL) {
-        nki_enqueue(loop, source);
+    if (source != NULL) { /* there is more to send, or somebody to be told, in the next turn */
+        nki_enqueue_later(loop, source);
+        nki_conn_mark_dirty(loop, (nki_conn *)(void *)source);
     }
     cqe->user_data = NKI_U_IGNORED;
     cqe->flags = 0;

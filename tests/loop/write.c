@@ -647,8 +647,10 @@ typedef struct write_member {
     sup_peer peer;
     uint64_t at;
     size_t answer;
-    int *answered;                 /* of all, so far */
-    struct write_member *to_flush; /* the crowd, which the last one answers for */
+    int *answered;              /* of all, so far */
+    struct write_member *crowd; /* for which the last one sends more in its callback, or NULL */
+    bool is_flushed;            /* and flushes */
+    int (*then)(netkit_loop *loop, netkit_conn conn); /* done behind the answer, or NULL */
 } write_member;
 
 /* What was sent is there without a turn. */
@@ -666,14 +668,16 @@ static size_t write_member_on_data(netkit_loop *loop, netkit_conn conn, const vo
     write_member *m = (write_member *)user;
     size_t used = sup_on_data(loop, conn, data, len, user);
     CHECK_OK(write_send(&m->end, m->answer, &m->at));
-    if (++*m->answered == WRITE_CROWD && m->to_flush != NULL) {
-        for (int i = 0; i < WRITE_CROWD; i++) {
-            CHECK_OK(write_send(&m->to_flush[i].end, 1, &m->to_flush[i].at));
-        }
-        CHECK_OK(netkit_loop_flush(loop));
-        for (int i = 0; i < WRITE_CROWD; i++) {
-            write_arrives(&m->to_flush[i]);
-        }
+    CHECK_OK(m->then != NULL ? m->then(loop, conn) : NETKIT_OK);
+    if (++*m->answered < WRITE_CROWD || m->crowd == NULL) {
+        return used;
+    }
+    for (int i = 0; i < WRITE_CROWD; i++) {
+        CHECK_OK(write_send(&m->crowd[i].end, 1, &m->crowd[i].at));
+    }
+    CHECK_OK(m->is_flushed ? netkit_loop_flush(loop) : NETKIT_OK);
+    for (int i = 0; i < WRITE_CROWD && m->is_flushed; i++) {
+        write_arrives(&m->crowd[i]);
     }
     return used;
 }
@@ -686,6 +690,16 @@ static void write_crowd_open(netkit_loop *loop, write_member *crowd, int *answer
         sup_end_init(&crowd[i].end);
         crowd[i].answered = answered;
         crowd[i].peer = sup_open(loop, &crowd[i].end, &setup);
+    }
+}
+
+/* All is there, and the end of the stream, without a turn. */
+static void write_crowd_ends(write_member *crowd) {
+    for (int i = 0; i < WRITE_CROWD; i++) {
+        write_arrives(&crowd[i]);
+        CHECK(crowd[i].peer.end != 0 || sup_raw_wait(crowd[i].peer.fd, POLLIN));
+        sup_peer_recv(&crowd[i].peer);
+        CHECK_EQ(crowd[i].peer.end, SUP_EOF);
     }
 }
 
@@ -732,33 +746,110 @@ NKT_LOOP_TEST(write_flush_between_turns_leaves_nothing) {
         CHECK_OK(netkit_conn_shutdown(loop, crowd[i].end.conn));
     }
     CHECK_OK(netkit_loop_flush(loop));
-    for (int i = 0; i < WRITE_CROWD; i++) {
-        write_arrives(&crowd[i]);
-        CHECK(crowd[i].peer.end != 0 || sup_raw_wait(crowd[i].peer.fd, POLLIN));
-        sup_peer_recv(&crowd[i].peer);
-        CHECK_EQ(crowd[i].peer.end, SUP_EOF);
-    }
+    write_crowd_ends(crowd);
     write_crowd_close(crowd);
     nkt_loop_done(loop);
 }
 
-/* C4 I13: a flush in a callback sends what was sent before in the same turn, and what is behind. */
+/* C4 I13: a flush in a callback sends what was sent before in the same turn, and what is behind; a
+ * turn that is left without one does so too. */
 NKT_LOOP_TEST(write_flush_in_a_turn_leaves_nothing) {
     static const size_t answers[] = {64, 900, 4000, 20000};
     netkit_loop *loop = nkt_loop();
     write_member crowd[WRITE_CROWD];
     int answered = 0;
     write_crowd_open(loop, crowd, &answered);
-    for (int i = 0; i < WRITE_CROWD; i++) {
-        crowd[i].to_flush = crowd;
-    }
-    for (int round = 0; round < 4; round++) {
-        write_crowd_answers(loop, crowd, answers[round]);
+    for (int round = 0; round < 8; round++) {
         for (int i = 0; i < WRITE_CROWD; i++) {
-            CHECK_EQ(crowd[i].peer.received, crowd[i].at);
+            crowd[i].crowd = crowd;
+            crowd[i].is_flushed = round < 4;
+        }
+        write_crowd_answers(loop, crowd, answers[round % 4]);
+        for (int i = 0; i < WRITE_CROWD; i++) {
+            write_arrives(&crowd[i]);
         }
     }
     write_crowd_close(crowd);
+    nkt_loop_done(loop);
+}
+
+/* C4 CL01 I13: an answer and the end of the stream behind it, in a callback, take one turn. */
+NKT_LOOP_TEST(write_crowd_that_ends_in_a_turn) {
+    for (int closes = 0; closes < 2; closes++) {
+        netkit_loop *loop = nkt_loop();
+        write_member crowd[WRITE_CROWD];
+        int answered = 0;
+        write_crowd_open(loop, crowd, &answered);
+        for (int i = 0; i < WRITE_CROWD; i++) {
+            crowd[i].then = closes ? netkit_conn_close : netkit_conn_shutdown;
+        }
+        write_crowd_answers(loop, crowd, 900);
+        write_crowd_ends(crowd);
+        write_crowd_close(crowd);
+        nkt_loop_done(loop);
+    }
+}
+
+typedef struct write_pump {
+    sup_end end;
+    uint64_t at, turn;
+    int drains, most; /* in one turn */
+} write_pump;
+
+static void write_pump_more(netkit_loop *loop, write_pump *p) {
+    CHECK_OK(netkit_loop_flush(loop));
+    while (write_send(&p->end, 1024, &p->at) == NETKIT_OK) {
+    }
+}
+
+static size_t write_pump_on_data(netkit_loop *loop, netkit_conn conn, const void *data, size_t len,
+                                 void *user) {
+    size_t used = sup_on_data(loop, conn, data, len, user);
+    write_pump_more(loop, (write_pump *)user);
+    return used;
+}
+
+static void write_pump_on_drain(netkit_loop *loop, netkit_conn conn, void *user) {
+    write_pump *p = (write_pump *)user;
+    (void)conn;
+    p->drains = p->turn == netkit_loop_turns(loop) ? p->drains + 1 : 1;
+    p->turn = netkit_loop_turns(loop);
+    p->most = p->drains > p->most ? p->drains : p->most;
+    if (p->drains < 100) {
+        write_pump_more(loop, p);
+    }
+}
+
+/* C2 I4: who flushes in on_drain and then fills the queue is told once in a turn, however much the
+ * system takes. */
+NKT_LOOP_TEST(write_drains_once_in_a_turn) {
+    netkit_loop *loop = nkt_loop();
+    sup_setup setup = sup_setup_default();
+    write_pump pumps[4];
+    sup_peer peers[4];
+    setup.handler.on_data = write_pump_on_data;
+    setup.handler.on_drain = write_pump_on_drain;
+    setup.options.send_max = 4096;
+    setup.options.recv_max = 4096;
+    setup.options.duplex = true;
+    memset(pumps, 0, sizeof pumps);
+    for (int i = 0; i < 4; i++) {
+        sup_end_init(&pumps[i].end);
+        peers[i] = sup_open(loop, &pumps[i].end, &setup);
+    }
+    for (int i = 0; i < 4; i++) {
+        peers[i].to_send = 1;
+        sup_peer_send(&peers[i]);
+    }
+    SUP_UNTIL_DOING(loop, pumps[0].at > 200000 && pumps[3].at > 200000) {
+        for (int i = 0; i < 4; i++) {
+            sup_peer_recv(&peers[i]);
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        CHECK_EQ(pumps[i].most, 1);
+        sup_peer_close(&peers[i]);
+    }
     nkt_loop_done(loop);
 }
 
