@@ -105,6 +105,7 @@ static void torture_calls(const torture_scenario *s) {
 
 /* Z-01 G2 G11: in each scenario each allocation, once and from then on. */
 NKT_LOOP_TEST(torture_each_allocation) {
+    NKT_TIME_LIMIT(nkt_long ? 600 : 60);
     for (int i = 0; i < TORTURE_COUNT; i++) {
         if (!torture_is_left_out(&scenarios[i])) {
             torture_allocations(&scenarios[i]);
@@ -114,6 +115,7 @@ NKT_LOOP_TEST(torture_each_allocation) {
 
 /* Z-02 G3 G11: in each scenario each call of the system, in several ways. */
 NKT_LOOP_TEST(torture_each_call) {
+    NKT_TIME_LIMIT(nkt_long ? 600 : 60);
     for (int i = 0; i < TORTURE_COUNT; i++) {
         if (!torture_is_left_out(&scenarios[i])) {
             torture_calls(&scenarios[i]);
@@ -156,6 +158,7 @@ static int torture_interrupt(const torture_scenario *s, const char *call, int64_
 
 /* Z-04: a signal during any call has no visible effect, and close is not repeated. */
 NKT_LOOP_TEST(torture_interrupts) {
+    NKT_TIME_LIMIT(nkt_long ? 600 : 60);
     for (int i = 0; i < TORTURE_COUNT; i++) {
         int runs = 0;
         int64_t closes;
