@@ -773,7 +773,7 @@ NKT_LOOP_TEST(write_flush_in_a_turn_leaves_nothing) {
     nkt_loop_done(loop);
 }
 
-/* C4 CL01 I13: an answer and the end of the stream behind it, in a callback, take one turn. */
+/* C4 I13: an answer and the end of the stream behind it, in a callback, take one turn. */
 NKT_LOOP_TEST(write_crowd_that_ends_in_a_turn) {
     for (int closes = 0; closes < 2; closes++) {
         netkit_loop *loop = nkt_loop();
