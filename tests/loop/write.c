@@ -790,6 +790,39 @@ NKT_LOOP_TEST(write_crowd_that_ends_in_a_turn) {
     }
 }
 
+/* C4 C5 I13: peers that reset while their answers are under way: a flush calls nothing back, each of
+ * them is told of once, and the others have all of theirs. */
+NKT_LOOP_TEST(write_flush_to_peers_that_reset) {
+    netkit_loop *loop = nkt_loop();
+    write_member crowd[WRITE_CROWD];
+    int answered = 0;
+    write_crowd_open(loop, crowd, &answered);
+    write_crowd_answers(loop, crowd, 4000);
+    for (int i = 0; i < WRITE_CROWD; i += 2) {
+        struct linger reset = {1, 0};
+        CHECK_EQ(setsockopt(crowd[i].peer.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset), 0);
+        sup_peer_close(&crowd[i].peer);
+    }
+    nkt_sleep_ms(5);
+    for (int i = 0; i < WRITE_CROWD; i++) {
+        CHECK_OK(write_send(&crowd[i].end, 1, &crowd[i].at));
+    }
+    CHECK_OK(netkit_loop_flush(loop));
+    for (int i = 0; i < WRITE_CROWD; i++) {
+        CHECK_EQ(crowd[i].end.closes, 0);
+    }
+    for (int i = 1; i < WRITE_CROWD; i += 2) {
+        write_arrives(&crowd[i]);
+    }
+    for (int i = 0; i < WRITE_CROWD; i += 2) {
+        SUP_UNTIL(loop, crowd[i].end.closes == 1);
+        CHECK(crowd[i].end.info.code != NETKIT_OK);
+        CHECK_EQ(crowd[i + 1].end.closes, 0);
+        sup_peer_close(&crowd[i + 1].peer);
+    }
+    nkt_loop_done(loop);
+}
+
 typedef struct write_pump {
     sup_end end;
     uint64_t at, turn;
