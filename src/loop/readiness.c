@@ -330,8 +330,9 @@ static int nki_r_connected(netkit_loop *loop, nki_conn *c) {
 
 /* A receive that stands before an urgent byte says AGAIN while a signal is pending, whatever is
  * behind it (Linux, net/ipv4/tcp.c: "or have SIGURG pending"), and no edge tells of that again. To
- * a poll a conn that stands there is readable when there is more than the urgent byte. (That it has
- * one is no sign: it may lie behind a gap that the peer never fills.) */
+ * a poll a conn that stands there is readable when there is more than the urgent byte, or when the
+ * kernel is short of memory for TCP: then one receive too many passes the byte. (That it has one is
+ * no sign: it may lie behind a gap that the peer never fills.) */
 static NKI_COLD bool nki_r_is_put_off(const nki_conn *c) {
 #if defined(__linux__)
     int events = nki_os_wait(c->source.socket, NETKIT_POLL_READ, 0);
