@@ -166,6 +166,9 @@ class Bench:
                 result["verdict"] = "MISS"
         elif "before" in result:
             result["note"] = "before the first connection: %.2f" % result["before"]
+        elif "plain" in result:
+            result["note"] = "without a trial: %.3f; to destroy it: %.3f" % (
+                result["plain"], result["destroy"])
         elif "live" in result:
             result["note"] = "allocator: %.1f live" % result["live"]
 
@@ -186,6 +189,8 @@ class Bench:
                   "MiB", s.first_use, None, ["netkit"], ring=4)
         self.each("allocations", "allocations in a steady echo of a million messages",
                   "allocations", s.allocations, 0, ["netkit"], ring=0)
+        self.each("create", "time to create a loop, with what its ring tries out", "ms", s.create,
+                  None, ["netkit"], ring=0.5)
         self.each("compile", "compile time of one file with the implementation at -O2", "seconds",
                   lambda server: s.compile_time(), 1.5, [self.first_compiled()])
         for name, defines in (("compile-static", ["NETKIT_STATIC"]),

@@ -28,6 +28,7 @@ PROGRAMS = [
     Program("udp", ["udp.c"], ["-pthread"], None, None),
     Program("file", ["file.c"], ["-pthread"], None, None),
     Program("post", ["post.c"], ["-pthread"], None, None),
+    Program("create", ["create.c"], ["-pthread"], None, None),
     Program("wake", ["wake.c"], ["-pthread"], None, None),
     Program("timers", ["timers.c"], ["-lev", "-pthread"], "ev.h", "libev-dev"),
 ]

@@ -197,6 +197,11 @@ class Structure:
             running.stop(60)
         return {"value": after - before, "messages": more}
 
+    # ---- a loop before its first turn
+
+    def create(self, server):
+        return self.one("create", server.args[1:])
+
     # ---- compile time of one file at -O2: CPU time, which others do not lengthen
 
     def compile_time(self, rounds=5):
