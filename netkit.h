@@ -2662,8 +2662,9 @@ typedef struct netkit_event {
 /* Fetch the next event of the turn that netkit_loop_run_once or netkit_loop_poll
  * has begun, or begin one that does not wait. Nothing is queued or copied: each
  * call does the next piece of the turn's work.
- * Returns 1 with *out filled; 0 at the end of the turn (all sent, *out zeroed);
- * NETKIT_E_BUSY in a callback; NETKIT_E_INVALID without desc.pull.
+ * Returns 1 with *out filled; 0 at the end of the turn, or of the budget that
+ * netkit_loop_poll has given it (all sent, *out zeroed); NETKIT_E_BUSY in a
+ * callback; NETKIT_E_INVALID without desc.pull.
  * Thread: the loop's. */
 NETKIT_API int netkit_loop_next(netkit_loop *loop, netkit_event *out);
 
@@ -21531,6 +21532,7 @@ static bool nki_turn_pull(netkit_loop *loop) {
     while (loop->pulled.type == NETKIT_EVENT_NONE) {
         if (loop->pull_until_ns != NKI_NEVER && loop->calls != loop->pull_calls &&
             loop->driver->now(loop) >= loop->pull_until_ns) {
+            nki_flush_all(loop);
             return false;
         }
         if (!nki_turn_step(loop)) {
@@ -22526,6 +22528,15 @@ static bool nki_files_has(const nki_files *f, uint32_t slot) {
     return slot < f->count && f->fds[slot] >= 0;
 }
 
+static bool nki_files_is_used(const nki_files *f) {
+    for (uint32_t i = 0; i < f->count; i++) {
+        if (f->fds[i] >= 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool nki_files_set(const nki_files *f, const nki_uring *r, uint32_t slot, int32_t fd) {
     nki_uring_update update;
     f->fds[slot] = fd;
@@ -23179,8 +23190,9 @@ static bool nki_u_begin_udp(netkit_loop *loop, nki_u *u, nki_udp *udp, nki_u_slo
             return false;
         }
     }
-    /* What it has to read comes first, else one that often pauses would gather ever more. */
-    bool is_full = s->first != NKI_POOL_NONE || s->blob != NULL;
+    /* What it has to read comes first, else one that often pauses would gather ever more; so does
+     * an error, behind which nothing is expected. */
+    bool is_full = s->first != NKI_POOL_NONE || s->blob != NULL || s->error != 0;
     bool is_waiting = is_busy || is_full;
     if ((events & NETKIT_POLL_READ) != 0 && (is_waiting || nki_u_is_received(loop, u, udp))) {
         events &= ~(uint32_t)NETKIT_POLL_READ;
@@ -24092,8 +24104,11 @@ static int nki_u_rebind(netkit_loop *loop) {
     if (nki_u_is_child(u)) {
         return NETKIT_E_NOSYS;
     }
-    bool is_ours = !u->ring.is_enabled || u->ring.thread == NKI_SYS_gettid();
-    return is_ours ? (int)NETKIT_OK : nki_u_renew(loop, u);
+    if (!u->ring.is_enabled || u->ring.thread == NKI_SYS_gettid()) {
+        return NETKIT_OK;
+    }
+    /* Its table cannot be emptied from here, and that thread holds the ring until its own end. */
+    return nki_files_is_used(&u->files) ? (int)NETKIT_E_BUSY : nki_u_renew(loop, u);
 }
 
 /* With DEFER_TASKRUN nothing becomes a completion before the ring's thread calls, and a poll(2) of

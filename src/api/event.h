@@ -40,8 +40,9 @@ typedef struct netkit_event {
 /* Fetch the next event of the turn that netkit_loop_run_once or netkit_loop_poll
  * has begun, or begin one that does not wait. Nothing is queued or copied: each
  * call does the next piece of the turn's work.
- * Returns 1 with *out filled; 0 at the end of the turn (all sent, *out zeroed);
- * NETKIT_E_BUSY in a callback; NETKIT_E_INVALID without desc.pull.
+ * Returns 1 with *out filled; 0 at the end of the turn, or of the budget that
+ * netkit_loop_poll has given it (all sent, *out zeroed); NETKIT_E_BUSY in a
+ * callback; NETKIT_E_INVALID without desc.pull.
  * Thread: the loop's. */
 NETKIT_API int netkit_loop_next(netkit_loop *loop, netkit_event *out);
 

@@ -216,8 +216,11 @@ static int nki_u_rebind(netkit_loop *loop) {
     if (nki_u_is_child(u)) {
         return NETKIT_E_NOSYS;
     }
-    bool is_ours = !u->ring.is_enabled || u->ring.thread == NKI_SYS_gettid();
-    return is_ours ? (int)NETKIT_OK : nki_u_renew(loop, u);
+    if (!u->ring.is_enabled || u->ring.thread == NKI_SYS_gettid()) {
+        return NETKIT_OK;
+    }
+    /* Its table cannot be emptied from here, and that thread holds the ring until its own end. */
+    return nki_files_is_used(&u->files) ? (int)NETKIT_E_BUSY : nki_u_renew(loop, u);
 }
 
 /* With DEFER_TASKRUN nothing becomes a completion before the ring's thread calls, and a poll(2) of

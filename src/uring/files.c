@@ -57,6 +57,15 @@ static bool nki_files_has(const nki_files *f, uint32_t slot) {
     return slot < f->count && f->fds[slot] >= 0;
 }
 
+static bool nki_files_is_used(const nki_files *f) {
+    for (uint32_t i = 0; i < f->count; i++) {
+        if (f->fds[i] >= 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool nki_files_set(const nki_files *f, const nki_uring *r, uint32_t slot, int32_t fd) {
     nki_uring_update update;
     f->fds[slot] = fd;

@@ -440,3 +440,54 @@ NKT_LOOP_TEST(pull_budget_of_nothing) {
     }
     nkt_loop_done(loop);
 }
+
+/* What has come at all the peers, without waiting. */
+static size_t pull_heard(const tl_conn *all, int count) {
+    char bytes[64];
+    size_t sum = 0;
+    for (int i = 0; i < count; i++) {
+        long n = (long)recv(all[i].peer, bytes, sizeof(bytes), MSG_DONTWAIT);
+        sum += n > 0 ? (size_t)n : 0;
+    }
+    return sum;
+}
+
+/* PL21: the budget ends a turn in the middle: what was answered until then, on whichever conn,
+ * has gone, although the turn has not come to its end. */
+NKT_LOOP_TEST(pull_budget_leaves_nothing_behind) {
+    enum {
+        COUNT = 20
+    };
+    static tl_conn all[COUNT];
+    netkit_loop *loop = pull_loop();
+    netkit_event ev;
+    for (int i = 0; i < COUNT; i++) {
+        pull_adopt(loop, &all[i], NULL);
+        (void)pull_expect(loop, NETKIT_EVENT_OPEN, &all[i]);
+        pull_nothing(loop);
+    }
+    for (int i = 0; i < COUNT; i++) {
+        tl_say(all[i].peer, "x");
+    }
+    size_t answers = 0, heard = 0;
+    for (int polls = 0; answers < 2 * COUNT; polls++) {
+        CHECK(polls < 50 * COUNT);
+        CHECK_OK(netkit_loop_poll(loop, 0));
+        while (netkit_loop_next(loop, &ev) == 1) {
+            const tl_conn *next = (const tl_conn *)ev.user + 1;
+            CHECK_EQ(ev.type, NETKIT_EVENT_DATA);
+            CHECK_OK(netkit_conn_send(loop, ev.conn, "y", 1));
+            CHECK_OK(
+                netkit_conn_send(loop, next == all + COUNT ? all[0].handle : next->handle, "z", 1));
+            answers += 2;
+        }
+        heard += pull_heard(all, COUNT);
+        CHECK_EQ(heard, answers);
+    }
+    for (int i = 0; i < COUNT; i++) {
+        CHECK_OK(netkit_conn_abort(loop, all[i].handle));
+        (void)pull_expect(loop, NETKIT_EVENT_CLOSE, &all[i]);
+        tl_hang_up(&all[i]);
+    }
+    nkt_loop_done(loop);
+}

@@ -67,6 +67,55 @@ NKT_LOOP_TEST(udp_closed_with_failures) {
     }
 }
 
+/* The first refusal of a round is followed by a pause. */
+static void ud_pause_at_error(netkit_loop *loop, netkit_udp udp, const netkit_datagram *failed,
+                              void *user) {
+    ud_end *end = (ud_end *)user;
+    ud_on_error(loop, udp, failed, user);
+    if (end->errors == end->limit) {
+        CHECK_OK(netkit_udp_pause(loop, udp));
+    }
+}
+
+/* U-03 UR12 L-10: paused when it is told of a refusal, perhaps with more of them to tell. What comes
+ * meanwhile waits, and is told when it goes on, from the first one on. */
+NKT_LOOP_TEST(udp_paused_by_a_refusal) {
+    netkit_loop *loop = nkt_loop();
+    static ud_end end;
+    netkit_udp_desc desc = ud_desc(&end, "127.0.0.1:0");
+    netkit_addr deaf = ud_deaf();
+    uint32_t number = 0;
+    desc.recv_size = 1500;
+    desc.handler.on_error = ud_pause_at_error;
+    netkit_addr addr = ud_open_with(loop, &end, &desc);
+    if (!ud_can(&end, NETKIT_UDP_CAP_ERRORS)) {
+        nkt_loop_done(loop);
+        SKIP("no reports of what was refused");
+    }
+    int fd = ud_raw(addr.port, NULL);
+    end.is_numbered = true;
+    for (int round = 1, had = 0; round <= 8; round++) {
+        int knocks = round % 4 == 0 ? 3 : 1;
+        sup_settle(loop);
+        end.limit = had + 1;
+        for (int i = 0; i < knocks; i++) {
+            CHECK_OK(netkit_udp_send(loop, end.udp, &deaf, "knock", 5));
+        }
+        SUP_UNTIL(loop, end.errors == end.limit);
+        sup_settle(loop);
+        for (int i = 0; i < 5; i++, number++) {
+            ud_say(fd, &number, sizeof(number));
+        }
+        sup_settle(loop);
+        CHECK_EQ(end.datagrams, 5 * (round - 1));
+        CHECK_OK(netkit_udp_resume(loop, end.udp));
+        had += knocks;
+        SUP_UNTIL(loop, end.datagrams == 5 * round && end.errors == had);
+    }
+    close(fd);
+    nkt_loop_done(loop);
+}
+
 static void ud_retry(netkit_loop *loop, netkit_udp udp, const netkit_datagram *failed, void *user) {
     ud_on_error(loop, udp, failed, user);
     CHECK_OK(netkit_udp_send(loop, udp, &failed->peer, "again", 5));

@@ -588,6 +588,36 @@ NKT_TEST(uring_files_by_number_move) {
     CHECK_EQ(nkt_live_bytes(), 0);
 }
 
+static void *wishes_refused(void *arg) {
+    CHECK_ERR(netkit_loop_adopt((netkit_loop *)arg), NETKIT_E_BUSY);
+    return NULL;
+}
+
+/* UR19 UR04: a conn that is known by its number stays in the table of the old ring, which is another
+ * thread's: there is no moving with it, even when nothing is under way. */
+NKT_TEST(uring_files_by_number_do_not_move) {
+    netkit_loop *loop = wishes_files_loop(300);
+    tl_conn conn;
+    pthread_t thread;
+    char byte;
+    memset(&conn, 0, sizeof(conn));
+    tl_adopt(loop, &conn);
+    sup_settle(loop);
+    CHECK_OK(netkit_conn_pause(loop, conn.handle));
+    tl_say(conn.peer, "hello");
+    sup_settle(loop);
+    CHECK_EQ(wishes_known(loop), 1);
+    CHECK_EQ(pthread_create(&thread, NULL, wishes_refused, loop), 0);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    CHECK_OK(netkit_conn_resume(loop, conn.handle));
+    SUP_UNTIL(loop, conn.bytes == 5);
+    CHECK_OK(netkit_conn_abort(loop, conn.handle));
+    SUP_UNTIL(loop, conn.closes == 1);
+    CHECK_EQ(recv(conn.peer, &byte, 1, MSG_DONTWAIT), 0);
+    tl_hang_up(&conn);
+    nkt_loop_done(loop);
+}
+
 /* UR19: conns that are there already when the ring is replaced are known to the new one by their
  * numbers, and the old one holds none of them. */
 NKT_TEST(uring_files_by_number_in_another_ring) {
