@@ -465,9 +465,10 @@
    Each call does the next piece of the turn's work, so nothing is queued or
    copied; event.data lives until the next call. The bytes of a DATA event count
    as consumed unless netkit_loop_consume says less. Closing after an EOF event
-   is up to you. netkit_loop_next gives 0 at the end of the turn, when all that
-   was queued has been sent. Callbacks and events mix: what has a callback is
-   called, from inside netkit_loop_next.
+   is up to you. netkit_loop_next gives 0 at the end of the turn, or of
+   netkit_loop_poll's budget, when all that was queued has been sent.
+   Callbacks and events mix: what has a callback is called, from inside
+   netkit_loop_next.
 
    netkit_loop_run gives NETKIT_E_BUSY on such a loop; netkit_loop_run_once
    waits, then you fetch. See examples/game_frame.c.
@@ -21532,7 +21533,7 @@ static bool nki_turn_pull(netkit_loop *loop) {
     while (loop->pulled.type == NETKIT_EVENT_NONE) {
         if (loop->pull_until_ns != NKI_NEVER && loop->calls != loop->pull_calls &&
             loop->driver->now(loop) >= loop->pull_until_ns) {
-            nki_flush_all(loop);
+            nki_flush_all(loop); /* the turn's end, which does so, may be frames away */
             return false;
         }
         if (!nki_turn_step(loop)) {
@@ -23191,7 +23192,7 @@ static bool nki_u_begin_udp(netkit_loop *loop, nki_u *u, nki_udp *udp, nki_u_slo
         }
     }
     /* What it has to read comes first, else one that often pauses would gather ever more; so does
-     * an error, behind which nothing is expected. */
+     * an error, as what comes behind one is not told (nki_u_received). */
     bool is_full = s->first != NKI_POOL_NONE || s->blob != NULL || s->error != 0;
     bool is_waiting = is_busy || is_full;
     if ((events & NETKIT_POLL_READ) != 0 && (is_waiting || nki_u_is_received(loop, u, udp))) {

@@ -465,9 +465,10 @@
    Each call does the next piece of the turn's work, so nothing is queued or
    copied; event.data lives until the next call. The bytes of a DATA event count
    as consumed unless netkit_loop_consume says less. Closing after an EOF event
-   is up to you. netkit_loop_next gives 0 at the end of the turn, when all that
-   was queued has been sent. Callbacks and events mix: what has a callback is
-   called, from inside netkit_loop_next.
+   is up to you. netkit_loop_next gives 0 at the end of the turn, or of
+   netkit_loop_poll's budget, when all that was queued has been sent.
+   Callbacks and events mix: what has a callback is called, from inside
+   netkit_loop_next.
 
    netkit_loop_run gives NETKIT_E_BUSY on such a loop; netkit_loop_run_once
    waits, then you fetch. See examples/game_frame.c.

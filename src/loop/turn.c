@@ -256,7 +256,7 @@ static bool nki_turn_pull(netkit_loop *loop) {
     while (loop->pulled.type == NETKIT_EVENT_NONE) {
         if (loop->pull_until_ns != NKI_NEVER && loop->calls != loop->pull_calls &&
             loop->driver->now(loop) >= loop->pull_until_ns) {
-            nki_flush_all(loop);
+            nki_flush_all(loop); /* the turn's end, which does so, may be frames away */
             return false;
         }
         if (!nki_turn_step(loop)) {

@@ -263,7 +263,7 @@ static bool nki_u_begin_udp(netkit_loop *loop, nki_u *u, nki_udp *udp, nki_u_slo
         }
     }
     /* What it has to read comes first, else one that often pauses would gather ever more; so does
-     * an error, behind which nothing is expected. */
+     * an error, as what comes behind one is not told (nki_u_received). */
     bool is_full = s->first != NKI_POOL_NONE || s->blob != NULL || s->error != 0;
     bool is_waiting = is_busy || is_full;
     if ((events & NETKIT_POLL_READ) != 0 && (is_waiting || nki_u_is_received(loop, u, udp))) {

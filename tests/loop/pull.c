@@ -491,3 +491,63 @@ NKT_LOOP_TEST(pull_budget_leaves_nothing_behind) {
     }
     nkt_loop_done(loop);
 }
+
+/* PL21: the flush at the end of a budget meets peers that have gone, conns that were aborted
+ * within their own event, and others' that were; each ends once, and what was answered before a close
+ * arrives. */
+NKT_LOOP_TEST(pull_budget_meets_ends) {
+    enum {
+        KINDS = 5, /* closes; its peer has gone; aborts itself; aborts the next; is that one */
+        COUNT = 4 * KINDS
+    };
+    static tl_conn all[COUNT];
+    netkit_loop *loop = pull_loop();
+    netkit_event ev;
+    int closes[COUNT] = {0}, ended = 0;
+    bool is_answered[COUNT] = {false};
+    for (int i = 0; i < COUNT; i++) {
+        pull_adopt(loop, &all[i], NULL);
+        (void)pull_expect(loop, NETKIT_EVENT_OPEN, &all[i]);
+        pull_nothing(loop);
+    }
+    for (int i = 0; i < COUNT; i++) {
+        tl_say(all[i].peer, "x");
+        if (i % KINDS == 1) {
+            tl_hang_up(&all[i]);
+        }
+    }
+    for (int polls = 0; ended < COUNT; polls++) {
+        CHECK(polls < 50 * COUNT);
+        CHECK_OK(netkit_loop_poll(loop, 0));
+        while (netkit_loop_next(loop, &ev) == 1) {
+            int i = (int)((const tl_conn *)ev.user - all);
+            netkit_conn next = all[(i + 1) % COUNT].handle;
+            CHECK_EQ(closes[i], 0);
+            if (ev.type == NETKIT_EVENT_CLOSE) {
+                closes[i] = 1;
+                ended++;
+                continue;
+            }
+            (void)netkit_conn_send(loop, next, "z", 1); /* it may be gone */
+            (void)netkit_conn_send(loop, ev.conn, "y", 1);
+            if (i % KINDS == 3) {
+                (void)netkit_conn_abort(loop, next);
+            }
+            CHECK_OK(i % KINDS == 0 ? netkit_conn_close(loop, ev.conn)
+                                    : netkit_conn_abort(loop, ev.conn));
+            is_answered[i] = true;
+        }
+        for (int i = 0; i < COUNT; i += KINDS) {
+            if (is_answered[i] && all[i].peer >= 0) {
+                char text[32];
+                CHECK(strchr(tl_hear(all[i].peer, text, sizeof(text)), 'y') != NULL);
+                tl_hang_up(&all[i]); /* a close waits for that */
+            }
+        }
+    }
+    pull_nothing(loop);
+    for (int i = 0; i < COUNT; i++) {
+        tl_hang_up(&all[i]);
+    }
+    nkt_loop_done(loop);
+}

@@ -116,6 +116,65 @@ NKT_LOOP_TEST(udp_paused_by_a_refusal) {
     nkt_loop_done(loop);
 }
 
+enum {
+    UD_CLOSES,
+    UD_PAUSES,
+    UD_PAUSES_AND_GOES_ON
+};
+
+static void ud_end_at_error(netkit_loop *loop, netkit_udp udp, const netkit_datagram *failed,
+                            void *user) {
+    ud_end *end = (ud_end *)user;
+    ud_on_error(loop, udp, failed, user);
+    if (end->limit == UD_CLOSES) {
+        CHECK_OK(netkit_udp_close(loop, udp));
+        return;
+    }
+    CHECK_OK(netkit_udp_pause(loop, udp));
+    if (end->limit == UD_PAUSES_AND_GOES_ON) {
+        CHECK_OK(netkit_udp_resume(loop, udp));
+    }
+}
+
+/* U-03 UR12: closed when it is told of a refusal, or later in the pause that began there, or it goes on
+ * at once. */
+NKT_LOOP_TEST(udp_ends_behind_a_refusal) {
+    for (int how = UD_CLOSES; how <= UD_PAUSES_AND_GOES_ON; how++) {
+        netkit_loop *loop = nkt_loop();
+        static ud_end end;
+        netkit_udp_desc desc = ud_desc(&end, "127.0.0.1:0");
+        netkit_addr deaf = ud_deaf();
+        desc.recv_size = 1500;
+        desc.handler.on_error = ud_end_at_error;
+        netkit_addr addr = ud_open_with(loop, &end, &desc);
+        if (!ud_can(&end, NETKIT_UDP_CAP_ERRORS)) {
+            nkt_loop_done(loop);
+            SKIP("no reports of what was refused");
+        }
+        int fd = ud_raw(addr.port, NULL);
+        sup_settle(loop);
+        end.limit = how;
+        end.is_numbered = true;
+        CHECK_OK(netkit_udp_send(loop, end.udp, &deaf, "knock", 5));
+        SUP_UNTIL(loop, end.errors == 1);
+        for (uint32_t number = 0; number < 5; number++) { /* its port may be closed by now */
+            (void)send(fd, &number, sizeof(number), 0);
+        }
+        if (how == UD_PAUSES_AND_GOES_ON) {
+            SUP_UNTIL(loop, end.datagrams == 5);
+        }
+        if (how != UD_CLOSES) {
+            sup_settle(loop);
+            CHECK_OK(netkit_udp_close(loop, end.udp));
+        }
+        SUP_UNTIL(loop, end.closes == 1);
+        CHECK_EQ(end.datagrams, how == UD_PAUSES_AND_GOES_ON ? 5 : 0);
+        CHECK_EQ(end.info.code, NETKIT_OK);
+        close(fd);
+        nkt_loop_done(loop);
+    }
+}
+
 static void ud_retry(netkit_loop *loop, netkit_udp udp, const netkit_datagram *failed, void *user) {
     ud_on_error(loop, udp, failed, user);
     CHECK_OK(netkit_udp_send(loop, udp, &failed->peer, "again", 5));

@@ -200,7 +200,7 @@ class Structure:
     # ---- a loop before its first turn
 
     def create(self, server):
-        return self.one("create", server.args[1:])
+        return self.one("create", [server.args[server.args.index("--backend") + 1]])
 
     # ---- compile time of one file at -O2: CPU time, which others do not lengthen
 
