@@ -461,7 +461,7 @@ int main(int argc, char **argv) {
     nkt_slowness = nkt_number("NKT_SLOWNESS", 1);
     nkt_run_seed = nkt_number("SEED", (nkt_now_ns() / 1000) % 1000000);
     nkt_seed = nkt_hash("order") ^ nkt_run_seed;
-    jobs = nkt_number("J", 2);
+    jobs = nkt_number("J", 3);
     nkt_process_if_child();
     for (int i = 0; i < NKT_JOBS; i++) {
         nkt_slots[i].result = nkt_new_result();

@@ -104,7 +104,7 @@ static void torture_calls(const torture_scenario *s) {
 }
 
 /* Z-01 G2 G11: in each scenario each allocation, once and from then on. */
-NKT_LOOP_TEST(torture_each_allocation) {
+NKT_SLOW_LOOP_TEST(torture_each_allocation) {
     NKT_TIME_LIMIT(nkt_long ? 600 : 60);
     for (int i = 0; i < TORTURE_COUNT; i++) {
         if (!torture_is_left_out(&scenarios[i])) {
@@ -114,7 +114,7 @@ NKT_LOOP_TEST(torture_each_allocation) {
 }
 
 /* Z-02 G3 G11: in each scenario each call of the system, in several ways. */
-NKT_LOOP_TEST(torture_each_call) {
+NKT_SLOW_LOOP_TEST(torture_each_call) {
     NKT_TIME_LIMIT(nkt_long ? 600 : 60);
     for (int i = 0; i < TORTURE_COUNT; i++) {
         if (!torture_is_left_out(&scenarios[i])) {
