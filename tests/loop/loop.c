@@ -60,8 +60,8 @@ NKT_LOOP_TEST(loop_lives_a_thousand_times) {
     CHECK_OK(netkit_loop_destroy(NULL));
 }
 
-/* L-11 PL05 R6: a backend that is named is the one, or an error and no loop; AUTO picks one and says
- * why; a number that is no backend is INVALID. */
+/* L-11 PL05 R6: a backend that is named is the one, or an error and no loop (a ring may be refused for
+ * want of memory); AUTO picks one and says why; a number that is no backend is INVALID. */
 NKT_TEST(loop_backends_are_forced) {
     int found = 0;
     for (int number = NETKIT_BACKEND_AUTO; number <= NETKIT_BACKEND_SIM; number++) {
@@ -75,7 +75,8 @@ NKT_TEST(loop_backends_are_forced) {
         code = netkit_loop_create(&loop, &desc);
         if (code != NETKIT_OK) {
             CHECK(number > NETKIT_BACKEND_FASTEST);
-            CHECK_ERR(code, NETKIT_E_NOSYS);
+            bool is_short = number == NETKIT_BACKEND_URING && code == NETKIT_E_NOMEM;
+            CHECK_ERR(code, is_short ? NETKIT_E_NOMEM : NETKIT_E_NOSYS);
             CHECK(loop == NULL);
             continue;
         }
