@@ -404,29 +404,50 @@ static int nkt_compare_time(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-/* The closing line, with what tools/test has counted before (NKT_TALLY="passed failed skipped"). */
-static int nkt_summarize(void) {
-    unsigned tally[NKT_FAILED + 1] = {0};
-    const char *before = nkt_option("NKT_TALLY");
+/* Each job that ended so, with its reason; how many there were. */
+static unsigned nkt_list(int state, const char *word) {
+    unsigned count = 0;
     char name[128];
-    if (before != NULL) {
-        sscanf(before, "%u %u %u", &tally[NKT_PASSED], &tally[NKT_FAILED], &tally[NKT_SKIPPED]);
+    for (size_t i = 0; i < nkt_job_count; i++) {
+        const nkt_job *job = &nkt_jobs[i];
+        if (job->state != state) {
+            continue;
+        }
+        count++;
+        if (word != NULL) {
+            nkt_job_name(job, name, sizeof(name));
+            printf("%s %s: %s\n", word, name, job->reason);
+        }
     }
+    return count;
+}
+
+static void nkt_list_slowest(void) {
+    char name[128];
     if (nkt_job_count > 0) {
         qsort(nkt_jobs, nkt_job_count, sizeof(*nkt_jobs), nkt_compare_time);
     }
-    for (size_t i = 0; nkt_is_verbose && i < nkt_job_count && i < 5; i++) {
+    for (size_t i = 0; i < nkt_job_count && i < 5; i++) {
         nkt_job_name(&nkt_jobs[i], name, sizeof(name));
         printf("%s %s %" PRIu64 " ms", i == 0 ? "slowest:" : ",", name, nkt_jobs[i].took_ms);
     }
-    printf("%s", nkt_is_verbose ? "\n" : "");
-    for (size_t i = 0; i < nkt_job_count; i++) {
-        tally[nkt_jobs[i].state]++;
-        if (nkt_jobs[i].state == NKT_SKIPPED) {
-            nkt_job_name(&nkt_jobs[i], name, sizeof(name));
-            printf("skipped %s: %s\n", name, nkt_jobs[i].reason);
-        }
+    printf("\n");
+}
+
+/* The closing line, with what tools/test has counted before (NKT_TALLY="passed failed skipped").
+   What failed comes right before it, once more: of a long run often only the end is read. */
+static int nkt_summarize(void) {
+    unsigned tally[NKT_FAILED + 1] = {0};
+    const char *before = nkt_option("NKT_TALLY");
+    if (before != NULL) {
+        sscanf(before, "%u %u %u", &tally[NKT_PASSED], &tally[NKT_FAILED], &tally[NKT_SKIPPED]);
     }
+    if (nkt_is_verbose) {
+        nkt_list_slowest();
+    }
+    tally[NKT_PASSED] += nkt_list(NKT_PASSED, NULL);
+    tally[NKT_SKIPPED] += nkt_list(NKT_SKIPPED, "skipped");
+    tally[NKT_FAILED] += nkt_list(NKT_FAILED, "failed");
     if (nkt_job_count == 0) {
         printf("no test is selected\n");
         tally[NKT_FAILED]++;

@@ -196,7 +196,8 @@ NETKIT_API int netkit_adopt(netkit_loop *loop, const netkit_adopt_desc *desc, ne
  * Takes all or nothing.
  * Returns NETKIT_OK; NETKIT_E_FULL: nothing was taken, on_drain comes once when
  * this size fits; NETKIT_E_TOOBIG: it can never fit; NETKIT_E_NOMEM: the conn
- * ends, as a stream must not lose its middle; NETKIT_E_CLOSED after
+ * ends, as a stream must not lose its middle (the peer may have got the beginning
+ * of these bytes, and sees no orderly end); NETKIT_E_CLOSED after
  * netkit_conn_shutdown. Thread: the loop's. */
 NETKIT_API int netkit_conn_send(netkit_loop *loop, netkit_conn conn, const void *data, size_t len);
 

@@ -259,7 +259,7 @@
                         wanted to send fits
        NETKIT_E_TOOBIG  more than send_max: it can never fit
        NETKIT_E_NOMEM   no memory: the conn ends, for a stream must not lose
-                        its middle
+                        its middle; what the peer got of it ends in a reset
        NETKIT_E_CLOSED  you have closed it, or shut down this direction
        NETKIT_E_STALE   it is gone
 
