@@ -535,6 +535,23 @@ static inline void nkt_temp_path(char *buf, size_t size) {
     CHECK(len > 0 && (size_t)len < size);
 }
 
+/* Where all of 127.0.0.0/8 is this machine, each process has an address that no other test uses: for
+ * ports that nobody is to be at, and for who sends to ports that were closed, which others may have
+ * been given since. Valid until the next call. */
+#if defined(__linux__)
+#define NKT_HAS_OWN_ADDRESS true
+#else
+#define NKT_HAS_OWN_ADDRESS false
+#endif
+
+static inline const char *nkt_own_address(uint16_t port) {
+    static char text[32];
+    unsigned pid = NKT_HAS_OWN_ADDRESS ? (unsigned)getpid() : 1;
+    unsigned high = NKT_HAS_OWN_ADDRESS ? 1 + pid / 65536 % 254 : 0;
+    snprintf(text, sizeof(text), "127.%u.%u.%u:%u", high, pid / 256 % 256, pid % 256, port);
+    return text;
+}
+
 /* ---- loops ----------------------------------------------------------------- */
 
 #ifndef NKT_NO_LOOP

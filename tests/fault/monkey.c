@@ -222,24 +222,10 @@ static netkit_conn monkey_some(void) {
     return monkey.some[monkey_pick(MONKEY_HANDLES)];
 }
 
-/* It dials ports that were closed, which other tests may have been given since: where all of
- * 127.0.0.0/8 is this machine, an address of its own keeps it from them. */
-static const char *monkey_address(void) {
-#if defined(__linux__)
-    static char text[32];
-    unsigned pid = (unsigned)getpid();
-    snprintf(text, sizeof(text), "127.%u.%u.%u:0", 1 + pid / 65536 % 254, pid / 256 % 256,
-             pid % 256);
-    return text;
-#else
-    return "127.0.0.1:0";
-#endif
-}
-
 static void monkey_listen(void) {
     netkit_listen_desc desc;
     memset(&desc, 0, sizeof(desc));
-    desc.address = monkey_address();
+    desc.address = nkt_own_address(0); /* it dials ports that were closed */
     desc.handler = monkey.handler;
     desc.on_accept = monkey_pick(2) == 0 ? monkey_on_accept : NULL;
     desc.on_error = monkey.is_pull ? NULL : monkey_on_error;

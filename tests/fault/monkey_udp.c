@@ -246,7 +246,7 @@ static void mu_on_close(netkit_loop *loop, netkit_udp udp, const netkit_close_in
 }
 
 static void mu_open(void) {
-    static const char *const addresses[] = {"127.0.0.1:0", "0.0.0.0:0", ":0", "127.0.0.1:0"};
+    static const char *const addresses[] = {NULL, "0.0.0.0:0", ":0", NULL};
     netkit_udp_desc desc;
     uint32_t how = mu_pick(4);
     const mu_udp *peer = mu_any();
@@ -256,7 +256,7 @@ static void mu_open(void) {
     mu_udp *u = (mu_udp *)calloc(1, sizeof(*u));
     CHECK(u != NULL);
     memset(&desc, 0, sizeof(desc));
-    desc.address = addresses[how];
+    desc.address = addresses[how] != NULL ? addresses[how] : nkt_own_address(0);
     if (how == 3 && peer != NULL && peer->addr.family == NETKIT_AF_IPV4) {
         desc.peer_addr = &peer->addr;
         u->is_connected = true;
@@ -285,12 +285,11 @@ static void mu_open(void) {
             return;
         }
         u->is_closed = true;
-        (void)netkit_addr_parse(&u->addr, "127.0.0.1:9", NULL);
+        (void)netkit_addr_parse(&u->addr, nkt_own_address(9), NULL);
     }
     if (u->addr.family == NETKIT_AF_IPV6 || u->addr.ip[0] == 0) { /* where others reach it */
         uint16_t port = u->addr.port;
-        CHECK_OK(netkit_addr_parse(&u->addr, "127.0.0.1:0", NULL));
-        u->addr.port = port;
+        CHECK_OK(netkit_addr_parse(&u->addr, nkt_own_address(port), NULL));
     }
     mu.all[mu.count++] = u;
 }

@@ -32,7 +32,7 @@ static int review_adopt(netkit_loop *loop, const netkit_adopt_desc *like, netkit
 }
 
 static void review_turns(netkit_loop *loop, const int *counter, int wanted) {
-    uint64_t end = nkt_now_ns() + 5000000000u;
+    uint64_t end = nkt_now_ns() + 5000000000u * nkt_slowness;
     while (*counter < wanted && nkt_now_ns() < end) {
         CHECK_OK(netkit_loop_run_once(loop, 5));
     }

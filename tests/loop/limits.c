@@ -5,6 +5,13 @@ static uint64_t limits_ms_since(uint64_t began) {
     return (nkt_now_ns() - began) / 1000000;
 }
 
+/* After 100 ms: what ends after 150 of silence may have ended for the machine's. */
+static void limits_skip_when_late(uint64_t began) {
+    if (limits_ms_since(began) > 100) {
+        SKIP("the machine is too busy to keep a conn from idling");
+    }
+}
+
 /* TM05 TM06 IO19 SK24: no byte either way for the idle time ends a conn, not before; bytes of
  * either direction put it off */
 NKT_LOOP_TEST(limits_idle_timeout) {
@@ -15,7 +22,9 @@ NKT_LOOP_TEST(limits_idle_timeout) {
     sup_peer peer;
     sup_end_init(&end);
     setup.options.idle_timeout_ms = 150;
+    began = nkt_now_ns();
     peer = sup_open(loop, &end, &setup);
+    limits_skip_when_late(began);
     began = last = nkt_now_ns();
     while (limits_ms_since(began) < 450) {
         if (limits_ms_since(last) >= 40) {
@@ -29,9 +38,7 @@ NKT_LOOP_TEST(limits_idle_timeout) {
             last = nkt_now_ns();
         }
         CHECK_OK(netkit_loop_run_once(loop, 5));
-        if (limits_ms_since(last) > 100) {
-            SKIP("the machine is too busy to keep a conn from idling");
-        }
+        limits_skip_when_late(last);
         CHECK_EQ(end.closes, 0);
     }
     CHECK(end.datas > 1 && end.drains > 1);
@@ -66,10 +73,12 @@ NKT_LOOP_TEST(limits_idle_timeout_of_a_sender) {
         sup_end_init(&end);
         setup.options.idle_timeout_ms = 150;
         setup.handler.on_data = limits_answer_only;
+        began = nkt_now_ns();
         peer = sup_open(loop, &end, &setup);
         peer.to_send++;
         sup_peer_send(&peer);
-        SUP_UNTIL(loop, end.datas == 1);
+        SUP_UNTIL(loop, end.datas == 1 || end.closes == 1);
+        limits_skip_when_late(began);
         began = last = nkt_now_ns();
         while (limits_ms_since(began) < 500) {
             if (limits_ms_since(last) >= 40) {
@@ -78,9 +87,7 @@ NKT_LOOP_TEST(limits_idle_timeout_of_a_sender) {
                 last = nkt_now_ns();
             }
             CHECK_OK(netkit_loop_run_once(loop, 5));
-            if (limits_ms_since(last) > 100) {
-                SKIP("the machine is too busy to keep a conn from idling");
-            }
+            limits_skip_when_late(last);
             CHECK_EQ(end.closes, 0);
         }
         CHECK(from_callbacks ? end.datas > 5 : end.datas == 1);
@@ -99,15 +106,15 @@ NKT_LOOP_TEST(limits_deadline) {
     sup_end end;
     sup_peer peer;
     sup_end_init(&end);
-    setup.options.deadline_ms = 150;
+    setup.options.deadline_ms = (uint32_t)(150 * nkt_slowness);
     began = nkt_now_ns();
     peer = sup_open(loop, &end, &setup);
     SUP_UNTIL_DOING(loop, end.closes == 1) {
         peer.to_send++;
         sup_peer_send(&peer);
     }
-    CHECK(limits_ms_since(began) >= 150);
-    CHECK(limits_ms_since(began) < (uint64_t)nkt_slowness * 1500);
+    CHECK(limits_ms_since(began) >= 150 * nkt_slowness);
+    CHECK(limits_ms_since(began) < nkt_slowness * 1500);
     CHECK_ERR(end.info.code, NETKIT_E_TIMEOUT);
     CHECK_EQ(end.info.op, NETKIT_OP_TIMER);
     CHECK(end.bytes > 2);
@@ -127,7 +134,9 @@ NKT_LOOP_TEST(limits_minimum_rate) {
     sup_end_init(&slow);
     sup_end_init(&fast);
     slow_peer = sup_open(loop, &slow, &setup);
+    began = nkt_now_ns();
     fast_peer = sup_open(loop, &fast, &setup);
+    limits_skip_when_late(began);
     began = nkt_now_ns();
     while (limits_ms_since(began) < 700) {
         if (limits_ms_since(last) >= 20) {
@@ -138,9 +147,7 @@ NKT_LOOP_TEST(limits_minimum_rate) {
             sup_peer_send(&fast_peer);
         }
         CHECK_OK(netkit_loop_run_once(loop, 5));
-        if (limits_ms_since(last) > 100) {
-            SKIP("the machine is too busy to keep a rate up");
-        }
+        limits_skip_when_late(last);
     }
     CHECK_EQ(slow.closes, 1);
     CHECK_ERR(slow.info.code, NETKIT_E_TIMEOUT);
@@ -160,9 +167,9 @@ NKT_LOOP_TEST(limits_change_while_open) {
     sup_end end;
     sup_peer peer;
     sup_end_init(&end);
-    setup.options.idle_timeout_ms = (uint32_t)(40 * nkt_slowness);
-    setup.options.deadline_ms = (uint32_t)(60 * nkt_slowness);
     peer = sup_open(loop, &end, &setup);
+    CHECK_OK(netkit_conn_set_idle_timeout(loop, end.conn, 40));
+    CHECK_OK(netkit_conn_set_deadline(loop, end.conn, 60));
     CHECK_OK(netkit_conn_set_idle_timeout(loop, end.conn, 0));
     CHECK_OK(netkit_conn_set_deadline(loop, end.conn, 0));
     sup_turn_for_ms(loop, 150 * (unsigned)nkt_slowness);
@@ -554,7 +561,7 @@ NKT_LOOP_TEST(limits_poll_with_a_budget) {
     sup_setup setup = sup_setup_default();
     sup_end ends[10];
     sup_peer peers[10];
-    int datas = 0, polls = 0;
+    int datas = 0;
     uint64_t began = nkt_now_ns();
     for (int i = 0; i < 10; i++) {
         sup_end_init(&ends[i]);
@@ -572,9 +579,8 @@ NKT_LOOP_TEST(limits_poll_with_a_budget) {
             datas += ends[i].datas;
         }
         CHECK(datas - before <= 1);
-        CHECK(++polls < 1000);
+        CHECK(!sup_is_late(began, __FILE__, __LINE__, "all is told"));
     }
-    CHECK(nkt_now_ns() - began < 8000000000u);
     for (int i = 0; i < 10; i++) {
         sup_peer_close(&peers[i]);
     }

@@ -186,21 +186,28 @@ NKT_LOOP_TEST(loop_runs_and_stops) {
 NKT_LOOP_TEST(loop_run_once_waits_its_time) {
     netkit_loop *loop = nkt_loop();
     static tl_conn c;
-    uint64_t began;
+    uint64_t began, took = UINT64_MAX;
     tl_open(loop, &c);
     tl_settle(loop);
-    began = nkt_now_ns();
-    CHECK_EQ(netkit_loop_run_once(loop, 40), 0);
-    CHECK(nkt_now_ns() - began >= 40000000);
-    CHECK(nkt_now_ns() - began < 400000000u * nkt_slowness);
+    for (int tries = 0; took >= 400000000u * nkt_slowness; tries++) {
+        CHECK(tries < 5); /* a busy machine may be late itself */
+        began = nkt_now_ns();
+        CHECK_EQ(netkit_loop_run_once(loop, 40), 0);
+        took = nkt_now_ns() - began;
+        CHECK(took >= 40000000);
+    }
     tl_say(c.peer, "x");
     began = nkt_now_ns();
     CHECK_OK(netkit_loop_run_once(loop, -1));
     CHECK_EQ(c.datas, 1);
-    CHECK(nkt_now_ns() - began < 2000000000u);
-    began = nkt_now_ns();
-    CHECK_OK(netkit_loop_poll(loop, 1000000)); /* a budget is no wait */
-    CHECK(nkt_now_ns() - began < 500000000u * nkt_slowness);
+    CHECK(nkt_now_ns() - began < 2000000000u * nkt_slowness);
+    took = UINT64_MAX;
+    for (int tries = 0; took >= 500000000u * nkt_slowness; tries++) {
+        CHECK(tries < 5);
+        began = nkt_now_ns();
+        CHECK_OK(netkit_loop_poll(loop, 1000000)); /* a budget is no wait */
+        took = nkt_now_ns() - began;
+    }
     tl_drop(loop, &c);
     nkt_loop_done(loop);
 }
@@ -1196,6 +1203,7 @@ static void loop_stream_join(loop_stream *s) {
 
 typedef struct loop_late {
     uint64_t last_ns, longest_ns, count;
+    int late; /* gaps that are too long */
 } loop_late;
 
 static void loop_measure(netkit_loop *loop, netkit_timer timer, void *user) {
@@ -1205,6 +1213,7 @@ static void loop_measure(netkit_loop *loop, netkit_timer timer, void *user) {
     (void)timer;
     late->longest_ns =
         now - late->last_ns > late->longest_ns ? now - late->last_ns : late->longest_ns;
+    late->late += now - late->last_ns >= 205000000u * nkt_slowness;
     late->last_ns = now;
     late->count++;
 }
@@ -1215,7 +1224,7 @@ NKT_LOOP_TEST(loop_endures_a_storm_of_signals) {
     netkit_loop *loop = nkt_loop();
     static tl_conn c;
     loop_stream s;
-    loop_late late = {nkt_now_ns(), 0, 0};
+    loop_late late = {nkt_now_ns(), 0, 0, 0};
     netkit_timer timer = {0};
     c.is_echo = c.closes_at_eof = true;
     tl_open(loop, &c);
@@ -1231,7 +1240,7 @@ NKT_LOOP_TEST(loop_endures_a_storm_of_signals) {
            late.longest_ns / 1000);
     CHECK_ERR(c.info.code, NETKIT_OK);
     CHECK(late.count > 0);
-    CHECK(late.longest_ns < 205000000u * nkt_slowness);
+    CHECK(late.late <= 1); /* the machine itself may stand still once */
     CHECK_OK(netkit_timer_stop(loop, timer));
     tl_hang_up(&c);
     nkt_loop_done(loop);

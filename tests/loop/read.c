@@ -485,13 +485,13 @@ NKT_LOOP_TEST(read_all_comes_before_the_end) {
     CHECK_OK(netkit_conn_pause(loop, end.conn));
     peer.to_send = 1 << 20;
     sup_peer_send(&peer);
-    CHECK_EQ(peer.sent, 1 << 20); /* the system's buffers take it whole */
+    CHECK(peer.sent > 100000); /* on most systems the buffers take it whole */
     sup_peer_close(&peer);
     sup_settle(loop);
     CHECK_STR(end.trace, "o");
     CHECK_OK(netkit_conn_resume(loop, end.conn));
     SUP_UNTIL(loop, end.closes == 1);
-    CHECK_EQ(end.bytes, 1 << 20);
+    CHECK_EQ(end.bytes, peer.sent);
     CHECK_STR(end.trace, "odec");
     CHECK_OK(end.info.code);
     nkt_loop_done(loop);

@@ -699,6 +699,7 @@ NKT_LOOP_TEST(udp_report_behind_many) {
     static char data[65508];
     netkit_addr deaf = ud_deaf();
     struct sockaddr_in to = sup_loopback(deaf.port);
+    memcpy(&to.sin_addr, deaf.ip, 4);
     uintptr_t native = 0;
     ud_open_roomy(loop, &end);
     CHECK_OK(netkit_udp_native(loop, end.udp, &native));

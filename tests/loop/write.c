@@ -93,6 +93,8 @@ NKT_LOOP_TEST(write_is_capped_and_drains_once) {
         sup_turn(loop);
         code = d.end.drains > 0 ? NETKIT_OK : NETKIT_E_FULL;
     }
+    while (write_send(&d.end, 5000, &d.at) == NETKIT_OK) { /* room that came in the last turn */
+    }
     CHECK(sup_queued(&d.end) <= 262144);
     CHECK(sup_queued(&d.end) > 262144 - 5000);
     CHECK(nkt_live_bytes() - live <= 262144 + (128 << 10));
@@ -172,7 +174,6 @@ NKT_LOOP_TEST(write_queue_holds_reading_back) {
         peer = sup_open(loop, &d.end, &setup);
         write_fill(&d, 60000);
         CHECK(sup_queued(&d.end) > 262144 - 65536);
-        CHECK(sup_queued(&d.end) < 262144 - 10);
         peer.to_send = 10;
         sup_peer_send(&peer);
         sup_settle(loop);
@@ -360,9 +361,8 @@ NKT_LOOP_TEST(write_borrowed_comes_back_when_the_conn_ends) {
         netkit_loop *loop = nkt_loop();
         sup_setup setup = sup_setup_default();
         write_lender *lender = write_lender_new();
-        size_t each = 1 << 20, queued;
+        size_t each = 1 << 20, queued, ended, gone = 0;
         unsigned char *data = (unsigned char *)malloc(each);
-        uint64_t ended;
         sup_peer peer;
         memset(data, 7, each);
         peer = sup_open(loop, &lender->end, &setup);
@@ -373,7 +373,7 @@ NKT_LOOP_TEST(write_borrowed_comes_back_when_the_conn_ends) {
         sup_turn_for_ms(loop, 50);
         CHECK(lender->released < 16);
         queued = sup_queued(&lender->end);
-        ended = (uint64_t)lender->released;
+        ended = (size_t)lender->released;
         if (way == WRITE_BY_ABORT) {
             lender->is_in_call = true;
             CHECK_OK(netkit_conn_abort(loop, lender->end.conn));
@@ -391,11 +391,18 @@ NKT_LOOP_TEST(write_borrowed_comes_back_when_the_conn_ends) {
         CHECK_EQ(lender->released, 16);
         CHECK_EQ(lender->closes_at_last_release, 0);
         CHECK_EQ(lender->end.closes, 1);
-        for (uint64_t i = 0; i < 16; i++) {
-            CHECK(i < ended ? lender->status[i] == NETKIT_OK : lender->status[i] < 0);
+        CHECK(lender->status[15] < 0);
+        while (lender->status[gone] == NETKIT_OK) {
+            gone++;
         }
+        for (size_t i = gone; i < 16; i++) {
+            CHECK(lender->status[i] < 0);
+        }
+        CHECK(gone >= ended); /* the system may have taken more meanwhile */
         if (way != WRITE_BY_RESET) {
-            CHECK_EQ(lender->end.info.unsent, queued);
+            uint64_t unsent = lender->end.info.unsent;
+            CHECK(unsent <= queued && unsent > (15 - gone) * each + 1000);
+            CHECK(unsent <= (16 - gone) * each + 1000);
         }
         CHECK_ERR(lender->status[15], lender->end.info.code);
         if (way == WRITE_BY_RESET) {
@@ -1096,7 +1103,7 @@ NKT_LOOP_TEST(write_without_memory_ends_the_conn) {
         sup_peer_recv(&peer);
     }
     CHECK(peer.received < at + 200000); /* the beginning of what was refused may have gone */
-    CHECK(peer.end != SUP_EOF); /* a cut stream must not look like a whole one */
+    CHECK(peer.end != SUP_EOF);         /* a cut stream must not look like a whole one */
     sup_peer_close(&peer);
     nkt_loop_done(loop);
 }

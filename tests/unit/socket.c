@@ -326,6 +326,26 @@ static int socket_try(const char *text, uint16_t port) {
     return rc;
 }
 
+/* Listen on IPv6 alone, at a port that no other program has of IPv4 or can get while the socket that
+ * is returned holds it. */
+static netkit_socket socket_v6only(netkit_socket *listener, netkit_addr *at) {
+    netkit_addr any = socket_addr(":0"), same = socket_addr("127.0.0.1:0");
+    netkit_socket holder;
+    for (int tries = 0; tries < 20; tries++) {
+        CHECK_OK(netkit_socket_listen_on(listener, &any, NETKIT_SOCKET_V6ONLY, 0));
+        CHECK_OK(netkit_socket_local(*listener, at));
+        CHECK_OK(netkit_socket_open(&holder, NETKIT_AF_IPV4, NETKIT_SOCK_STREAM, 0));
+        same.port = at->port;
+        if (netkit_socket_bind(holder, &same, 0) == NETKIT_OK) {
+            return holder;
+        }
+        CHECK_OK(netkit_socket_close(&holder));
+        CHECK_OK(netkit_socket_close(listener));
+    }
+    CHECK(!"a port that is free of IPv4");
+    return holder;
+}
+
 /* SK06 OP06 T-16: ":port" takes IPv4 and IPv6 on one socket, V6ONLY leaves IPv4 to others. */
 NKT_TEST(socket_dual_stack) {
     netkit_addr any = socket_addr(":0");
@@ -344,12 +364,12 @@ NKT_TEST(socket_dual_stack) {
     CHECK_OK(socket_try("[::1]:1", at.port));
     CHECK_OK(netkit_socket_close(&s));
 
-    CHECK_OK(netkit_socket_listen_on(&s, &any, NETKIT_SOCKET_V6ONLY, 0));
-    CHECK_OK(netkit_socket_local(s, &at));
+    netkit_socket holder = socket_v6only(&s, &at);
     CHECK_OK(netkit_socket_get(s, NETKIT_OPT_V6ONLY, &value));
     CHECK_EQ(value, 1);
     CHECK_OK(socket_try("[::1]:1", at.port));
     CHECK_ERR(socket_try("127.0.0.1:1", at.port), NETKIT_E_REFUSED);
+    CHECK_OK(netkit_socket_close(&holder));
     netkit_socket ipv4;
     netkit_addr other = socket_addr("0.0.0.0:0");
     other.port = at.port;
@@ -585,7 +605,7 @@ NKT_TEST(socket_connect_timeout) {
         CHECK_ERR(netkit_socket_connect(s, &at, 150), NETKIT_E_TIMEOUT);
         CHECK_EQ(netkit_socket_os_code(), ETIMEDOUT);
         CHECK(nkt_now_ns() - start >= 150000000);
-        CHECK(socket_ms_since(start) < 1000);
+        CHECK(socket_ms_since(start) < 1000 * nkt_slowness);
         socket_storm(0);
         CHECK_EQ(socket_is_nonblocking(s), flags == 0);
         CHECK_ERR(netkit_socket_connect_result(s), NETKIT_E_AGAIN);
@@ -914,14 +934,14 @@ NKT_TEST(socket_deadlines) {
         CHECK_EQ(netkit_socket_os_code(), ETIMEDOUT);
         CHECK_EQ(done, 2);
         CHECK(nkt_now_ns() - start >= 60000000);
-        CHECK(socket_ms_since(start) < 1000);
+        CHECK(socket_ms_since(start) < 1000 * nkt_slowness);
         start = nkt_now_ns();
         CHECK_ERR(netkit_socket_recv_all(s[0], text, 8, 0, &done), NETKIT_E_TIMEOUT);
-        CHECK(socket_ms_since(start) < 500);
+        CHECK(socket_ms_since(start) < 500 * nkt_slowness);
         start = nkt_now_ns();
         CHECK_ERR(netkit_socket_send_all(s[0], big, sizeof(big), 60, &done), NETKIT_E_TIMEOUT);
         CHECK(done > 0 && done < sizeof(big));
-        CHECK(nkt_now_ns() - start >= 60000000 && socket_ms_since(start) < 1000);
+        CHECK(nkt_now_ns() - start >= 60000000 && socket_ms_since(start) < 1000 * nkt_slowness);
         CHECK_ERR(netkit_socket_wait(s[0], NETKIT_POLL_READ, 20), NETKIT_E_TIMEOUT);
         socket_storm(0);
         socket_close_both(s);
@@ -939,7 +959,7 @@ NKT_TEST(socket_deadline_despite_progress) {
     uint64_t start = nkt_now_ns();
     CHECK_ERR(netkit_socket_recv_all(s[1], big, sizeof(big), 2, &done), NETKIT_E_TIMEOUT);
     CHECK(done > 0 && done < sizeof(big));
-    CHECK(nkt_now_ns() - start >= 2000000 && socket_ms_since(start) < 1000);
+    CHECK(nkt_now_ns() - start >= 2000000 && socket_ms_since(start) < 1000 * nkt_slowness);
     nkt_fault_clear();
     CHECK_OK(netkit_socket_recv_all(s[1], big, sizeof(big) - done, 1000, NULL));
     socket_close_both(s);
