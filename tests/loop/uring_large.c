@@ -55,7 +55,6 @@ static void large_count(netkit_loop *loop, void *user) {
 static netkit_loop *large_loop(void) {
     netkit_loop *loop = turing_loop();
     uint16_t port = turing_listen(loop);
-    int room = 65536; /* lest a hundred peers use up what a small machine has for TCP */
     if (large_stream[1] == 0) {
         sup_fill(large_stream, sizeof(large_stream), 0);
     }
@@ -65,7 +64,6 @@ static netkit_loop *large_loop(void) {
     loop->desc.user = &large_now;
     for (int i = 0; i < TURING_PEERS; i++) {
         large_now.peers[i] = sup_peer_of(sup_raw_dial(port, 0));
-        CHECK_EQ(setsockopt(large_now.peers[i].fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room)), 0);
     }
     SUP_UNTIL(loop, turing.count == TURING_PEERS);
     for (int i = 0; i < TURING_PEERS; i++) {

@@ -342,7 +342,7 @@ static netkit_socket socket_v6only(netkit_socket *listener, netkit_addr *at) {
         CHECK_OK(netkit_socket_close(&holder));
         CHECK_OK(netkit_socket_close(listener));
     }
-    CHECK(!"a port that is free of IPv4");
+    FAIL("no port that is free of IPv4");
     return holder;
 }
 
